@@ -1,0 +1,43 @@
+// storage/base/nbdkit.h
+//
+// What both daemons need to live inside nbdkit: a socket that is claimed safely, the exec, and signals handled by us
+// (nbdkit waits for its clients without limit on SIGTERM and leaves its socket behind).
+#ifndef UNDERSTUDY_STORAGE_BASE_NBDKIT_H_
+#define UNDERSTUDY_STORAGE_BASE_NBDKIT_H_
+
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace understudy::base {
+
+// Makes `path` free to bind: removes a socket file nobody listens on; kFailedPrecondition naming the path when somebody does or
+// when it is not a socket. OK when nothing is there.
+absl::Status ClaimUnixSocket(const std::string& path);
+
+struct NbdkitOptions {
+  std::string plugin_path;  // .so beside the launcher or in the library directory: see FindPlugin()
+  std::string socket_path;
+  int threads = 4;          // per connection; about two per core: more of them thrash
+  std::vector<std::pair<std::string, std::string>> parameters;  // key=value for the plugin
+};
+
+// Replaces this process by nbdkit in the foreground with the plugin; the process id stays. Returns only on error:
+// kNotFound when nbdkit is not installed (names the package), or when the plugin is missing.
+absl::Status ExecNbdkit(const NbdkitOptions& options);
+
+// The plugin file: in the build tree's lib/ beside bin/, else in the installed library directory. kNotFound lists where it looked.
+absl::StatusOr<std::string> FindPlugin(const std::string& file_name);
+
+// Orderly shutdown on SIGTERM, SIGINT, SIGQUIT and SIGHUP. Call first thing in main() or nbdkit's after_fork, before other
+// threads exist: blocks the signals for all threads made later and clears nbdkit's PR_SET_PDEATHSIG. One thread waits for a signal,
+// runs `shutdown` once and then ends the process with _exit(0). A second signal during shutdown ends it at once with status 1.
+void HandleShutdownSignals(std::function<void()> shutdown);
+
+}  // namespace understudy::base
+
+#endif  // UNDERSTUDY_STORAGE_BASE_NBDKIT_H_

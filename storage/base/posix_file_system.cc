@@ -1,0 +1,254 @@
+// The real FileSystem. Linux only: holes, open-file-description locks and block devices are used as Linux has them.
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+#include <cstdio>
+#include <cstdlib>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "storage/base/file_system.h"
+#include "storage/base/status_macros.h"
+
+namespace understudy::base {
+namespace {
+
+class PosixFile : public File {
+ public:
+  PosixFile(int fd, std::string path, bool is_block_device)
+      : fd_(fd), path_(std::move(path)), is_block_device_(is_block_device) {}
+  ~PosixFile() override { close(fd_); }
+
+  absl::Status Read(uint64_t offset, std::span<char> out) const override {
+    while (!out.empty()) {
+      const ssize_t got = pread(fd_, out.data(), out.size(), static_cast<off_t>(offset));
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) return Failed("read");
+      if (got == 0) {
+        return absl::OutOfRangeError(absl::StrCat(path_, ": file ends at ", offset));
+      }
+      offset += static_cast<uint64_t>(got);
+      out = out.subspan(static_cast<size_t>(got));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Write(uint64_t offset, std::span<const iovec> pieces) override {
+    std::vector<iovec> rest;  // filled only after a short write
+    while (!pieces.empty()) {
+      const int count = static_cast<int>(std::min<size_t>(pieces.size(), IOV_MAX));
+      const ssize_t put = pwritev(fd_, pieces.data(), count, static_cast<off_t>(offset));
+      if (put < 0 && errno == EINTR) continue;
+      if (put < 0) return Failed("write");
+      offset += static_cast<uint64_t>(put);
+      auto left = static_cast<size_t>(put);
+      while (!pieces.empty() && left >= pieces.front().iov_len) {
+        left -= pieces.front().iov_len;
+        pieces = pieces.subspan(1);
+      }
+      if (left == 0) continue;
+      rest.assign(pieces.begin(), pieces.end());
+      rest.front().iov_base = static_cast<char*>(rest.front().iov_base) + left;
+      rest.front().iov_len -= left;
+      pieces = rest;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status PunchHole(ByteRange range) override {
+    if (range.empty()) return absl::OkStatus();
+    const auto start = static_cast<off_t>(range.start);
+    const auto length = static_cast<off_t>(range.size());
+    if (fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, start, length) == 0) {
+      return absl::OkStatus();
+    }
+    if (errno != EOPNOTSUPP && errno != ENODEV && errno != EINVAL) return Failed("punch hole");
+    if (is_block_device_) {
+      uint64_t device_range[2] = {range.start, range.size()};
+      if (ioctl(fd_, BLKZEROOUT, device_range) == 0) return absl::OkStatus();
+    }
+    return WriteZeroes(range);
+  }
+
+  absl::Status Sync() override {
+    return fdatasync(fd_) == 0 ? absl::OkStatus() : Failed("sync");
+  }
+
+  absl::Status Truncate(uint64_t size_bytes) override {
+    return ftruncate(fd_, static_cast<off_t>(size_bytes)) == 0 ? absl::OkStatus()
+                                                               : Failed("truncate");
+  }
+
+  absl::StatusOr<uint64_t> Size() const override {
+    if (is_block_device_) {
+      uint64_t bytes = 0;
+      if (ioctl(fd_, BLKGETSIZE64, &bytes) != 0) return Failed("size");
+      return bytes;
+    }
+    struct stat info;
+    if (fstat(fd_, &info) != 0) return Failed("size");
+    return static_cast<uint64_t>(info.st_size);
+  }
+
+  absl::StatusOr<uint64_t> AllocatedBytes() const override {
+    struct stat info;
+    if (fstat(fd_, &info) != 0) return Failed("stat");
+    return static_cast<uint64_t>(info.st_blocks) * 512;
+  }
+
+  absl::StatusOr<FileIdentity> Identity() const override {
+    struct stat info;
+    if (fstat(fd_, &info) != 0) return Failed("stat");
+    if (is_block_device_) return FileIdentity{.file_system = "device", .inode = info.st_rdev};
+    struct statfs file_system;
+    if (fstatfs(fd_, &file_system) != 0) return Failed("statfs");
+    uint64_t id = 0;
+    static_assert(sizeof(file_system.f_fsid) == sizeof(id));
+    __builtin_memcpy(&id, &file_system.f_fsid, sizeof(id));
+    return FileIdentity{
+        .file_system = id != 0 ? absl::StrCat(absl::Hex(id)) : absl::StrCat("dev", info.st_dev),
+        .inode = info.st_ino};
+  }
+
+  bool IsBlockDevice() const override { return is_block_device_; }
+
+  absl::StatusOr<ByteRange> NextData(uint64_t offset) const override {
+    ASSIGN_OR_RETURN(const uint64_t size, Size());
+    if (offset >= size) return ByteRange{size, size};
+    const off_t data = lseek(fd_, static_cast<off_t>(offset), SEEK_DATA);
+    if (data < 0 && errno == ENXIO) return ByteRange{size, size};
+    if (data < 0) return ByteRange{offset, size};  // cannot tell: all data
+    const off_t hole = lseek(fd_, data, SEEK_HOLE);
+    return ByteRange{static_cast<uint64_t>(data), hole < 0 ? size : static_cast<uint64_t>(hole)};
+  }
+
+ private:
+  absl::Status Failed(absl::string_view what) const {
+    const int error_number = errno;
+    return ErrnoStatus(error_number, absl::StrCat(path_, ": ", what));
+  }
+
+  absl::Status WriteZeroes(ByteRange range) {
+    static const std::vector<char> zeroes(64 << 10);
+    while (!range.empty()) {
+      const uint64_t bytes = std::min<uint64_t>(range.size(), zeroes.size());
+      RETURN_IF_ERROR(File::Write(range.start, absl::string_view(zeroes.data(), bytes)));
+      range.start += bytes;
+    }
+    return absl::OkStatus();
+  }
+
+  const int fd_;
+  const std::string path_;
+  const bool is_block_device_;
+};
+
+absl::Status TakeLock(int fd, const std::string& path) {
+  struct flock lock = {};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return absl::OkStatus();
+  if (errno == EAGAIN || errno == EACCES) {
+    return absl::FailedPreconditionError(absl::StrCat(path, ": in use by another process"));
+  }
+  return ErrnoStatus(errno, absl::StrCat(path, ": lock"));
+}
+
+class PosixFileSystem : public FileSystem {
+ public:
+  absl::StatusOr<std::unique_ptr<File>> Open(const std::string& path,
+                                             const OpenOptions& options) override {
+    struct stat info;
+    const bool is_block_device = stat(path.c_str(), &info) == 0 && S_ISBLK(info.st_mode);
+    int flags = O_CLOEXEC | (options.read_only ? O_RDONLY : O_RDWR);
+    if (options.create && !is_block_device) flags |= O_CREAT;
+    if (options.exclusive || (options.lock && is_block_device)) flags |= O_EXCL;
+    const int fd = open(path.c_str(), flags, options.mode);
+    if (fd < 0 && errno == EBUSY) {
+      return absl::FailedPreconditionError(absl::StrCat(path, ": in use by another process"));
+    }
+    if (fd < 0) return ErrnoStatus(errno, path);
+    auto file = std::make_unique<PosixFile>(fd, path, is_block_device);
+    if (options.lock && !is_block_device) RETURN_IF_ERROR(TakeLock(fd, path));
+    return file;
+  }
+
+  absl::Status CreateDirectory(const std::string& path) override {
+    for (size_t slash = path.find('/', 1);; slash = path.find('/', slash + 1)) {
+      const std::string part = path.substr(0, slash);
+      if (!part.empty() && mkdir(part.c_str(), 0700) != 0 && errno != EEXIST) {
+        return ErrnoStatus(errno, part);
+      }
+      if (slash == std::string::npos) break;
+    }
+    struct stat info;
+    if (stat(path.c_str(), &info) != 0) return ErrnoStatus(errno, path);
+    return S_ISDIR(info.st_mode) ? absl::OkStatus() : ErrnoStatus(ENOTDIR, path);
+  }
+
+  absl::Status SyncDirectory(const std::string& path) override {
+    const int fd = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return ErrnoStatus(errno, path);
+    const bool synced = fsync(fd) == 0;
+    const int error_number = errno;
+    close(fd);
+    return synced ? absl::OkStatus() : ErrnoStatus(error_number, absl::StrCat(path, ": sync"));
+  }
+
+  absl::StatusOr<std::vector<std::string>> List(const std::string& path) override {
+    DIR* const directory = opendir(path.c_str());
+    if (directory == nullptr) return ErrnoStatus(errno, path);
+    std::vector<std::string> names;
+    while (const dirent* entry = readdir(directory)) {
+      const std::string name = entry->d_name;
+      if (name != "." && name != "..") names.push_back(name);
+    }
+    closedir(directory);
+    std::sort(names.begin(), names.end());
+    return names;
+  }
+
+  absl::Status Remove(const std::string& path) override {
+    return remove(path.c_str()) == 0 ? absl::OkStatus() : ErrnoStatus(errno, path);
+  }
+
+  absl::Status Rename(const std::string& from, const std::string& to) override {
+    return rename(from.c_str(), to.c_str()) == 0 ? absl::OkStatus() : ErrnoStatus(errno, to);
+  }
+
+  bool Exists(const std::string& path) override { return access(path.c_str(), F_OK) == 0; }
+
+  absl::StatusOr<std::string> Resolve(const std::string& path) override {
+    char* const resolved = realpath(path.c_str(), nullptr);
+    if (resolved == nullptr) return ErrnoStatus(errno, path);
+    std::string result = resolved;
+    free(resolved);
+    return result;
+  }
+
+  absl::StatusOr<FileSystemSpace> Space(const std::string& path) override {
+    struct statvfs info;
+    if (statvfs(path.c_str(), &info) != 0) return ErrnoStatus(errno, path);
+    return FileSystemSpace{.capacity_bytes = info.f_blocks * info.f_frsize,
+                           .free_bytes = info.f_bavail * info.f_frsize};
+  }
+};
+
+}  // namespace
+
+FileSystem& FileSystem::Posix() {
+  static FileSystem* const file_system = new PosixFileSystem;
+  return *file_system;
+}
+
+}  // namespace understudy::base
