@@ -1,0 +1,111 @@
+#include "client/rpc/control_client.h"
+
+#include <chrono>
+
+#include "absl/memory/memory.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+
+#include "proto/grpc_host.h"
+#include "proto/status_codec.h"
+#include "storage/base/status_macros.h"
+
+namespace understudy::client {
+namespace {
+
+using Stub = v1::Replication::Stub;
+
+constexpr absl::string_view kCannotReach = "cannot reach ";
+
+bool WellFormed(const std::string& address) {
+  if (absl::StartsWith(address, "unix:")) return address.size() > 5;
+  const size_t colon = address.rfind(':');
+  int port = 0;
+  return colon != std::string::npos && colon > 0 &&
+         absl::SimpleAtoi(address.substr(colon + 1), &port) && port > 0 && port <= 65535;
+}
+
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(proto::kMessageBytesMax);
+  arguments.SetMaxSendMessageSize(proto::kMessageBytesMax);
+  // gRPC's own backoff grows to two minutes.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1'000);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1'000);
+  // A proxy for the outside world has no business between the hosts of a pair.
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ControlClient>> ControlClient::Create(const std::string& address) {
+  if (!WellFormed(address)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("address \"", address, "\" is not host:port or unix:/path"));
+  }
+  return absl::WrapUnique(new ControlClient(address));
+}
+
+ControlClient::ControlClient(const std::string& address)
+    : address_(address),
+      channel_(MakeChannel(address)),
+      stub_(v1::Replication::NewStub(channel_)) {}
+
+bool ControlClient::Reached(const absl::Status& status) {
+  return status.code() != absl::StatusCode::kUnavailable ||
+         !absl::StartsWith(status.message(), kCannotReach);
+}
+
+template <typename Request, typename Response>
+absl::StatusOr<Response> ControlClient::Call(Method<Request, Response> method,
+                                             const Request& request, absl::Duration timeout) {
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + absl::ToChronoNanoseconds(timeout));
+  Response response;
+  const absl::Status status =
+      proto::FromGrpcStatus(((*stub_).*method)(&context, request, &response));
+  if (status.ok()) return response;
+  const bool connected = channel_->GetState(/*try_to_connect=*/false) == GRPC_CHANNEL_READY;
+  if (status.code() == absl::StatusCode::kUnavailable && !connected) {
+    return Annotate(status, absl::StrCat(kCannotReach, address_));
+  }
+  return status;
+}
+
+absl::StatusOr<v1::OpenResponse> ControlClient::Open(const v1::OpenRequest& request,
+                                                     absl::Duration timeout) {
+  return Call(&Stub::Open, request, timeout);
+}
+absl::StatusOr<v1::StartResponse> ControlClient::Start(const v1::StartRequest& request,
+                                                       absl::Duration timeout) {
+  return Call(&Stub::Start, request, timeout);
+}
+absl::StatusOr<v1::CheckpointResponse> ControlClient::Checkpoint(
+    const v1::CheckpointRequest& request, absl::Duration timeout) {
+  return Call(&Stub::Checkpoint, request, timeout);
+}
+absl::StatusOr<v1::GetErrorResponse> ControlClient::GetError(const v1::GetErrorRequest& request,
+                                                             absl::Duration timeout) {
+  return Call(&Stub::GetError, request, timeout);
+}
+absl::StatusOr<v1::StopResponse> ControlClient::Stop(const v1::StopRequest& request,
+                                                     absl::Duration timeout) {
+  return Call(&Stub::Stop, request, timeout);
+}
+absl::StatusOr<v1::GetStatusResponse> ControlClient::GetStatus(const v1::GetStatusRequest& request,
+                                                               absl::Duration timeout) {
+  return Call(&Stub::GetStatus, request, timeout);
+}
+absl::StatusOr<v1::ListGroupsResponse> ControlClient::ListGroups(
+    const v1::ListGroupsRequest& request, absl::Duration timeout) {
+  return Call(&Stub::ListGroups, request, timeout);
+}
+absl::StatusOr<v1::RemoveResponse> ControlClient::Remove(const v1::RemoveRequest& request,
+                                                         absl::Duration timeout) {
+  return Call(&Stub::Remove, request, timeout);
+}
+
+}  // namespace understudy::client

@@ -1,0 +1,67 @@
+// client/rpc/control_client.h
+//
+// ControlClient calls the Replication service of either daemon: mode SECONDARY at understudyd, mode
+// PRIMARY at the agent.
+//
+// Errors   the service's code, message and reason (storage/base/reason.h). kUnavailable beginning
+// with "cannot reach ADDRESS"
+//          when there is no service to ask: Reached() tells the two apart. kDeadlineExceeded after
+//          `timeout`: the call may still take effect.
+// Threads  all methods from any thread; calls run side by side.
+#ifndef UNDERSTUDY_CLIENT_RPC_CONTROL_CLIENT_H_
+#define UNDERSTUDY_CLIENT_RPC_CONTROL_CLIENT_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include <grpcpp/grpcpp.h>
+
+#include "understudy/v1/replication.grpc.pb.h"
+
+namespace understudy::client {
+
+class ControlClient {
+ public:
+  // `address` is host:port or unix:/path; kInvalidArgument when it is neither. Connects with the
+  // first call.
+  static absl::StatusOr<std::unique_ptr<ControlClient>> Create(const std::string& address);
+
+  absl::StatusOr<v1::OpenResponse> Open(const v1::OpenRequest& request, absl::Duration timeout);
+  absl::StatusOr<v1::StartResponse> Start(const v1::StartRequest& request, absl::Duration timeout);
+  absl::StatusOr<v1::CheckpointResponse> Checkpoint(const v1::CheckpointRequest& request,
+                                                    absl::Duration timeout);
+  absl::StatusOr<v1::GetErrorResponse> GetError(const v1::GetErrorRequest& request,
+                                                absl::Duration timeout);
+  absl::StatusOr<v1::StopResponse> Stop(const v1::StopRequest& request, absl::Duration timeout);
+  absl::StatusOr<v1::GetStatusResponse> GetStatus(const v1::GetStatusRequest& request,
+                                                  absl::Duration timeout);
+  absl::StatusOr<v1::ListGroupsResponse> ListGroups(const v1::ListGroupsRequest& request,
+                                                    absl::Duration timeout);
+  absl::StatusOr<v1::RemoveResponse> Remove(const v1::RemoveRequest& request,
+                                            absl::Duration timeout);
+
+  const std::string& address() const { return address_; }
+  // False when `status` says that no service could be asked.
+  static bool Reached(const absl::Status& status);
+
+ private:
+  explicit ControlClient(const std::string& address);
+
+  template <typename Request, typename Response>
+  using Method = grpc::Status (v1::Replication::Stub::*)(grpc::ClientContext*, const Request&,
+                                                         Response*);
+  template <typename Request, typename Response>
+  absl::StatusOr<Response> Call(Method<Request, Response> method, const Request& request,
+                                absl::Duration timeout);
+
+  const std::string address_;
+  const std::shared_ptr<grpc::Channel> channel_;
+  const std::unique_ptr<v1::Replication::Stub> stub_;
+};
+
+}  // namespace understudy::client
+
+#endif  // UNDERSTUDY_CLIENT_RPC_CONTROL_CLIENT_H_

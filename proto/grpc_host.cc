@@ -1,0 +1,150 @@
+#include "proto/grpc_host.h"
+
+#include <chrono>
+#include <unistd.h>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include <grpc/support/log.h>
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/impl/server_builder_option.h>
+#include <grpcpp/impl/server_builder_plugin.h>
+#include <grpcpp/impl/server_initializer.h>
+
+#include "storage/base/log.h"
+#include "storage/base/nbdkit.h"
+#include "storage/base/status_macros.h"
+
+namespace understudy::proto {
+namespace {
+
+constexpr absl::string_view kUnixPrefix = "unix:";
+
+// Collects the names of the services while the server is built: a grpc::Service does not tell its
+// own.
+class NameCollector : public grpc::ServerBuilderPlugin {
+ public:
+  explicit NameCollector(std::vector<std::string>& names) : names_(names) {}
+  std::string name() override { return "understudy_service_names"; }
+  void InitServer(grpc::ServerInitializer*) override {}
+  void Finish(grpc::ServerInitializer* initializer) override {
+    names_ = *initializer->GetServiceList();
+  }
+  void ChangeArguments(const std::string&, void*) override {}
+
+ private:
+  std::vector<std::string>& names_;
+};
+
+class CollectNames : public grpc::ServerBuilderOption {
+ public:
+  explicit CollectNames(std::vector<std::string>& names) : names_(names) {}
+  void UpdateArguments(grpc::ChannelArguments*) override {}
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
+    plugins->push_back(std::make_unique<NameCollector>(names_));
+  }
+
+ private:
+  std::vector<std::string>& names_;
+};
+
+// gRPC's own complaints become lines of our log.
+void LogGrpcError(gpr_log_func_args* arguments) {
+  if (arguments->severity != GPR_LOG_SEVERITY_ERROR) return;
+  base::LogWarning("grpc").With("message", arguments->message);
+}
+
+void SetUpGrpcOnce() {
+  static const bool done = [] {
+    gpr_set_log_function(LogGrpcError);
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    return true;
+  }();
+  (void)done;
+}
+
+absl::Status CheckHostAndPort(const std::string& listen) {
+  const size_t colon = listen.rfind(':');
+  int port = 0;
+  const bool well_formed = colon != std::string::npos && colon > 0 &&
+                           absl::SimpleAtoi(listen.substr(colon + 1), &port) && port >= 0 &&
+                           port <= 65535;
+  if (well_formed) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("address \"", listen, "\" is not host:port or unix:/path; correct --listen"));
+}
+
+void SetLimits(grpc::ServerBuilder& builder) {
+  builder.SetMaxReceiveMessageSize(kMessageBytesMax);
+  builder.SetMaxSendMessageSize(kMessageBytesMax);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5'000);
+  // Clients may ping an idle connection; a ping too many is not worth a GOAWAY.
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1'000);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
+}
+
+void AddHealthNames(grpc::Server& server, const std::vector<std::string>& services) {
+  grpc::HealthCheckServiceInterface* const health = server.GetHealthCheckService();
+  UNDERSTUDY_CHECK(health != nullptr, "the default health service is on");
+  for (const char* name : {"", "startup", "liveness"}) health->SetServingStatus(name, true);
+  for (const std::string& name : services) health->SetServingStatus(name, true);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<GrpcHost>> GrpcHost::Start(
+    const std::string& listen, const std::vector<grpc::Service*>& services) {
+  SetUpGrpcOnce();
+  std::unique_ptr<GrpcHost> host(new GrpcHost);
+  if (absl::StartsWith(listen, kUnixPrefix)) {
+    host->unix_path_ = listen.substr(kUnixPrefix.size());
+    RETURN_IF_ERROR(
+        Annotate(base::ClaimUnixSocket(host->unix_path_), "cannot listen (see --listen)"));
+  } else {
+    RETURN_IF_ERROR(CheckHostAndPort(listen));
+  }
+  grpc::ServerBuilder builder;
+  SetLimits(builder);
+  int port = 0;
+  builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &port);
+  for (grpc::Service* service : services) builder.RegisterService(service);
+  std::vector<std::string> names;
+  builder.SetOption(std::make_unique<CollectNames>(names));
+  host->server_ = builder.BuildAndStart();
+  if (host->server_ == nullptr) {
+    host->unix_path_.clear();  // not ours
+    return absl::FailedPreconditionError(absl::StrCat(
+        "cannot listen on ", listen,
+        ": another process does, or it is no address of this host; choose another with --listen"));
+  }
+  host->address_ = host->unix_path_.empty()
+                       ? absl::StrCat(listen.substr(0, listen.rfind(':')), ":", port)
+                       : listen;
+  AddHealthNames(*host->server_, names);
+  return host;
+}
+
+GrpcHost::~GrpcHost() { Shutdown(absl::ZeroDuration()); }
+
+void GrpcHost::SetServing(bool serving) {
+  server_->GetHealthCheckService()->SetServingStatus(serving);
+}
+
+void GrpcHost::Shutdown(absl::Duration grace) {
+  if (server_ == nullptr) return;
+  server_->GetHealthCheckService()->Shutdown();
+  server_->Shutdown(std::chrono::system_clock::now() + absl::ToChronoNanoseconds(grace));
+  server_->Wait();
+  if (!unix_path_.empty()) unlink(unix_path_.c_str());
+  unix_path_.clear();
+}
+
+}  // namespace understudy::proto

@@ -1,0 +1,159 @@
+#include "storage/base/nbdkit.h"
+
+#include <cerrno>
+#include <climits>
+#include <cstdlib>
+#include <cstring>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <thread>
+#include <unistd.h>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+#include "storage/base/file_system.h"
+#include "storage/base/log.h"
+#include "storage/base/status_macros.h"
+
+// Where plugins are installed: relative to the installation prefix, or absolute.
+#ifndef UNDERSTUDY_INSTALL_LIBDIR
+#define UNDERSTUDY_INSTALL_LIBDIR "lib"
+#endif
+
+namespace understudy::base {
+namespace {
+
+// 0 when somebody listens on the socket, else the errno of the attempt.
+absl::StatusOr<int> ProbeUnixSocket(const std::string& path) {
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  if (path.empty() || path.size() >= sizeof(address.sun_path)) {
+    return absl::InvalidArgumentError(absl::StrCat("socket path \"", path, "\" must have 1 to ",
+                                                   sizeof(address.sun_path) - 1, " bytes"));
+  }
+  std::memcpy(address.sun_path, path.data(), path.size());
+  // Non-blocking: a listener whose backlog is full answers EAGAIN instead of keeping us.
+  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (fd < 0) return ErrnoStatus(errno, "socket");
+  const int result = connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+  const int error_number = result == 0 || errno == EAGAIN ? 0 : errno;
+  close(fd);
+  return error_number;
+}
+
+std::string ExecutableDirectory() {
+  char path[PATH_MAX];
+  const ssize_t length = readlink("/proc/self/exe", path, sizeof(path));
+  if (length <= 0) return ".";
+  const std::string executable(path, static_cast<size_t>(length));
+  return executable.substr(0, executable.rfind('/'));
+}
+
+std::vector<std::string> NbdkitArguments(const NbdkitOptions& options) {
+  std::vector<std::string> arguments = {
+      "nbdkit",           "-f", "-U", options.socket_path, "-t", absl::StrCat(options.threads),
+      options.plugin_path};
+  for (const auto& [key, value] : options.parameters) {
+    arguments.push_back(absl::StrCat(key, "=", value));
+  }
+  return arguments;
+}
+
+int WaitForSignal(const sigset_t& signals) {
+  int number = 0;
+  while (sigwait(&signals, &number) != 0) {
+  }
+  return number;
+}
+
+void ShutDownOnSignal(const sigset_t& signals, const std::function<void()>& shutdown) {
+  const int number = WaitForSignal(signals);
+  LogInfo("shutdown_started").With("signal", strsignal(number));
+  std::thread([signals] {
+    const int again = WaitForSignal(signals);
+    LogWarning("shutdown_interrupted").With("signal", strsignal(again));
+    _exit(1);
+  }).detach();
+  shutdown();
+  LogInfo("shutdown_finished");
+  _exit(0);
+}
+
+}  // namespace
+
+absl::Status ClaimUnixSocket(const std::string& path) {
+  struct stat info;
+  if (lstat(path.c_str(), &info) == 0 && !S_ISSOCK(info.st_mode)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(path, " exists and is not a socket; remove it or choose another path"));
+  }
+  ASSIGN_OR_RETURN(const int error_number, ProbeUnixSocket(path));
+  switch (error_number) {
+    case ENOENT:
+      return absl::OkStatus();
+    case 0:
+    case EPROTOTYPE:  // a socket of another type, bound by somebody
+      return absl::FailedPreconditionError(absl::StrCat(
+          path, ": another process listens on this socket; end it or choose another path"));
+    case ECONNREFUSED:
+      if (unlink(path.c_str()) == 0 || errno == ENOENT) return absl::OkStatus();
+      return ErrnoStatus(errno, absl::StrCat(path, ": remove the stale socket"));
+    default:
+      return ErrnoStatus(error_number, path);
+  }
+}
+
+absl::Status ExecNbdkit(const NbdkitOptions& options) {
+  if (access(options.plugin_path.c_str(), R_OK) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("plugin ", options.plugin_path));
+  }
+  RETURN_IF_ERROR(ClaimUnixSocket(options.socket_path));
+  if (const char* preload = std::getenv("UNDERSTUDY_LD_PRELOAD"); preload && *preload != '\0') {
+    setenv("LD_PRELOAD", preload, 1);
+  }
+  std::vector<std::string> arguments = NbdkitArguments(options);
+  std::vector<char*> argv;
+  for (std::string& argument : arguments) argv.push_back(argument.data());
+  argv.push_back(nullptr);
+  execvp(argv[0], argv.data());
+  if (errno == ENOENT) {
+    return absl::NotFoundError(
+        "nbdkit is not installed: apt-get install nbdkit, or leave out --nbd-socket");
+  }
+  return ErrnoStatus(errno, "nbdkit");
+}
+
+absl::StatusOr<std::string> FindPlugin(const std::string& file_name) {
+  const std::string beside = absl::StrCat(ExecutableDirectory(), "/../");
+  const std::string installed = UNDERSTUDY_INSTALL_LIBDIR;
+  const std::vector<std::string> candidates = {
+      absl::StrCat(beside, "lib/", file_name),
+      absl::StrCat(installed[0] == '/' ? "" : beside, installed, "/understudy/", file_name),
+  };
+  for (const std::string& candidate : candidates) {
+    if (absl::StatusOr<std::string> path = FileSystem::Posix().Resolve(candidate); path.ok()) {
+      return path;
+    }
+  }
+  return absl::NotFoundError(absl::StrCat("plugin ", file_name, " not found; looked for ",
+                                          absl::StrJoin(candidates, " and "),
+                                          "; reinstall understudy"));
+}
+
+void HandleShutdownSignals(std::function<void()> shutdown) {
+  prctl(PR_SET_PDEATHSIG, 0);
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int number : {SIGTERM, SIGINT, SIGQUIT, SIGHUP}) sigaddset(&signals, number);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  std::thread([signals, shutdown = std::move(shutdown)] {
+    ShutDownOnSignal(signals, shutdown);
+  }).detach();
+}
+
+}  // namespace understudy::base
