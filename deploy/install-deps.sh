@@ -70,6 +70,6 @@ if ! { apt-get update -qq && apt-get install -qq --no-install-recommends "${miss
   exit 1
 fi
 rm -f "$log"
-if [[ " ${missing[*]} " == *' prometheus '* ]]; then
-  deb-systemd-helper disable prometheus.service > /dev/null
+if [[ " ${missing[*]} " == *' prometheus '* ]] && command -v systemctl > /dev/null; then
+  systemctl --quiet disable prometheus.service 2> /dev/null || true
 fi
