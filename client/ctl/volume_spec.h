@@ -1,0 +1,20 @@
+// client/ctl/volume_spec.h
+//
+// The value of --volume: NAME,disk=PATH[,size=BYTES][,create][,top-id=ID][,initial=equal|sync]. A path holds no comma.
+#ifndef UNDERSTUDY_CLIENT_CTL_VOLUME_SPEC_H_
+#define UNDERSTUDY_CLIENT_CTL_VOLUME_SPEC_H_
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+#include "understudy/v1/replication.pb.h"
+
+namespace understudy::ctl {
+
+// Checks the form only: names, sizes and disks are the service's to judge. kInvalidArgument names every problem at once,
+// separated by "; ".
+absl::StatusOr<v1::VolumeSpec> ParseVolumeSpec(absl::string_view text);
+
+}  // namespace understudy::ctl
+
+#endif  // UNDERSTUDY_CLIENT_CTL_VOLUME_SPEC_H_
