@@ -33,9 +33,8 @@ std::string GroupOf(const Request& request) {
 // What to do next, for the errors where that is known; else empty.
 std::string Hint(const absl::Status& status, const Invocation& invocation) {
   if (!ControlClient::Reached(status)) {
-    return "is a daemon running there? --server names another address (service: port 7410, agent: "
-           "port 7420)"; this one was ",
-                        invocation.server, " (service: port 7410, agent: port 7420)");
+    return "is a daemon running there? --server names another address (service: port 7410, "
+           "agent: port 7420)";
   }
   if (status.code() == absl::StatusCode::kDeadlineExceeded) {
     return "the call may still take effect: look with understudyctl status, or wait longer with "
