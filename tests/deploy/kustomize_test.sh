@@ -14,7 +14,7 @@ skip() {
   exit 77
 }
 
-# Before kustomize 5 a component's patch selects differently; kubectl carries it since 1.27.
+# Written for kustomize 5, which kubectl carries since 1.27.
 version=$(kubectl version --client --output=json 2> /dev/null | sed -n 's/.*"kustomizeVersion": *"v\([0-9]*\).*/\1/p') || true
 ((${version:-0} >= 5)) || skip "no kubectl 1.27 or newer"
 
