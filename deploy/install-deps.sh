@@ -63,7 +63,10 @@ fi
 
 export DEBIAN_FRONTEND=noninteractive
 log=$(mktemp)
-if ! { apt-get update -qq && apt-get install -qq --no-install-recommends "${missing[@]}"; } > "$log" 2>&1 < /dev/null; then
+install_missing() {
+  apt-get update -qq && apt-get install -qq --no-install-recommends "${missing[@]}"
+}
+if ! install_missing > "$log" 2>&1 < /dev/null; then
   cat "$log" >&2
   echo "install-deps.sh: apt-get failed; its output is above" >&2
   rm -f "$log"

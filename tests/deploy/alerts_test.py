@@ -19,7 +19,9 @@ RUNBOOKS = expressions.DEPLOY.parent / "docs" / "runbooks.md"
 
 def promtool(*arguments):
     result = subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True)
-    return [] if result.returncode == 0 else [f"promtool {arguments[0]} {arguments[1]}:\n{result.stdout}{result.stderr}"]
+    if result.returncode == 0:
+        return []
+    return [f"promtool {arguments[0]} {arguments[1]}:\n{result.stdout}{result.stderr}"]
 
 
 def untested(rules, tests):
@@ -36,10 +38,10 @@ def untested(rules, tests):
 def unexplained(rules):
     """Alerts whose runbook_url is no heading of docs/runbooks.md, by the anchors that Git hosts make."""
     headings = re.findall(r"^#+ (.+)$", RUNBOOKS.read_text(), re.MULTILINE)
-    anchors = {"docs/runbooks.md#" + re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+    anchors = {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
     urls = re.findall(r"runbook_url: (\S+)", rules.read_text())
     count = len(re.findall(r"- alert: ", rules.read_text()))
-    return [f"{url}: no such heading" for url in urls if url not in anchors] + (
+    return [f"{url}: no such heading" for url in urls if url.removeprefix("docs/runbooks.md#") not in anchors] + (
         [] if len(urls) == count else [f"{count} alerts, but {len(urls)} of them with a runbook_url"]
     )
 
@@ -66,7 +68,8 @@ def main():
         tests = rules.with_name(rules.name.replace(".rules.", ".test."))
         problems += promtool("check", "rules", rules) + promtool("test", "rules", tests)
         problems += untested(rules, tests) + unexplained(rules)
-    print("\n".join(problems) or f"{len(expressions.RULES)} rule files and {len(expressions.DASHBOARDS)} dashboards are well")
+    checked = [path.name for path in expressions.RULES + expressions.DASHBOARDS]
+    print("\n".join(problems) or f"{' and '.join(checked)}: well")
     return 1 if problems else 0
 
 

@@ -29,9 +29,11 @@ class MetricsTest(unittest.TestCase):
     def test_every_rule_is_read(self):
         with tempfile.TemporaryDirectory() as directory:
             path = pathlib.Path(directory, "x.rules.yml")
-            path.write_text("    - record: r\n      expr: a\n    - alert: A\n      expr: |\n        b\n          > c\n      for: 1m\n")
-            self.assertEqual([name for name, _ in expressions.of_rules(path)], ["r", "A"])
-            self.assertEqual([expressions.metrics(e) for _, e in expressions.of_rules(path)], [{"a"}, {"b", "c"}])
+            record = "    - record: r\n      expr: a\n"
+            alert = "    - alert: A\n      expr: |\n        b\n          > c\n      for: 1m\n"
+            path.write_text(record + alert)
+            found = [(name, expressions.metrics(expression)) for name, expression in expressions.of_rules(path)]
+            self.assertEqual(found, [("r", {"a"}), ("A", {"b", "c"})])
             path.write_text("    - alert: A\n      for: 1m\n      expr: a\n")
             with self.assertRaises(ValueError):
                 expressions.of_rules(path)
@@ -40,9 +42,10 @@ class MetricsTest(unittest.TestCase):
 class MetricsExistTest(unittest.TestCase):
     def setUp(self):
         used = set()
-        for paths, read in ((expressions.DASHBOARDS, expressions.of_dashboard), (expressions.RULES, expressions.of_rules)):
-            for path in paths:
-                used |= {name for _, expression in read(path) for name in expressions.metrics(expression)}
+        for path in expressions.DASHBOARDS:
+            used |= {name for _, use in expressions.of_dashboard(path) for name in expressions.metrics(use)}
+        for path in expressions.RULES:
+            used |= {name for _, use in expressions.of_rules(path) for name in expressions.metrics(use)}
         self.used = sorted(name for name in used if name.startswith("understudy_"))
 
     def run_with(self, names):

@@ -15,7 +15,8 @@ skip() {
 }
 
 # Written for kustomize 5, which kubectl carries since 1.27.
-version=$(kubectl version --client --output=json 2> /dev/null | sed -n 's/.*"kustomizeVersion": *"v\([0-9]*\).*/\1/p') || true
+version=$(kubectl version --client --output=json 2> /dev/null \
+  | sed -n 's/.*"kustomizeVersion": *"v\([0-9]*\).*/\1/p') || true
 ((${version:-0} >= 5)) || skip "no kubectl 1.27 or newer"
 
 for dir in "$kustomize"/base "$kustomize"/overlays/*; do
@@ -26,7 +27,8 @@ done
 command -v node > /dev/null && command -v npm > /dev/null || skip "rendered, but no node and npm to validate with"
 cp -p "$here"/package.json "$here"/package-lock.json "$here"/validate_manifests.cjs .
 if [[ ! node_modules/.package-lock.json -nt package-lock.json ]]; then
-  npm ci --ignore-scripts --no-audit --no-fund > npm.log 2>&1 || skip "rendered, but npm cannot install; see $PWD/npm.log"
+  npm ci --ignore-scripts --no-audit --no-fund > npm.log 2>&1 \
+    || skip "rendered, but npm cannot install; see $PWD/npm.log"
 fi
 
 found=$(node validate_manifests.cjs < "$here/testdata/bad_manifests.yaml" 2>&1) && {
