@@ -1,0 +1,120 @@
+#include "client/ctl/views.h"
+
+#include <string>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace understudy::ctl {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+const absl::Time kNow = absl::FromUnixSeconds(1'800'000'000);
+
+v1::GetStatusResponse Standby() {
+  v1::GetStatusResponse response;
+  v1::GroupStatus& group = *response.add_groups();
+  group.set_group("vm1");
+  group.set_mode(v1::MODE_SECONDARY);
+  group.set_stage(v1::STAGE_RUNNING);
+  group.set_sync_state(v1::SYNC_STATE_ASSUMED);
+  group.set_connected(true);
+  group.set_term(3);
+  group.set_epoch(13);
+  group.set_committed_epoch(12);
+  group.set_committed_unix_seconds(1'800'000'000 - 4);
+  group.set_lag_seconds(0.25);
+  group.set_incarnation("\x01\x02");
+  v1::VolumeStatus& volume = *group.add_volumes();
+  volume.set_name("root");
+  volume.set_top_id("vm1/root");
+  volume.set_disk_path("/srv/root.raw");
+  volume.set_size_bytes(10ull << 30);
+  volume.set_hidden_bytes(1536);
+  volume.set_active_bytes(4096);
+  volume.set_committed_unapplied_bytes(3 << 20);
+  volume.set_received_sequence(77);
+  return response;
+}
+
+TEST(StatusViewTest, ShowsStageEpochsLagSyncAndOverlays) {
+  const std::string text = StatusView(Standby(), kNow);
+  EXPECT_THAT(text, HasSubstr("vm1: SECONDARY, RUNNING\n"));
+  EXPECT_THAT(text, HasSubstr("ASSUMED, connected\n"));
+  EXPECT_THAT(text, HasSubstr("13 open\n"));
+  EXPECT_THAT(text, HasSubstr("12, 4 s ago\n"));
+  EXPECT_THAT(text, HasSubstr("250 ms\n"));
+  EXPECT_THAT(text, HasSubstr("incarnation 0102\n"));
+  EXPECT_THAT(
+      text,
+      HasSubstr("root    10 GiB  1.5 KiB  4 KiB   3 MiB     #77       vm1/root  /srv/root.raw\n"));
+  EXPECT_THAT(text, HasSubstr("errors      none\n"));
+}
+
+TEST(StatusViewTest, ShowsJobsAndErrors) {
+  v1::GetStatusResponse response = Standby();
+  v1::GroupStatus& group = *response.mutable_groups(0);
+  group.set_incomplete(true);
+  v1::JobStatus& job = *group.add_jobs();
+  job.set_kind("commit");
+  job.set_done_bytes(1 << 20);
+  job.set_total_bytes(4 << 20);
+  v1::ReplicationError& error = *group.add_errors();
+  error.set_code("DATA_LOSS");
+  error.set_volume("root");
+  error.set_operation("read");
+  error.set_offset(4096);
+  error.set_length(512);
+  error.set_count(2);
+  error.set_last_unix_micros(1'799'999'400'000'000);
+  error.set_message("checksum mismatch");
+  const std::string text = StatusView(response, kNow);
+  EXPECT_THAT(text, HasSubstr("incomplete: no checkpoint can commit"));
+  EXPECT_THAT(text, HasSubstr("commit  1 MiB  4 MiB  25 %\n"));
+  EXPECT_THAT(text, HasSubstr("DATA_LOSS  root    read       -       2      10 min ago  [4096, "
+                              "4608)  checksum mismatch\n"));
+  EXPECT_THAT(text, Not(HasSubstr("errors      none")));
+}
+
+TEST(StatusViewTest, AnAgentShowsItsQueueAndDirtyBytes) {
+  v1::GetStatusResponse response = Standby();
+  v1::GroupStatus& group = *response.mutable_groups(0);
+  group.set_mode(v1::MODE_PRIMARY);
+  group.set_forward_queue_bytes(2048);
+  group.set_acknowledged_sequence(41);
+  group.mutable_volumes(0)->set_dirty_bytes(65536);
+  group.mutable_volumes(0)->clear_disk_path();
+  const std::string text = StatusView(response, kNow);
+  EXPECT_THAT(text, HasSubstr("2 KiB not acknowledged; received there up to #41\n"));
+  EXPECT_THAT(text, HasSubstr("root    10 GiB  64 KiB  (forwarded only)\n"));
+}
+
+TEST(ListViewTest, OneLinePerGroup) {
+  EXPECT_EQ(ListView(Standby(), kNow),
+            "GROUP  MODE       STAGE    SYNC     EPOCH  COMMITTED    LAG     VOLUMES  ERRORS\n"
+            "vm1    SECONDARY  RUNNING  ASSUMED  13     12, 4 s ago  250 ms  1        0\n");
+  EXPECT_EQ(ListView({}, kNow), "no groups\n");
+}
+
+TEST(AnswerViewTest, SaysWhatWasDoneAndWhatWasNot) {
+  v1::CheckpointRequest request;
+  request.set_group("vm1");
+  v1::CheckpointResponse response;
+  response.set_stage(v1::STAGE_RUNNING);
+  response.set_epoch(12);
+  response.set_bytes(1536);
+  response.set_duration_micros(3100);
+  EXPECT_EQ(CheckpointView(request, response), "vm1: epoch 12 committed, 1.5 KiB, 3.1 ms\n");
+  request.set_mode(v1::CHECKPOINT_MODE_PREPARE);
+  EXPECT_THAT(CheckpointView(request, response), HasSubstr("epoch 12 prepared"));
+  response.set_stage(v1::STAGE_FAILOVER);
+  response.set_ignored(true);
+  EXPECT_EQ(CheckpointView(request, response), "vm1: ignored in stage FAILOVER; nothing changed\n");
+  EXPECT_EQ(ErrorView("vm1", {}, kNow).substr(0, 12), "vm1: healthy");
+  EXPECT_THAT(StartView("vm1", {}), HasSubstr("has not been reached yet"));
+}
+
+}  // namespace
+}  // namespace understudy::ctl
