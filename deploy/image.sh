@@ -5,7 +5,8 @@
 # usage: deploy/image.sh [--tag NAME] [--base IMAGE] [--archive FILE]
 #
 #   --tag NAME       default localhost/understudy:dev
-#   --base IMAGE     a Debian 12 image to build on, instead of making one
+#   --base IMAGE     a Debian 12 image to build on, instead of making one (which is kept for the next build as
+#                    localhost/understudy-base:bookworm; remove it to get a fresh one)
 #   --archive FILE   also write the image as an OCI archive
 set -euo pipefail
 cd "$(dirname "$0")/.."
