@@ -1,0 +1,140 @@
+#!/usr/bin/env python3
+"""Plants one violation of each rule in a tree of its own and sees tidy.py find exactly that."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import cpp_text
+
+TIDY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tidy.py")
+
+
+def header(path, body=""):
+    guard = "UNDERSTUDY_" + path.replace("/", "_").replace(".", "_").upper() + "_"
+    return f"// {path}\n#ifndef {guard}\n#define {guard}\n{body}\n#endif  // {guard}\n"
+
+
+GOOD = {
+    ".clang-format": "BasedOnStyle: Google\nColumnLimit: 100\n",
+    "storage/base/a.h": header("storage/base/a.h"),
+    "storage/b.h": header("storage/b.h", '#include <rocksdb/db.h>\n\n#include "storage/base/a.h"'),
+    "server/c.cc": '#include "storage/b.h"\n',
+    "server/rpc/d.cc": '#include <grpcpp/grpcpp.h>\n\n#include "proto/e.h"\n',
+    "server/main.cc": '#include <CLI/CLI.hpp>\n',
+    "proto/e.h": header("proto/e.h", '#include "understudy/v1/replication.pb.h"'),
+    "client/f.cc": '#include "storage/base/a.h"\n',
+    "tests/g_test.cc": '#include <rocksdb/db.h>\n\n#include "server/c.h"\n',
+    "storage/base/CMakeLists.txt": "understudy_library(base HDRS a.h)",
+    "storage/CMakeLists.txt": "understudy_library(storage HDRS b.h)",
+    "server/CMakeLists.txt": "add_executable(d main.cc c.cc rpc/d.cc)",
+    "proto/CMakeLists.txt": "understudy_library(proto HDRS e.h)",
+    "client/CMakeLists.txt": "understudy_library(client SRCS f.cc)",
+    "tests/CMakeLists.txt": "understudy_test(g_test SRCS g_test.cc)",
+}
+
+
+class TidyTest(unittest.TestCase):
+    def run_check(self, check, **planted):
+        with tempfile.TemporaryDirectory() as root:
+            for path, text in {**GOOD, **planted.get("files", {})}.items():
+                os.makedirs(os.path.dirname(os.path.join(root, path)), exist_ok=True)
+                with open(os.path.join(root, path), "w", encoding="utf-8") as file:
+                    file.write(text)
+            return subprocess.run([sys.executable, TIDY, check, "--root", root], capture_output=True, text=True, check=False)
+
+    def assert_finds(self, check, path, text, part):
+        good = self.run_check(check)
+        self.assertEqual(good.returncode, 0, good.stdout)
+        result = self.run_check(check, files={path: text})
+        self.assertEqual(result.returncode, 1, result.stdout + result.stderr)
+        self.assertIn(f"{path}", result.stdout)
+        self.assertIn(part, result.stdout)
+        self.assertIn(" 1 problems", result.stdout)
+
+    def test_an_arrow_upwards_is_found(self):
+        self.assert_finds("arrows", "storage/base/x.cc", '#include "storage/b.h"\n', "may not use storage")
+
+    def test_a_client_that_uses_storage_is_found(self):
+        self.assert_finds("arrows", "client/x.cc", '#include "storage/b.h"\n', "client may not use storage")
+
+    def test_a_core_that_uses_the_protocol_is_found(self):
+        self.assert_finds("arrows", "server/x.cc", '#include "proto/e.h"\n', "server may not use proto")
+
+    def test_grpc_in_a_core_is_found(self):
+        self.assert_finds("third_party", "server/x.cc", "#include <grpcpp/grpcpp.h>\n", "gRPC")
+
+    def test_generated_code_in_a_core_is_found(self):
+        self.assert_finds("third_party", "client/x.cc", '#include "understudy/v1/replication.pb.h"\n', "gRPC")
+
+    def test_rocksdb_in_base_is_found(self):
+        self.assert_finds("third_party", "storage/base/x.cc", "#include <rocksdb/db.h>\n", "RocksDB")
+
+    def test_cli11_outside_a_main_is_found(self):
+        self.assert_finds("third_party", "client/ctl/x.cc", "#include <CLI/CLI.hpp>\n", "CLI11")
+
+    def test_another_guard_is_found(self):
+        self.assert_finds("headers", "client/x.h", "// client/x.h\n#pragma once\n", "UNDERSTUDY_CLIENT_X_H_")
+
+    def test_a_header_that_does_not_say_what_it_is_is_found(self):
+        self.assert_finds("headers", "client/x.h", header("client/x.h").replace("// client/x.h\n", ""), "does not begin")
+
+    def test_an_unlisted_test_is_found(self):
+        self.assert_finds("listed", "tests/x_test.cc", "\n", "in no CMakeLists.txt")
+
+    def test_a_name_that_ends_like_a_listed_one_is_found(self):
+        self.assert_finds("listed", "client/ef.cc", "\n", "client/ef.cc: in no CMakeLists.txt")
+
+    def test_a_long_file_is_found(self):
+        self.assert_finds("size", "client/x.cc", "\n" * 601, "601 lines")
+
+    def test_a_long_function_is_found(self):
+        self.assert_finds("functions", "client/x.cc", "int F() {\n" + "  G();\n" * 70 + "}\n", "F has 72 lines")
+
+    def test_the_ratchet_tightens(self):
+        files = {"client/x.cc": "int F() {\n" + "  G();\n" * 78 + "}\n",
+                 "tests/tidy/long_functions.txt": "# comment\nclient/x.cc F 80\n"}
+        self.assertEqual(self.run_check("functions", files=files).returncode, 0)
+        files["tests/tidy/long_functions.txt"] = "client/x.cc F 90\n"
+        self.assertIn("only 80 lines now", self.run_check("functions", files=files).stdout)
+        files["tests/tidy/long_functions.txt"] = "client/x.cc F 80\nclient/x.cc Gone 80\n"
+        self.assertIn("is no more", self.run_check("functions", files=files).stdout)
+
+    def test_unfinished_work_is_found(self):
+        self.assert_finds("words", "client/x.cc", "// TO" + "DO: later\n", "unfinished")
+
+    def test_absl_mutex_is_found(self):
+        self.assert_finds("words", "client/x.cc", "absl::Mutex mutex; // absl::Mutex\n", "invisible")
+
+    def test_misformatted_code_is_found(self):
+        if self.run_check("format").returncode == 77:
+            self.skipTest("no clang-format")
+        self.assert_finds("format", "client/x.cc", "int   x;\n", "not as clang-format has it")
+
+
+class FunctionsTest(unittest.TestCase):
+    def names(self, text):
+        return [(name, lines) for name, _, lines in cpp_text.functions(text)]
+
+    def test_literals_and_comments_do_not_count(self):
+        text = 'void F() {\n  G("}", \'}\', 10\'000, R"(\n}\n)");  // }\n  /* } */\n}\n'
+        self.assertEqual(self.names(text), [("F", 6)])
+
+    def test_types_and_namespaces_are_no_functions(self):
+        text = "namespace a {\nclass B {\n  int F() const {\n    return 1;\n  }\n};\n}  // namespace a\n"
+        self.assertEqual(self.names(text), [("F", 3)])
+
+    def test_long_signatures_belong_to_the_function(self):
+        text = "absl::Status A::F(int a,\n                  int b)\n    : x_(a) {\n  for (;;) {\n  }\n}\n"
+        self.assertEqual(self.names(text), [("A::F", 6)])
+
+    def test_templates_tests_and_lambdas(self):
+        text = ("template <typename T>\nstd::vector<T> G(T t) {\n  auto f = [](int x) { return x; };\n  return {t};\n}\n"
+                "TEST_F(ATest, DoesIt) {\n  F();\n}\n")
+        self.assertEqual(self.names(text), [("G", 5), ("ATest.DoesIt", 3)])
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,236 @@
+#!/usr/bin/env python3
+"""Checks the house rules that a machine can see.
+
+  tidy.py CHECK [--root DIR] [--build DIR]
+
+One problem per line, exit status 1; 77 when a tool that the check needs is missing. The self test plants one violation of every
+rule and sees it found.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+from cpp_text import code_only, functions
+
+TOP = ("storage", "proto", "server", "client", "tests")
+FILE_LINES_MAX = 600
+FUNCTION_LINES_MAX = 70
+LONG_FUNCTIONS = "tests/tidy/long_functions.txt"  # those that are longer, with the length they may not exceed
+
+# Which folders of ours a folder may include from, itself left out. The longest prefix counts; tests may include anything.
+ARROWS = {
+    "storage/base": (),
+    "storage/base/metrics": ("storage/base",),
+    "storage": ("storage/base",),
+    "proto": ("storage/base",),
+    "server": ("storage", "storage/base"),
+    "server/metrics": ("server", "storage", "storage/base", "storage/base/metrics"),
+    "server/rpc": ("server", "storage", "storage/base", "proto"),
+    "server/nbd": ("server", "server/rpc", "server/metrics", "storage", "storage/base", "storage/base/metrics", "proto"),
+    "client": ("storage/base",),
+    "client/metrics": ("client", "storage/base", "storage/base/metrics"),
+    "client/rpc": ("client", "storage/base", "proto"),
+    "client/agent": ("client", "client/rpc", "client/metrics", "storage/base", "storage/base/metrics", "proto"),
+    "client/ctl": ("client", "client/rpc", "storage/base", "proto"),
+}
+# What puts a program together may use what the plugin that hosts it may; no core includes it.
+MAINS = {"server/main.cc": "server/nbd", "server/daemon.h": "server/nbd", "server/daemon.cc": "server/nbd"}
+
+# Third-party headers that only some places may include: (what, header, who may).
+THIRD_PARTY = (
+    ("gRPC and protobuf", r"(grpc|grpcpp|grpc\+\+|google/protobuf|google/rpc)/|.*\.pb\.h$",
+     r"proto/|(server|client)/rpc/|server/nbd/|server/daemon\.|client/(agent|ctl)/|.*/main\.cc$"),
+    ("RocksDB", r"rocksdb/", r"storage/(?!base/)"),
+    ("Prometheus", r"prometheus/", r"storage/base/metrics/|storage/(?!base/)|server/|client/"),
+    ("CLI11", r"CLI/", r".*/main\.cc$"),
+    ("nbdkit", r"nbdkit-", r"server/nbd/|client/agent/"),
+    ("absl::Mutex, which ThreadSanitizer cannot see: use storage/base/mutex.h", r"absl/synchronization/mutex\.h", r"$"),
+)
+
+INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
+
+
+class Tree:
+    def __init__(self, root, build):
+        self.root = os.path.realpath(root)
+        self.build = build
+        self.sources = sorted(self._find((".cc", ".h")))
+
+    def _find(self, endings):
+        for top in TOP:
+            for folder, folders, names in os.walk(os.path.join(self.root, top)):
+                folders[:] = [f for f in folders if f not in ("node_modules", "build")]
+                for name in names:
+                    if name.endswith(endings):
+                        yield os.path.relpath(os.path.join(folder, name), self.root)
+
+    def text(self, path):
+        with open(os.path.join(self.root, path), encoding="utf-8") as file:
+            return file.read()
+
+    def exists(self, path):
+        return os.path.exists(os.path.join(self.root, path))
+
+    def includes(self, path):
+        return INCLUDE.findall(self.text(path))
+
+
+def folder_of(path):
+    """The longest prefix of `path` that ARROWS knows."""
+    folder = MAINS.get(path, os.path.dirname(path))
+    while folder and folder not in ARROWS:
+        folder = os.path.dirname(folder)
+    return folder
+
+
+def check_arrows(tree):
+    """server/{rpc,nbd} -> server -> storage -> storage/base <- client <- client/{rpc,agent,ctl}; proto <- */rpc and mains"""
+    for path in tree.sources:
+        if path.startswith("tests/"):
+            continue
+        own = folder_of(path)
+        for _, header in tree.includes(path):
+            ours = tree.exists(header) and header.split("/")[0] in TOP
+            target = folder_of(header)
+            if ours and (header.startswith("tests/") or target not in (own, *ARROWS.get(own, ()))):
+                yield f"{path}: includes {header}: {own} may not use {target or 'tests'}"
+
+
+def check_third_party(tree):
+    for path in tree.sources:
+        if path.startswith("tests/"):
+            continue
+        for _, header in tree.includes(path):
+            for what, pattern, allowed in THIRD_PARTY:
+                if re.match(pattern, header) and not re.match(allowed, path):
+                    yield f"{path}: includes {header}: no place for {what}"
+
+
+def check_headers(tree):
+    for path in tree.sources:
+        if not path.endswith(".h"):
+            continue
+        text = tree.text(path)
+        guard = "UNDERSTUDY_" + re.sub(r"[/.]", "_", path).upper() + "_"
+        if f"#ifndef {guard}\n#define {guard}\n" not in text or not text.endswith(f"#endif  // {guard}\n"):
+            yield f"{path}: the include guard is not {guard}"
+        if not text.startswith(f"// {path}\n"):
+            yield f"{path}: does not begin with // {path} and what it is for"
+
+
+def compiled(tree):
+    commands = os.path.join(tree.build or "", "compile_commands.json")
+    if not os.path.exists(commands):
+        return set()
+    with open(commands, encoding="utf-8") as file:
+        paths = {os.path.realpath(os.path.join(c["directory"], c["file"])) for c in json.load(file)}
+    return {os.path.relpath(path, tree.root) for path in paths}
+
+
+def mentioned(tree, path):
+    """Whether the nearest CMakeLists.txt above the file names it."""
+    folder = os.path.dirname(path)
+    while folder:
+        lists = os.path.join(folder, "CMakeLists.txt")
+        if tree.exists(lists):
+            name = re.escape(os.path.relpath(path, folder))
+            return re.search(rf"(?<![\w./-]){name}(?![\w.-])", tree.text(lists)) is not None
+        folder = os.path.dirname(folder)
+    return False
+
+
+def included_somewhere(tree, path):
+    return any(header == path for source in tree.sources for _, header in tree.includes(source))
+
+
+def check_listed(tree):
+    """Sources and tests are built, headers are in a list or, in tests, included by somebody."""
+    built = compiled(tree)
+    for path in tree.sources:
+        if path in built or mentioned(tree, path):
+            continue
+        if path.startswith("tests/") and path.endswith(".h") and included_somewhere(tree, path):
+            continue
+        yield f"{path}: in no CMakeLists.txt"
+
+
+def check_size(tree):
+    for path in tree.sources:
+        lines = tree.text(path).count("\n")
+        if lines > FILE_LINES_MAX:
+            yield f"{path}: {lines} lines; at {FILE_LINES_MAX} look for the missing noun"
+
+
+def allowed_lengths(tree):
+    if not tree.exists(LONG_FUNCTIONS):
+        return {}
+    rows = [line.split() for line in tree.text(LONG_FUNCTIONS).splitlines() if line and line[0] != "#"]
+    return {(path, name): int(lines) for path, name, lines in rows}
+
+
+def check_functions(tree):
+    """The ratchet: what is listed may only become shorter, nothing new may become as long."""
+    allowed = allowed_lengths(tree)
+    for path in tree.sources:
+        for name, line, lines in functions(tree.text(path)):
+            limit = allowed.pop((path, name), FUNCTION_LINES_MAX)
+            if lines > limit:
+                yield f"{path}:{line}: {name} has {lines} lines, more than {limit}"
+            elif limit > FUNCTION_LINES_MAX and lines < limit:
+                yield f"{path}:{line}: {name} has only {lines} lines now: write that into {LONG_FUNCTIONS}"
+    for path, name in allowed:
+        yield f"{LONG_FUNCTIONS}: {path} {name} is no more: remove the line"
+
+
+def check_words(tree):
+    """Work left lying about, and what the toolchain cannot do."""
+    for path in tree.sources:
+        text = tree.text(path)
+        for number, line in enumerate(text.splitlines(), 1):
+            if re.search(r"\b(TO" + r"DO|FIX" + r"ME|X" + r"XX)\b", line):
+                yield f"{path}:{number}: unfinished work belongs into an issue"
+            if "\t" in line:
+                yield f"{path}:{number}: a tab"
+        if not path.startswith("tests/") and re.search(r"\babsl::(Mutex|MutexLock|CondVar)\b", code_only(text)):
+            yield f"{path}: absl::Mutex is invisible to ThreadSanitizer: use base::Mutex"
+
+
+def check_format(tree):
+    if shutil.which("clang-format") is None:
+        print("skipped: no clang-format; apt-get install clang-format")
+        sys.exit(77)
+    result = subprocess.run(["clang-format", "--dry-run", "-Werror", "--ferror-limit=1", *tree.sources],
+                            cwd=tree.root, capture_output=True, text=True, check=False)
+    found = sorted(set(re.findall(r"^([^\s:]+):\d+:\d+: error", result.stderr, re.MULTILINE)))
+    for path in found:
+        yield f"{path}: not as clang-format has it; clang-format -i {path}"
+    if result.returncode != 0 and not found:
+        yield f"clang-format failed: {result.stderr.strip()}"
+
+
+CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("check", choices=sorted(CHECKS))
+    parser.add_argument("--root", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
+    parser.add_argument("--build", help="build directory, for its compile_commands.json")
+    arguments = parser.parse_args()
+    tree = Tree(arguments.root, arguments.build)
+    if not tree.sources:
+        sys.exit(f"no sources under {tree.root}")
+    problems = list(CHECKS[arguments.check](tree))
+    for problem in problems:
+        print(problem)
+    print(f"{arguments.check}: {len(tree.sources)} files, {len(problems)} problems")
+    sys.exit(1 if problems else 0)
+
+
+if __name__ == "__main__":
+    main()
