@@ -5,14 +5,13 @@
 #ifndef UNDERSTUDY_PROTO_GRPC_HOST_H_
 #define UNDERSTUDY_PROTO_GRPC_HOST_H_
 
-#include <grpcpp/grpcpp.h>
-
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include <grpcpp/grpcpp.h>
 
 namespace understudy::proto {
 
@@ -22,8 +21,8 @@ class GrpcHost {
  public:
   // `listen` is host:port (port 0: any free one) or unix:/path. `services` outlive the host. kInvalidArgument for a malformed
   // address, kFailedPrecondition when somebody listens there already; both name the address and the flag to change.
-  static absl::StatusOr<std::unique_ptr<GrpcHost>> Start(const std::string& listen,
-                                                         const std::vector<grpc::Service*>& services);
+  static absl::StatusOr<std::unique_ptr<GrpcHost>> Start(
+      const std::string& listen, const std::vector<grpc::Service*>& services);
   ~GrpcHost();  // Shutdown(ZeroDuration())
 
   const std::string& address() const { return address_; }  // with the port that was chosen

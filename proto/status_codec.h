@@ -5,9 +5,8 @@
 #ifndef UNDERSTUDY_PROTO_STATUS_CODEC_H_
 #define UNDERSTUDY_PROTO_STATUS_CODEC_H_
 
-#include <grpcpp/support/status.h>
-
 #include "absl/status/status.h"
+#include <grpcpp/support/status.h>
 
 namespace understudy::proto {
 

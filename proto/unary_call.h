@@ -4,11 +4,11 @@
 #ifndef UNDERSTUDY_PROTO_UNARY_CALL_H_
 #define UNDERSTUDY_PROTO_UNARY_CALL_H_
 
-#include <grpcpp/grpcpp.h>
-
 #include <utility>
 
 #include "absl/status/status.h"
+#include <grpcpp/grpcpp.h>
+
 #include "proto/status_codec.h"
 #include "storage/base/worker_pool.h"
 

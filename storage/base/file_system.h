@@ -9,17 +9,17 @@
 #ifndef UNDERSTUDY_STORAGE_BASE_FILE_SYSTEM_H_
 #define UNDERSTUDY_STORAGE_BASE_FILE_SYSTEM_H_
 
-#include <sys/uio.h>
-
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
+#include <sys/uio.h>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+
 #include "storage/base/byte_range.h"
 
 namespace understudy::base {
@@ -30,8 +30,9 @@ absl::Status ErrnoStatus(int error_number, absl::string_view prefix);
 int ErrnoOf(const absl::Status& status);
 
 struct FileIdentity {
-  std::string file_system;  // stable over reboots where the file system has an id, else its device number
-  uint64_t inode = 0;       // for a block device: its device number
+  std::string
+      file_system;  // stable over reboots where the file system has an id, else its device number
+  uint64_t inode = 0;  // for a block device: its device number
   friend bool operator==(const FileIdentity&, const FileIdentity&) = default;
 };
 
@@ -51,8 +52,8 @@ class File {
   // Makes all completed writes durable (fdatasync). After an error the file must not be trusted or synced again.
   virtual absl::Status Sync() = 0;
   virtual absl::Status Truncate(uint64_t size_bytes) = 0;
-  virtual absl::StatusOr<uint64_t> Size() const = 0;             // of a device: its capacity
-  virtual absl::StatusOr<uint64_t> AllocatedBytes() const = 0;   // disk blocks in use
+  virtual absl::StatusOr<uint64_t> Size() const = 0;            // of a device: its capacity
+  virtual absl::StatusOr<uint64_t> AllocatedBytes() const = 0;  // disk blocks in use
   virtual absl::StatusOr<FileIdentity> Identity() const = 0;
   virtual bool IsBlockDevice() const = 0;
   // The first run of data at or after `offset`; empty at the end of the file when only holes follow (SEEK_DATA, SEEK_HOLE).
@@ -60,8 +61,8 @@ class File {
 };
 
 struct OpenOptions {
-  bool create = false;      // make it when missing
-  bool exclusive = false;   // with create: kAlreadyExists when present
+  bool create = false;     // make it when missing
+  bool exclusive = false;  // with create: kAlreadyExists when present
   bool read_only = false;
   // Take the lock that says "in use": O_EXCL on a device, an open-file-description write lock on a file. kFailedPrecondition
   // when another open file has it.
@@ -80,9 +81,11 @@ class FileSystem {
 
   virtual absl::StatusOr<std::unique_ptr<File>> Open(const std::string& path,
                                                      const OpenOptions& options) = 0;
-  virtual absl::Status CreateDirectory(const std::string& path) = 0;  // with parents; OK when present
+  virtual absl::Status CreateDirectory(
+      const std::string& path) = 0;  // with parents; OK when present
   virtual absl::Status SyncDirectory(const std::string& path) = 0;
-  virtual absl::StatusOr<std::vector<std::string>> List(const std::string& path) = 0;  // names, sorted
+  virtual absl::StatusOr<std::vector<std::string>> List(
+      const std::string& path) = 0;  // names, sorted
   virtual absl::Status Remove(const std::string& path) = 0;
   virtual absl::Status Rename(const std::string& from, const std::string& to) = 0;
   virtual bool Exists(const std::string& path) = 0;

@@ -50,16 +50,16 @@ absl::string_view StageName(Stage stage) {
 
 absl::Status CheckName(absl::string_view what, absl::string_view name) {
   if (WellFormed(name, 63, "-.")) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(what, " name \"", name,
-                   "\" is invalid: use 1 to 63 of a-z 0-9 - . beginning and ending with a letter or digit"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      what, " name \"", name,
+      "\" is invalid: use 1 to 63 of a-z 0-9 - . beginning and ending with a letter or digit"));
 }
 
 absl::Status CheckTopId(absl::string_view top_id) {
   if (WellFormed(top_id, 127, "-./")) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("top-id \"", top_id,
-                   "\" is invalid: use 1 to 127 of a-z 0-9 - . / beginning and ending with a letter or digit"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "top-id \"", top_id,
+      "\" is invalid: use 1 to 127 of a-z 0-9 - . / beginning and ending with a letter or digit"));
 }
 
 }  // namespace understudy

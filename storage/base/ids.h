@@ -31,10 +31,11 @@ class StrongNumber {
   Number value_ = 0;
 };
 
-using Epoch = StrongNumber<struct EpochTag>;              // interval between two checkpoints, from 1
-using Term = StrongNumber<struct TermTag>;                // primaryship, from 1; 0: none granted yet
-using VolumeId = StrongNumber<struct VolumeTag, uint32_t>;  // index of the volume in its group, from 0
-using OverlayId = StrongNumber<struct OverlayTag>;        // never repeats in a data directory; 0: none
+using Epoch = StrongNumber<struct EpochTag>;  // interval between two checkpoints, from 1
+using Term = StrongNumber<struct TermTag>;    // primaryship, from 1; 0: none granted yet
+using VolumeId =
+    StrongNumber<struct VolumeTag, uint32_t>;       // index of the volume in its group, from 0
+using OverlayId = StrongNumber<struct OverlayTag>;  // never repeats in a data directory; 0: none
 
 // 128 random bits that name one pairing of a primary with a replica. All zero: none.
 struct Incarnation {
@@ -46,7 +47,13 @@ struct Incarnation {
   friend auto operator<=>(const Incarnation&, const Incarnation&) = default;
 };
 
-enum class Stage : uint8_t { kNone = 0, kRunning = 1, kFailover = 2, kFailoverFailed = 3, kDone = 4 };
+enum class Stage : uint8_t {
+  kNone = 0,
+  kRunning = 1,
+  kFailover = 2,
+  kFailoverFailed = 3,
+  kDone = 4
+};
 absl::string_view StageName(Stage stage);  // "RUNNING"
 
 enum class Initial : uint8_t { kEqual = 0, kSync = 1 };

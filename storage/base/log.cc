@@ -1,10 +1,10 @@
 #include "storage/base/log.h"
 
+#include <cstdlib>
 #include <unistd.h>
 
-#include <cstdlib>
-
 #include "absl/time/clock.h"
+
 #include "storage/base/mutex.h"
 
 namespace understudy::base {
@@ -86,7 +86,12 @@ void SetLogSinkForTest(std::function<void(LogLevel, absl::string_view)> sink) {
 
 void CheckFailed(const char* file, int line, absl::string_view condition,
                  absl::string_view message) {
-  { LogError("check_failed").With("at", absl::StrCat(file, ":", line)).With("condition", condition).With("message", message); }
+  {
+    LogError("check_failed")
+        .With("at", absl::StrCat(file, ":", line))
+        .With("condition", condition)
+        .With("message", message);
+  }
   std::abort();
 }
 

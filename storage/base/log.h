@@ -42,8 +42,7 @@ class LogLine {
   }
   LogLine& With(absl::string_view key, bool value) { return With(key, value ? "true" : "false"); }
   template <typename Number>
-    requires std::is_arithmetic_v<Number>
-  LogLine& With(absl::string_view key, Number value) {
+  requires std::is_arithmetic_v<Number> LogLine& With(absl::string_view key, Number value) {
     return With(key, absl::StrCat(value));
   }
 
@@ -66,12 +65,12 @@ void SetLogSinkForTest(std::function<void(LogLevel, absl::string_view)> sink);
 
 }  // namespace understudy::base
 
-#define UNDERSTUDY_CHECK(condition, ...)                                               \
-  do {                                                                                 \
-    if (!(condition)) [[unlikely]] {                                                   \
-      ::understudy::base::CheckFailed(__FILE__, __LINE__, #condition,                  \
-                                      ::absl::StrCat("" __VA_OPT__(, ) __VA_ARGS__));  \
-    }                                                                                  \
+#define UNDERSTUDY_CHECK(condition, ...)                                              \
+  do {                                                                                \
+    if (!(condition)) [[unlikely]] {                                                  \
+      ::understudy::base::CheckFailed(__FILE__, __LINE__, #condition,                 \
+                                      ::absl::StrCat("" __VA_OPT__(, ) __VA_ARGS__)); \
+    }                                                                                 \
   } while (false)
 
 #endif  // UNDERSTUDY_STORAGE_BASE_LOG_H_

@@ -51,15 +51,15 @@ class CondVar {
   // False when `deadline` passed first.
   bool WaitUntil(Mutex& mutex, absl::Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     std::unique_lock<std::mutex> lock(mutex.mutex_, std::adopt_lock);
-    const bool woken = condition_.wait_until(lock, absl::ToChronoTime(deadline)) ==
-                       std::cv_status::no_timeout;
+    const bool woken =
+        condition_.wait_until(lock, absl::ToChronoTime(deadline)) == std::cv_status::no_timeout;
     lock.release();
     return woken;
   }
   bool WaitFor(Mutex& mutex, absl::Duration timeout) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     std::unique_lock<std::mutex> lock(mutex.mutex_, std::adopt_lock);
-    const bool woken = condition_.wait_for(lock, absl::ToChronoNanoseconds(timeout)) ==
-                       std::cv_status::no_timeout;
+    const bool woken =
+        condition_.wait_for(lock, absl::ToChronoNanoseconds(timeout)) == std::cv_status::no_timeout;
     lock.release();
     return woken;
   }

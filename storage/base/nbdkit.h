@@ -22,7 +22,7 @@ absl::Status ClaimUnixSocket(const std::string& path);
 struct NbdkitOptions {
   std::string plugin_path;  // .so beside the launcher or in the library directory: see FindPlugin()
   std::string socket_path;
-  int threads = 4;          // per connection; about two per core: more of them thrash
+  int threads = 4;  // per connection; about two per core: more of them thrash
   std::vector<std::pair<std::string, std::string>> parameters;  // key=value for the plugin
 };
 

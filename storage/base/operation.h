@@ -25,10 +25,10 @@
 namespace understudy {
 
 enum class OperationKind : uint8_t {
-  kData = 1,        // `length` bytes of the frame's payload
-  kZero = 2,        // the range reads as zeroes
-  kDiscard = 3,     // as kZero, so that both sides read the same; a hint that space may be given back
-  kFlush = 4,       // the guest flushed: what came before should be durable soon
+  kData = 1,     // `length` bytes of the frame's payload
+  kZero = 2,     // the range reads as zeroes
+  kDiscard = 3,  // as kZero, so that both sides read the same; a hint that space may be given back
+  kFlush = 4,    // the guest flushed: what came before should be durable soon
   kCheckpoint = 5,  // everything before it belongs to the epoch; the last operation of its frame
   kIncomplete = 6,  // from here on operations are missing: no checkpoint may commit
   kComplete = 7,    // a resync has sent everything that was missing

@@ -1,4 +1,9 @@
 // The real FileSystem. Linux only: holes, open-file-description locks and block devices are used as Linux has them.
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+#include <cstdio>
+#include <cstdlib>
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
@@ -8,15 +13,10 @@
 #include <sys/statvfs.h>
 #include <sys/vfs.h>
 #include <unistd.h>
-
-#include <algorithm>
-#include <cerrno>
-#include <climits>
-#include <cstdio>
-#include <cstdlib>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+
 #include "storage/base/file_system.h"
 #include "storage/base/status_macros.h"
 
@@ -80,9 +80,7 @@ class PosixFile : public File {
     return WriteZeroes(range);
   }
 
-  absl::Status Sync() override {
-    return fdatasync(fd_) == 0 ? absl::OkStatus() : Failed("sync");
-  }
+  absl::Status Sync() override { return fdatasync(fd_) == 0 ? absl::OkStatus() : Failed("sync"); }
 
   absl::Status Truncate(uint64_t size_bytes) override {
     return ftruncate(fd_, static_cast<off_t>(size_bytes)) == 0 ? absl::OkStatus()

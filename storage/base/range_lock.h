@@ -38,7 +38,8 @@ class RangeLock {
 
   Mutex mutex_;
   CondVar released_;
-  std::list<ByteRange> entries_ ABSL_GUARDED_BY(mutex_);  // held and awaited, in the order they asked
+  std::list<ByteRange> entries_
+      ABSL_GUARDED_BY(mutex_);  // held and awaited, in the order they asked
   int waiting_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

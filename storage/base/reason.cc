@@ -9,7 +9,8 @@
 namespace understudy {
 namespace {
 constexpr absl::string_view kPayloadUrl = "understudy/reason";
-constexpr char kFieldEnd = '\x1f';  // never part of a reason, a key or a value: they are printable text
+constexpr char kFieldEnd =
+    '\x1f';  // never part of a reason, a key or a value: they are printable text
 }  // namespace
 
 absl::Status WithReason(absl::Status status, Reason reason) {

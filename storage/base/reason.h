@@ -15,8 +15,9 @@
 namespace understudy {
 
 // Reasons that callers act on. A reason never changes its spelling once released.
-inline constexpr absl::string_view kReasonFenced = "FENCED";            // stop writing for good
-inline constexpr absl::string_view kReasonNotRunning = "NOT_RUNNING";   // retry: the group is not started yet
+inline constexpr absl::string_view kReasonFenced = "FENCED";  // stop writing for good
+inline constexpr absl::string_view kReasonNotRunning =
+    "NOT_RUNNING";  // retry: the group is not started yet
 inline constexpr absl::string_view kReasonNoCheckpoint = "NO_CHECKPOINT";
 inline constexpr absl::string_view kReasonIncomplete = "INCOMPLETE";
 inline constexpr absl::string_view kReasonWrongDisk = "WRONG_DISK";

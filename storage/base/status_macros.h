@@ -26,12 +26,11 @@ inline absl::Status Annotate(const absl::Status& status, absl::string_view prefi
 
 }  // namespace understudy
 
-#define RETURN_IF_ERROR(expression)                                  \
-  do {                                                               \
-    if (absl::Status status_of_expression = (expression);            \
-        !status_of_expression.ok()) {                                \
-      return status_of_expression;                                   \
-    }                                                                \
+#define RETURN_IF_ERROR(expression)                                                     \
+  do {                                                                                  \
+    if (absl::Status status_of_expression = (expression); !status_of_expression.ok()) { \
+      return status_of_expression;                                                      \
+    }                                                                                   \
   } while (false)
 
 #define UNDERSTUDY_CONCAT_INNER(a, b) a##b

@@ -1,8 +1,7 @@
 #include "storage/base/worker_pool.h"
 
-#include <pthread.h>
-
 #include <chrono>
+#include <pthread.h>
 
 namespace understudy::base {
 namespace {
@@ -47,7 +46,8 @@ void WorkerPool::AddThreadIfNeeded() {
 void WorkerPool::Shutdown() {
   std::vector<std::thread> threads;
   std::deque<Task> dropped_ready;
-  std::multimap<absl::Time, Task> dropped_delayed;  // destroyed outside the lock: captures may own anything
+  std::multimap<absl::Time, Task>
+      dropped_delayed;  // destroyed outside the lock: captures may own anything
   {
     MutexLock lock(mutex_);
     stopping_ = true;

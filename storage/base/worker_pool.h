@@ -19,6 +19,7 @@
 
 #include "absl/functional/any_invocable.h"
 #include "absl/time/time.h"
+
 #include "storage/base/mutex.h"
 
 namespace understudy::base {

@@ -5,12 +5,11 @@
 #ifndef UNDERSTUDY_STORAGE_BASE_METRICS_ENDPOINT_H_
 #define UNDERSTUDY_STORAGE_BASE_METRICS_ENDPOINT_H_
 
-#include <prometheus/collectable.h>
-
 #include <memory>
 #include <string>
 
 #include "absl/status/statusor.h"
+#include <prometheus/collectable.h>
 
 namespace prometheus {
 class Exposer;
@@ -30,7 +29,8 @@ class MetricsEndpoint {
  private:
   MetricsEndpoint() = default;
   std::string address_;
-  prometheus::Exposer* exposer_ = nullptr;  // never deleted: its destructor takes seconds, and it lives as long as the process
+  prometheus::Exposer* exposer_ =
+      nullptr;  // never deleted: its destructor takes seconds, and it lives as long as the process
   std::shared_ptr<prometheus::Collectable> process_;
 };
 
