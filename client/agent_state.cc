@@ -1,0 +1,152 @@
+#include "client/agent_state.h"
+
+#include <random>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+
+#include "storage/base/status_macros.h"
+
+namespace understudy::client {
+namespace {
+
+constexpr uint64_t kVersion = 1;
+
+std::string NewAgentId() {
+  std::random_device device;
+  return absl::StrFormat("agent-%08x%08x", device(), device());
+}
+
+absl::StatusOr<Stage> StageFromName(absl::string_view name) {
+  for (const Stage stage : {Stage::kNone, Stage::kRunning, Stage::kDone}) {
+    if (name == StageName(stage)) return stage;
+  }
+  return absl::DataLossError("no such stage");
+}
+
+bool Apply(absl::string_view key, absl::string_view value, uint64_t& version, uint64_t& term,
+           AgentRecord& record) {
+  if (key == "version") return absl::SimpleAtoi(value, &version);
+  if (key == "term") return absl::SimpleAtoi(value, &term);
+  if (key == "stream_id") return absl::SimpleAtoi(value, &record.resume.stream_id);
+  if (key == "next_sequence") return absl::SimpleAtoi(value, &record.resume.next_sequence);
+  if (key == "fenced") {
+    record.fenced = value == "1";
+    return value == "0" || value == "1";
+  }
+  if (key == "agent_id") {
+    record.agent_id = std::string(value);
+    return CheckName("agent id", value).ok();
+  }
+  if (key == "stage") {
+    const auto stage = StageFromName(value);
+    if (stage.ok()) record.stage = *stage;
+    return stage.ok();
+  }
+  if (key == "incarnation") {
+    const auto incarnation = Incarnation::FromHex(value);
+    if (incarnation.ok()) record.grant.incarnation = *incarnation;
+    return incarnation.ok();
+  }
+  return false;
+}
+
+}  // namespace
+
+std::string EncodeAgentRecord(const AgentRecord& record) {
+  std::string text = absl::StrCat(
+      "version=", kVersion, "\nagent_id=", record.agent_id, "\nstage=", StageName(record.stage),
+      "\nincarnation=", record.grant.incarnation.ToHex(), "\nterm=", record.grant.term.value(),
+      "\nfenced=", record.fenced ? "1" : "0", "\n");
+  if (record.resume.stream_id != 0) {
+    absl::StrAppend(&text, "stream_id=", record.resume.stream_id,
+                    "\nnext_sequence=", record.resume.next_sequence, "\n");
+  }
+  return text;
+}
+
+absl::StatusOr<AgentRecord> DecodeAgentRecord(absl::string_view text) {
+  AgentRecord record;
+  uint64_t version = 0;
+  uint64_t term = 0;
+  for (absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
+    const std::pair<absl::string_view, absl::string_view> field =
+        absl::StrSplit(line, absl::MaxSplits('=', 1));
+    if (version > kVersion) break;
+    if (!Apply(field.first, field.second, version, term, record)) {
+      return absl::DataLossError(absl::StrCat("line \"", line, "\" is not understood"));
+    }
+  }
+  if (version > kVersion) {
+    return absl::FailedPreconditionError(absl::StrCat("it was written by a newer release (version ",
+                                                      version, ", this one knows ", kVersion, ")"));
+  }
+  if (version == 0 || record.agent_id.empty()) {
+    return absl::DataLossError("version or agent_id is missing");
+  }
+  record.grant.term = Term(term);
+  return record;
+}
+
+absl::StatusOr<std::unique_ptr<AgentState>> AgentState::Open(base::FileSystem& file_system,
+                                                             const std::string& directory) {
+  if (directory.empty()) {
+    auto state = std::unique_ptr<AgentState>(new AgentState(file_system, ""));
+    base::MutexLock lock(state->mutex_);
+    state->record_.agent_id = NewAgentId();
+    return state;
+  }
+  RETURN_IF_ERROR(Annotate(file_system.CreateDirectory(directory), "state directory"));
+  auto state = std::unique_ptr<AgentState>(new AgentState(file_system, directory + "/agent"));
+  auto lock_file = file_system.Open(directory + "/LOCK", {.create = true, .lock = true});
+  if (absl::IsFailedPrecondition(lock_file.status())) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("state directory ", directory,
+                     " is in use by another understudy-agent; give each its own"));
+  }
+  if (!lock_file.ok()) return Annotate(lock_file.status(), "state directory");
+  state->lock_file_ = *std::move(lock_file);
+  if (!file_system.Exists(state->path_)) {
+    RETURN_IF_ERROR(state->Update([](AgentRecord& record) { record.agent_id = NewAgentId(); }));
+    return state;
+  }
+  ASSIGN_OR_RETURN(const std::string text, file_system.ReadWholeFile(state->path_));
+  auto record = DecodeAgentRecord(text);
+  if (!record.ok()) {
+    return Annotate(record.status(),
+                    absl::StrCat("state file ", state->path_,
+                                 " (remedy: restore it, or remove it and take over)"));
+  }
+  base::MutexLock lock(state->mutex_);
+  state->record_ = *std::move(record);
+  return state;
+}
+
+AgentRecord AgentState::record() const {
+  base::MutexLock lock(mutex_);
+  return record_;
+}
+
+absl::Status AgentState::Update(const std::function<void(AgentRecord&)>& change) {
+  base::MutexLock io_lock(io_mutex_);
+  AgentRecord next = record();
+  change(next);
+  if (kept()) {
+    RETURN_IF_ERROR(
+        Annotate(file_system_.WriteFileAtomically(path_, EncodeAgentRecord(next)), "agent state"));
+  }
+  unclean_.store(next.resume.stream_id == 0, std::memory_order_release);
+  base::MutexLock lock(mutex_);
+  record_ = std::move(next);
+  return absl::OkStatus();
+}
+
+absl::Status AgentState::MarkUnclean() {
+  if (unclean_.load(std::memory_order_acquire)) return absl::OkStatus();
+  return Update([](AgentRecord& record) { record.resume = {}; });
+}
+
+}  // namespace understudy::client

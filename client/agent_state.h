@@ -1,0 +1,83 @@
+// client/agent_state.h
+//
+// What an agent must remember over its own restart, in one small file of key=value lines, `STATE-DIR/agent`, replaced
+// atomically:
+//
+//     version=1            of this layout; a newer one is refused
+//     agent_id=...         made at first use; the secondary binds the primaryship to it
+//     stage=RUNNING        NONE, RUNNING or DONE
+//     incarnation=, term=  the grant; stored before it is used
+//     fenced=1             refused for good, until the next Start
+//     stream_id=, next_sequence=   only after a clean shutdown: the stream goes on here
+//
+// The stream's two lines are gone from the file before the first write after a start is queued; so after a crash they
+// are missing, a new stream begins, and the secondary knows that operations may be missing.
+//
+// Durability   every method that changes something returns when the file is durable; on error memory is unchanged too.
+// Threads      all methods from any thread; one at a time does I/O.
+#ifndef UNDERSTUDY_CLIENT_AGENT_STATE_H_
+#define UNDERSTUDY_CLIENT_AGENT_STATE_H_
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+#include "client/client_types.h"
+#include "client/forwarder.h"
+#include "storage/base/file_system.h"
+#include "storage/base/mutex.h"
+
+namespace understudy::client {
+
+struct AgentRecord {
+  std::string agent_id;
+  Stage stage = Stage::kNone;
+  Grant grant;
+  bool fenced = false;
+  ResumePoint resume;
+  friend bool operator==(const AgentRecord& a, const AgentRecord& b) {
+    return a.agent_id == b.agent_id && a.stage == b.stage && a.grant == b.grant &&
+           a.fenced == b.fenced && a.resume.stream_id == b.resume.stream_id &&
+           a.resume.next_sequence == b.resume.next_sequence;
+  }
+};
+
+std::string EncodeAgentRecord(const AgentRecord& record);
+// kDataLoss naming the line that is wrong; kFailedPrecondition for a newer version.
+absl::StatusOr<AgentRecord> DecodeAgentRecord(absl::string_view text);
+
+class AgentState {
+ public:
+  // Reads or makes `directory`. Empty: nothing is kept, the agent id is new at every start. kFailedPrecondition when another
+  // agent uses the directory; kDataLoss, naming the file and the remedy, when it is damaged. `file_system` outlives this.
+  static absl::StatusOr<std::unique_ptr<AgentState>> Open(base::FileSystem& file_system,
+                                                          const std::string& directory);
+
+  AgentRecord record() const;
+  absl::Status Update(const std::function<void(AgentRecord&)>& change);
+  // Forgets the resume point; costs nothing after the first time.
+  absl::Status MarkUnclean();
+  bool kept() const { return !path_.empty(); }
+
+ private:
+  AgentState(base::FileSystem& file_system, std::string path)
+      : file_system_(file_system), path_(std::move(path)) {}
+
+  base::FileSystem& file_system_;
+  const std::string path_;
+  std::unique_ptr<base::File> lock_file_;
+  base::Mutex
+      io_mutex_;  // orders the writers of the file; held across I/O on purpose, taken before mutex_
+  mutable base::Mutex mutex_;
+  AgentRecord record_ ABSL_GUARDED_BY(mutex_);
+  std::atomic<bool> unclean_{false};  // no resume point is stored
+};
+
+}  // namespace understudy::client
+
+#endif  // UNDERSTUDY_CLIENT_AGENT_STATE_H_

@@ -1,0 +1,390 @@
+// The write path: how an operation takes its place in the window, waits for room, for its acknowledgement, and is sent.
+#include "client/forwarder.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "storage/base/log.h"
+#include "storage/base/reason.h"
+#include "storage/base/status_macros.h"
+
+namespace understudy::client {
+namespace {
+
+constexpr uint64_t kCopyUnderLockBytesMax = 16 << 10;
+constexpr uint64_t kPieceBytes = 256 << 10;  // what one turn at the window takes of a large write
+
+absl::Status NotRunning(const std::string& group) {
+  return WithReason(
+      absl::FailedPreconditionError(absl::StrCat("group ", group, ": replication is not running")),
+      kReasonNotRunning);
+}
+
+absl::Status Incomplete(const std::string& group) {
+  return WithReason(absl::AbortedError(
+                        absl::StrCat("group ", group,
+                                     ": the standby misses writes; it stays at its last checkpoint "
+                                     "until a resync, or a new start with equal disks")),
+                    kReasonIncomplete);
+}
+
+}  // namespace
+
+Forwarder::Forwarder(ForwarderOptions options, Transport* transport, const base::Clock& clock,
+                     ForwarderListener* listener)
+    : options_(std::move(options)),
+      transport_(transport),
+      clock_(clock),
+      listener_(listener),
+      errors_(options_.group, clock),
+      window_(FramePool::Create(), options_.volumes.size()),
+      checkpoints_({{"ok", 0}, {"failed", 0}, {"aborted", 0}}),
+      figures_(options_.volumes.size()) {
+  for (const char* reason :
+       {"timeout", "unavailable", "protocol", "no_space", "io", "checksum", "fenced", "other"}) {
+    failures_[reason] = 0;
+  }
+}
+
+Forwarder::~Forwarder() { Stop(false).IgnoreError(); }
+
+absl::Status Forwarder::CheckRange(uint32_t volume, uint64_t offset, uint64_t length) const {
+  if (volume >= options_.volumes.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("group ", options_.group, " has no volume with index ", volume));
+  }
+  const VolumeSpec& spec = options_.volumes[volume];
+  if (length == 0 || offset % kSectorBytes != 0 || length % kSectorBytes != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("volume ", spec.name, ": request at ", offset,
+                                                   " of ", length,
+                                                   " bytes is empty or not sector-aligned"));
+  }
+  if (offset > spec.size_bytes || length > spec.size_bytes - offset) {
+    return absl::OutOfRangeError(absl::StrCat("volume ", spec.name, ": request at ", offset, " of ",
+                                              length, " bytes ends past ", spec.size_bytes));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Forwarder::CheckRunningLocked() const {
+  if (!running_) return NotRunning(options_.group);
+  if (fenced_) return fenced_status_;
+  return absl::OkStatus();
+}
+
+absl::Status Forwarder::MissLocked(uint32_t volume, ByteRange range) {
+  figures_[volume].missed_bytes += range.size();
+  errors_.Latch(
+      options_.volumes[volume].name, "forward",
+      WithReason(
+          absl::AbortedError("writes were not forwarded (dirty_bytes counts them) and the standby "
+                             "stays at its last checkpoint; remedy: stop and start both ends with "
+                             "equal disks, or mirror the volume again"),
+          kReasonIncomplete),
+      range);
+  return Incomplete(options_.group);
+}
+
+void Forwarder::DegradeLocked(const absl::Status& cause) {
+  if (degraded_) return;
+  degraded_ = true;
+  degraded_since_ = clock_.Monotonic();
+  // One operation beyond the bound, so that nothing later can pass for complete.
+  window_.Append({.kind = OperationKind::kIncomplete}, degraded_since_);
+  errors_.Latch("", "forward", WithReason(cause, kReasonIncomplete));
+  NotifyLocked();
+}
+
+bool Forwarder::StalledLocked(absl::Duration since) const {
+  return lost_ || clock_.Monotonic() - std::max(since, last_progress_) >= options_.stall_timeout;
+}
+
+absl::Status Forwarder::WaitForRoom(uint32_t volume, ByteRange range, uint64_t bytes) {
+  const absl::Duration began = clock_.Monotonic();
+  while (true) {
+    if (absl::Status status = CheckRunningLocked(); !status.ok()) {
+      if (!running_) skipped_while_stopped_ = true;
+      return status;
+    }
+    if (degraded_) return MissLocked(volume, range);
+    const bool fits = window_.bytes() + bytes + kOperationBytes <= options_.window_bytes;
+    if (!draining_ && (fits || window_.empty())) return absl::OkStatus();
+    if (draining_ || options_.on_full == OnFull::kBlock) {
+      changed_.Wait(mutex_);
+    } else if (StalledLocked(began)) {
+      DegradeLocked(
+          absl::ResourceExhaustedError(absl::StrCat("the window of ", options_.window_bytes,
+                                                    " bytes was full and the standby acknowledged "
+                                                    "nothing for --stall-timeout; remedy: look at "
+                                                    "the standby and the link, then start anew")));
+    } else {
+      changed_.WaitFor(
+          mutex_, std::max(began, last_progress_) + options_.stall_timeout - clock_.Monotonic());
+    }
+  }
+}
+
+absl::StatusOr<Window::Slot> Forwarder::QueuePiece(uint32_t volume, uint64_t offset,
+                                                   std::span<const char> data) {
+  const uint64_t wanted = std::min<uint64_t>(data.size(), kPieceBytes);
+  Window::Slot slot;
+  {
+    base::MutexLock lock(mutex_);
+    RETURN_IF_ERROR(WaitForRoom(volume, ByteRange::OfLength(offset, data.size()), wanted));
+    slot = window_.AppendData(volume, offset, wanted, clock_.Monotonic());
+    slot.stream = stream_id_;
+    if (slot.length <= kCopyUnderLockBytesMax) {
+      std::memcpy(slot.data, data.data(), slot.length);
+      return slot;
+    }
+    ++slot.frame->copies_pending;
+  }
+  std::memcpy(slot.data, data.data(), slot.length);
+  base::MutexLock lock(mutex_);
+  --slot.frame->copies_pending;
+  return slot;
+}
+
+absl::Status Forwarder::Write(uint32_t volume, uint64_t offset, std::span<const char> data) {
+  RETURN_IF_ERROR(CheckRange(volume, offset, data.size()));
+  uint64_t stream = 0;
+  uint64_t sequence = 0;
+  while (!data.empty()) {
+    ASSIGN_OR_RETURN(const Window::Slot slot, QueuePiece(volume, offset, data));
+    sequence = slot.sequence;
+    stream = slot.stream;
+    offset += slot.length;
+    data = data.subspan(slot.length);
+    Pump();
+  }
+  return WaitForAck(stream, sequence);
+}
+
+absl::Status Forwarder::QueueRange(OperationKind kind, uint32_t volume, uint64_t offset,
+                                   uint64_t length) {
+  uint64_t stream = 0;
+  uint64_t sequence = 0;
+  {
+    base::MutexLock lock(mutex_);
+    RETURN_IF_ERROR(WaitForRoom(volume, ByteRange::OfLength(offset, length), 0));
+    sequence = window_.Append({.volume = volume, .kind = kind, .offset = offset, .length = length},
+                              clock_.Monotonic());
+    stream = stream_id_;
+  }
+  Pump();
+  return WaitForAck(stream, sequence);
+}
+
+absl::Status Forwarder::WriteZeroes(uint32_t volume, uint64_t offset, uint64_t length) {
+  RETURN_IF_ERROR(CheckRange(volume, offset, length));
+  return QueueRange(OperationKind::kZero, volume, offset, length);
+}
+
+absl::Status Forwarder::Discard(uint32_t volume, uint64_t offset, uint64_t length) {
+  RETURN_IF_ERROR(CheckRange(volume, offset, length));
+  return QueueRange(OperationKind::kDiscard, volume, offset, length);
+}
+
+absl::Status Forwarder::Flush(uint32_t volume) {
+  RETURN_IF_ERROR(CheckRange(volume, 0, kSectorBytes));
+  return QueueRange(OperationKind::kFlush, volume, 0, 0);
+}
+
+void Forwarder::NoteMissed(uint32_t volume, ByteRange range, const absl::Status& cause) {
+  {
+    base::MutexLock lock(mutex_);
+    if (!running_) {
+      skipped_while_stopped_ = true;
+      return;
+    }
+    DegradeLocked(cause);
+    MissLocked(volume, range).IgnoreError();
+  }
+  Pump();
+}
+
+absl::Status Forwarder::WaitForAck(uint64_t stream, uint64_t sequence) {
+  if (options_.ack == AckMode::kForwarded) return absl::OkStatus();
+  const bool durable = options_.ack == AckMode::kDurable;
+  if (durable) {
+    {
+      base::MutexLock lock(mutex_);
+      if (stream == stream_id_) durable_needed_ = std::max(durable_needed_, sequence);
+    }
+    Pump();
+  }
+  base::MutexLock lock(mutex_);
+  while (true) {
+    if (stream == stream_id_ &&
+        (durable ? window_.durable_sequence() : window_.received_sequence()) >= sequence) {
+      return absl::OkStatus();
+    }
+    RETURN_IF_ERROR(CheckRunningLocked());
+    if (stream != stream_id_) return Incomplete(options_.group);
+    if (lost_ && options_.on_full == OnFull::kDegrade) {
+      const absl::Status lost = absl::UnavailableError(
+          "writes were answered without the standby's acknowledgement that --ack asks for: it "
+          "cannot "
+          "be reached; they stay queued; remedy: look at the standby and the link");
+      errors_.Latch("", "write", lost);
+      return lost;
+    }
+    changed_.Wait(mutex_);
+  }
+}
+
+uint64_t Forwarder::AppendMarkerLocked(MarkerOwner owner) {
+  const absl::Duration now = clock_.Monotonic();
+  const uint64_t sequence = window_.Append({.kind = OperationKind::kCheckpoint}, now);
+  markers_.Add(sequence, owner, now);
+  return sequence;
+}
+
+absl::StatusOr<CheckpointResult> Forwarder::Checkpoint(absl::Time deadline) {
+  uint64_t marker = 0;
+  {
+    base::MutexLock lock(mutex_);
+    RETURN_IF_ERROR(CheckRunningLocked());
+    if (degraded_) {
+      ++checkpoints_["aborted"];
+      return Incomplete(options_.group);
+    }
+    const auto adopted = markers_.Adopt(window_.next_sequence());
+    marker = adopted.has_value() ? *adopted : AppendMarkerLocked(MarkerOwner::kCaller);
+  }
+  Pump();
+  base::MutexLock lock(mutex_);
+  while (true) {
+    if (auto outcome = markers_.Take(marker); outcome.has_value()) return *std::move(outcome);
+    const absl::Duration left = deadline - clock_.Now();
+    if (left <= absl::ZeroDuration()) {
+      markers_.Abandon(marker);
+      const std::string text =
+          absl::StrCat("group ", options_.group, ": ",
+                       session_state_ == Session::kConnected ? "the standby has not committed"
+                                                             : "no connection to the standby",
+                       " before the deadline; the checkpoint may still happen, a repeated call "
+                       "returns its epoch");
+      return session_state_ == Session::kConnected ? absl::DeadlineExceededError(text)
+                                                   : absl::UnavailableError(text);
+    }
+    changed_.WaitFor(mutex_, std::min(left, absl::Hours(1)));
+  }
+}
+
+bool Forwarder::DurableWantedLocked() {
+  const uint64_t sent = window_.sent_sequence();
+  const bool outstanding = window_.durable_sequence() < durable_asked_;
+  if (!outstanding && window_.bytes() > options_.window_bytes / 2) {
+    durable_needed_ = std::max(durable_needed_, sent);
+  }
+  if (durable_needed_ <= durable_asked_ || sent < durable_needed_) return false;
+  durable_asked_ = sent;
+  return true;
+}
+
+void Forwarder::CountSent(const Frame& frame) {
+  base::MutexLock lock(mutex_);
+  for (const Operation& operation : frame.operations) {
+    if (!operation.has_range()) continue;
+    ForwarderVolumeState& figures = figures_[window_.IndexOf(operation.volume)];
+    (operation.kind == OperationKind::kData ? figures.sent_data_bytes : figures.sent_zero_bytes) +=
+        operation.length;
+  }
+}
+
+void Forwarder::Pump() {
+  std::shared_ptr<const Frame> frame;
+  Grant grant;
+  uint64_t session = 0;
+  bool durable_wanted = false;
+  {
+    base::MutexLock lock(mutex_);
+    if (session_state_ != Session::kConnected || sending_) return;
+    session = session_;
+    grant = grant_;
+    durable_wanted = DurableWantedLocked();
+    frame = window_.NextToSend();
+    sending_ = frame != nullptr;
+  }
+  if (durable_wanted) {
+    transport_->SendHeartbeat(
+        session,
+        {.durable_wanted = true,
+         .sent_micros = static_cast<uint64_t>(absl::ToInt64Microseconds(clock_.Monotonic()))});
+  }
+  if (frame == nullptr) return;
+  const FrameHeader header = MakeFrameHeader(*frame, grant);
+  CountSent(*frame);
+  transport_->SendFrame(session, header, std::move(frame));
+}
+
+ForwarderState Forwarder::WaitForAnswer(absl::Time deadline) const {
+  base::MutexLock lock(mutex_);
+  while (running_ && session_state_ != Session::kConnected && !fenced_) {
+    const absl::Duration left = deadline - clock_.Now();
+    if (left <= absl::ZeroDuration()) break;
+    changed_.WaitFor(mutex_, std::min(left, absl::Hours(1)));
+  }
+  return StateLocked();
+}
+
+ForwarderState Forwarder::state() const {
+  base::MutexLock lock(mutex_);
+  return StateLocked();
+}
+
+SyncState Forwarder::SyncStateLocked() const {
+  if (!running_) return SyncState::kUnspecified;
+  if (fenced_) return SyncState::kDiverged;
+  if (degraded_) return SyncState::kBehind;
+  if (session_state_ != Session::kConnected) return SyncState::kDisconnected;
+  return SyncState::kAssumed;
+}
+
+ForwarderState Forwarder::StateLocked() const {
+  ForwarderState state{.running = running_,
+                       .connected = session_state_ == Session::kConnected,
+                       .fenced = fenced_,
+                       .incomplete = degraded_,
+                       .sync_state = SyncStateLocked(),
+                       .grant = grant_,
+                       .stream_id = stream_id_,
+                       .next_sequence = window_.next_sequence(),
+                       .received_sequence = window_.received_sequence(),
+                       .durable_sequence = window_.durable_sequence(),
+                       .committed_epoch = committed_epoch_,
+                       .committed_time = committed_time_,
+                       .window_bytes = window_.bytes(),
+                       .unreceived_bytes = window_.unreceived_bytes(),
+                       .last_contact = last_contact_time_,
+                       .round_trip = round_trip_,
+                       .sessions_ok = sessions_ok_,
+                       .sessions_failed = sessions_failed_,
+                       .failures = failures_,
+                       .checkpoints = checkpoints_,
+                       .volumes = figures_};
+  std::optional<absl::Duration> oldest = window_.oldest();
+  if (degraded_) oldest = std::min(oldest.value_or(degraded_since_), degraded_since_);
+  if (oldest.has_value()) state.lag = clock_.Monotonic() - *oldest;
+  for (size_t i = 0; i < state.volumes.size(); ++i) {
+    state.volumes[i].unacknowledged_bytes = window_.undurable_bytes(i);
+  }
+  return state;
+}
+
+ResumePoint Forwarder::resume_point() const {
+  base::MutexLock lock(mutex_);
+  if (!resumable_ || skipped_while_stopped_) return {};
+  return {.stream_id = stream_id_, .next_sequence = window_.next_sequence()};
+}
+
+std::vector<absl::Duration> Forwarder::TakeCheckpointDurations() {
+  base::MutexLock lock(mutex_);
+  return std::exchange(checkpoint_durations_, {});
+}
+
+}  // namespace understudy::client

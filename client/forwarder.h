@@ -1,0 +1,250 @@
+// client/forwarder.h
+//
+// Forwarder sends the writes of one group to its secondary, in one order over all volumes, and keeps them until they are
+// durable there. This is the class an outsider uses:
+//
+//     WriteStream stream("standby:7410");
+//     Forwarder forwarder({.group = "vm1", .volumes = {{"disk0", size}}, .agent_id = "host-a"}, &stream);
+//     RETURN_IF_ERROR(forwarder.Start());
+//     RETURN_IF_ERROR(forwarder.Write(0, offset, data));
+//     ASSIGN_OR_RETURN(CheckpointResult checkpoint, forwarder.Checkpoint(absl::Now() + absl::Seconds(10)));
+//     RETURN_IF_ERROR(forwarder.Stop(/*drain=*/true, absl::Now() + absl::Seconds(10)));
+//
+// Order        operations have the order in which the calls took their place in the window; a call that returned came before
+//              one that began later. Overlapping concurrent writes are the caller's business (client/volume).
+// Window       bounded by ForwarderOptions::window_bytes; when full see OnFull. Degraded: a write was skipped, INCOMPLETE went
+//              ahead of anything later, the error is latched, and further writes are only counted until Stop() and Start().
+// Connection   made and kept by the forwarder's own thread; a short outage loses nothing and shows in state() only.
+// Threads      all methods from any thread. One leaf lock, never held across I/O, a copy of more than 16 KiB, a checksum or a
+//              call to the transport.
+// Errors       Write() and its like: kOutOfRange, kInvalidArgument the caller's range; kFailedPrecondition reason NOT_RUNNING
+//              before Start() and after Stop(), reason FENCED for good; kAborted reason INCOMPLETE when the write was skipped;
+//              kUnavailable when AckMode cannot be kept because the peer is lost (the write stays queued).
+#ifndef UNDERSTUDY_CLIENT_FORWARDER_H_
+#define UNDERSTUDY_CLIENT_FORWARDER_H_
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+#include "client/client_types.h"
+#include "client/error_log.h"
+#include "client/forwarder_options.h"
+#include "client/markers.h"
+#include "client/transport.h"
+#include "client/window.h"
+#include "storage/base/clock.h"
+#include "storage/base/mutex.h"
+
+namespace understudy::client {
+
+// What must be stored before it is used. Called from the forwarder's thread with no lock held; may do I/O.
+class ForwarderListener {
+ public:
+  virtual ~ForwarderListener() = default;
+  // A new incarnation or term. The stream is used only after OK.
+  virtual absl::Status OnGrant(const Grant& grant) = 0;
+  virtual void OnFenced(const absl::Status& status) = 0;
+};
+
+// Where a stream goes on; stream_id 0: nowhere.
+struct ResumePoint {
+  uint64_t stream_id = 0;
+  uint64_t next_sequence = 1;
+};
+
+struct StartOptions {
+  Grant grant;            // from an earlier run in the same stage RUNNING; none: ask for one
+  bool takeover = false;  // raise the term and fence the agent that has the primaryship
+  ResumePoint
+      resume;  // of an earlier run that ended with everything received and wrote nothing since
+};
+
+struct ForwarderVolumeState {
+  uint64_t sent_data_bytes = 0;  // put on the wire, repetitions included
+  uint64_t sent_zero_bytes = 0;
+  uint64_t unacknowledged_bytes = 0;  // queued, not known durable there
+  uint64_t missed_bytes = 0;          // skipped since Start()
+};
+
+struct ForwarderState {
+  bool running = false;
+  bool connected = false;
+  bool fenced = false;
+  bool incomplete = false;  // degraded, or the secondary says so
+  SyncState sync_state = SyncState::kUnspecified;
+  Grant grant;
+  uint64_t stream_id = 0;
+  uint64_t next_sequence = 1;
+  uint64_t received_sequence = 0;
+  uint64_t durable_sequence = 0;
+  Epoch committed_epoch;
+  absl::Time committed_time = absl::UnixEpoch();  // the epoch: no checkpoint yet
+  uint64_t window_bytes = 0;                      // held now
+  uint64_t unreceived_bytes = 0;                  // of these
+  absl::Duration lag;  // age of the oldest write not known durable there; zero: none
+  absl::Time last_contact = absl::UnixEpoch();
+  absl::Duration round_trip;  // of the newest heartbeat
+  uint64_t sessions_ok = 0;
+  uint64_t sessions_failed = 0;
+  std::map<std::string, uint64_t> failures;     // by reason, as understudy_replication_errors_total
+  std::map<std::string, uint64_t> checkpoints;  // by result: ok, failed, aborted
+  std::vector<ForwarderVolumeState> volumes;
+};
+
+class Forwarder : private TransportEvents {
+ public:
+  // `transport`, `clock` and `listener` (may be null) outlive this. REQUIRES: options.Validate() is OK.
+  Forwarder(ForwarderOptions options, Transport* transport,
+            const base::Clock& clock = base::Clock::Real(), ForwarderListener* listener = nullptr);
+  ~Forwarder() override;  // Stop(false)
+
+  absl::Status Start(const StartOptions& options = {});
+  // With `drain`: returns when everything is durable there; kUnavailable at the deadline, and then it is still running.
+  // Otherwise what is queued is dropped. Afterwards resume_point() says whether the stream can go on.
+  absl::Status Stop(bool drain, absl::Time deadline = absl::InfiniteFuture());
+  ResumePoint resume_point() const;
+
+  absl::Status Write(uint32_t volume, uint64_t offset, std::span<const char> data);
+  absl::Status WriteZeroes(uint32_t volume, uint64_t offset, uint64_t length);
+  absl::Status Discard(uint32_t volume, uint64_t offset, uint64_t length);
+  absl::Status Flush(uint32_t volume);
+  // The caller knows that `range` differs there and was not queued (a local write that failed half-way).
+  void NoteMissed(uint32_t volume, ByteRange range, const absl::Status& cause);
+
+  // Marks the stream and waits until the secondary has committed the epoch. kAborted reason INCOMPLETE: it never will;
+  // kUnavailable: no connection until the deadline; kDeadlineExceeded: no answer until then. After either of these two the
+  // marker may still commit, and the next call returns its epoch.
+  absl::StatusOr<CheckpointResult> Checkpoint(absl::Time deadline);
+
+  // Until connected, fenced or the deadline; returns state().
+  ForwarderState WaitForAnswer(absl::Time deadline) const;
+  ForwarderState state() const;
+  ErrorLog& errors() { return errors_; }
+  const ForwarderOptions& options() const { return options_; }
+  // Marker to commit, of the checkpoints that succeeded since the last call; at most 1024 are kept.
+  std::vector<absl::Duration> TakeCheckpointDurations();
+
+ private:
+  enum class Session : uint8_t { kNone, kConnecting, kConnected, kClosing };
+
+  // The write path: forwarder.cc.
+  absl::Status CheckRange(uint32_t volume, uint64_t offset, uint64_t length) const;
+  absl::Status CheckRunningLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status WaitForRoom(uint32_t volume, ByteRange range, uint64_t bytes)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool StalledLocked(absl::Duration since) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<Window::Slot> QueuePiece(uint32_t volume, uint64_t offset,
+                                          std::span<const char> data);
+  absl::Status QueueRange(OperationKind kind, uint32_t volume, uint64_t offset, uint64_t length);
+  absl::Status WaitForAck(uint64_t stream, uint64_t sequence);
+  absl::Status MissLocked(uint32_t volume, ByteRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void DegradeLocked(const absl::Status& cause) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  uint64_t AppendMarkerLocked(MarkerOwner owner) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status WaitUntilDurable(absl::Time deadline);
+  // Sends what can be sent now. Called without the lock after anything that may have made a frame ready.
+  void Pump();
+  bool DurableWantedLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CountSent(const Frame& frame);
+
+  // The connection: forwarder_session.cc.
+  void OnReply(uint64_t session, const HandshakeReply& reply) override;
+  void OnAck(uint64_t session, const Ack& ack) override;
+  void OnCheckpointWanted(uint64_t session) override;
+  void OnFrameSent(uint64_t session) override;
+  void OnClosed(uint64_t session, const absl::Status& status) override;
+  void Run();
+  absl::Duration RunOnce();  // one look at what is due; returns how long to wait for the next
+  void Connect();
+  void AcceptReply(const HandshakeReply& reply);
+  absl::Status CheckReplyLocked(const HandshakeReply& reply) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ResumeLocked(const HandshakeReply& reply) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CountCrcFailureLocked(uint64_t received) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void NewStreamLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CommittedLocked(const CheckpointResult& result) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CountMarkersLocked(const std::vector<Markers::Finished>& finished)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ClassifyCloseLocked(const absl::Status& status, bool was_connected)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void SendHeartbeat();
+  void CloseSession();
+  void ContactLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void NotifyLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  ForwarderState StateLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  SyncState SyncStateLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const ForwarderOptions options_;
+  Transport* const transport_;
+  const base::Clock& clock_;
+  ForwarderListener* const listener_;
+  ErrorLog errors_;
+  std::thread
+      thread_;  // touched by Start() and Stop() only, which exclude each other through changing_
+
+  mutable base::Mutex mutex_;
+  mutable base::CondVar changed_;  // acknowledgements, room, outcomes: for callers that wait
+  base::CondVar wake_;             // for the thread
+  Window window_ ABSL_GUARDED_BY(mutex_);
+  Markers markers_ ABSL_GUARDED_BY(mutex_);
+  // How far we are: running is what Write() asks; changing excludes Start() and Stop(); draining holds
+  // writers back.
+  bool running_ ABSL_GUARDED_BY(mutex_) = false;
+  bool changing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  bool fenced_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status fenced_status_ ABSL_GUARDED_BY(mutex_);
+  bool fenced_reported_ ABSL_GUARDED_BY(mutex_) = false;
+  bool degraded_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Duration degraded_since_ ABSL_GUARDED_BY(mutex_);
+  bool skipped_while_stopped_ ABSL_GUARDED_BY(mutex_) = false;
+  // The stream.
+  uint64_t stream_id_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool resumable_ ABSL_GUARDED_BY(mutex_) = false;
+  Grant grant_ ABSL_GUARDED_BY(mutex_);
+  bool takeover_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<uint32_t> volume_ids_ ABSL_GUARDED_BY(mutex_);
+  Epoch committed_epoch_ ABSL_GUARDED_BY(mutex_);
+  uint64_t committed_sequence_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Time committed_time_ ABSL_GUARDED_BY(mutex_) = absl::UnixEpoch();
+  uint64_t durable_needed_ ABSL_GUARDED_BY(mutex_) =
+      0;  // somebody waits for, or room needs, durable through here
+  uint64_t durable_asked_ ABSL_GUARDED_BY(mutex_) = 0;  // the secondary was asked for it
+  absl::Duration last_progress_ ABSL_GUARDED_BY(mutex_);
+  // The session.
+  Session session_state_ ABSL_GUARDED_BY(mutex_) = Session::kNone;
+  uint64_t session_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool sending_ ABSL_GUARDED_BY(mutex_) = false;
+  bool connected_once_ ABSL_GUARDED_BY(mutex_) = false;  // this session has been kConnected
+  std::optional<HandshakeReply> reply_ ABSL_GUARDED_BY(mutex_);
+  bool lost_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Duration last_contact_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration session_began_ ABSL_GUARDED_BY(mutex_);
+  absl::Time last_contact_time_ ABSL_GUARDED_BY(mutex_) = absl::UnixEpoch();
+  absl::Duration last_heartbeat_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration next_attempt_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration backoff_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration round_trip_ ABSL_GUARDED_BY(mutex_);
+  bool closed_by_crc_ ABSL_GUARDED_BY(mutex_) = false;
+  uint64_t crc_sequence_ ABSL_GUARDED_BY(mutex_) = 0;
+  int crc_failures_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Figures.
+  uint64_t sessions_ok_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t sessions_failed_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::map<std::string, uint64_t> failures_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, uint64_t> checkpoints_ ABSL_GUARDED_BY(mutex_);
+  std::vector<absl::Duration> checkpoint_durations_ ABSL_GUARDED_BY(mutex_);
+  std::vector<ForwarderVolumeState> figures_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace understudy::client
+
+#endif  // UNDERSTUDY_CLIENT_FORWARDER_H_

@@ -1,0 +1,508 @@
+// The connection: start and stop, the thread that keeps it, the handshake, what the secondary says.
+#include <algorithm>
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "client/forwarder.h"
+#include "storage/base/log.h"
+#include "storage/base/reason.h"
+#include "storage/base/status_macros.h"
+
+namespace understudy::client {
+namespace {
+
+constexpr uint64_t kFrameTargetBytes = 256 << 10;
+constexpr size_t kCheckpointDurationsMax = 1024;
+constexpr int kCrcFailuresMax = 3;  // of the same frame, then it is an error
+
+uint64_t RandomId() {
+  std::random_device device;
+  uint64_t id = 0;
+  while (id == 0) id = (static_cast<uint64_t>(device()) << 32) | device();
+  return id;
+}
+
+// The `reason` label of understudy_replication_errors_total.
+std::string FailureReason(const absl::Status& status) {
+  if (HasReason(status, kReasonFenced)) return "fenced";
+  switch (status.code()) {
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kCancelled:
+      return "unavailable";
+    case absl::StatusCode::kDeadlineExceeded:
+      return "timeout";
+    case absl::StatusCode::kDataLoss:
+      return "checksum";
+    case absl::StatusCode::kResourceExhausted:
+      return "no_space";
+    case absl::StatusCode::kInternal:
+      return "io";
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kOutOfRange:
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kUnimplemented:
+      return "protocol";
+    default:
+      return "other";
+  }
+}
+
+// Refusals that pass by themselves: nobody needs to look.
+bool Transient(const absl::Status& status) {
+  return status.ok() || absl::IsUnavailable(status) || absl::IsCancelled(status) ||
+         absl::IsDeadlineExceeded(status) || absl::IsDataLoss(status) ||
+         HasReason(status, kReasonNotRunning);
+}
+
+}  // namespace
+
+absl::Status Forwarder::Start(const StartOptions& options) {
+  RETURN_IF_ERROR(options_.Validate());
+  {
+    base::MutexLock lock(mutex_);
+    if (running_ || changing_) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("group ", options_.group, ": Block replication is running or done"));
+    }
+    changing_ = true;
+    const bool goes_on = resumable_ && !skipped_while_stopped_ && stream_id_ != 0;
+    if (options.resume.stream_id != 0 && !skipped_while_stopped_) {
+      stream_id_ = options.resume.stream_id;
+      window_.Reset(options.resume.next_sequence);
+    } else if (!goes_on) {
+      NewStreamLocked();
+    }
+    fenced_ = fenced_reported_ = degraded_ = lost_ = draining_ = closed_by_crc_ = false;
+    skipped_while_stopped_ = resumable_ = false;
+    grant_ = options.grant;
+    takeover_ = options.takeover;
+    volume_ids_.clear();
+    durable_needed_ = durable_asked_ = 0;
+    for (ForwarderVolumeState& figures : figures_) figures.missed_bytes = 0;
+    last_contact_ = last_progress_ = next_attempt_ = clock_.Monotonic();
+    backoff_ = options_.backoff_min;
+    running_ = true;
+  }
+  thread_ = std::thread([this] { Run(); });
+  base::MutexLock lock(mutex_);
+  changing_ = false;
+  return absl::OkStatus();
+}
+
+void Forwarder::NewStreamLocked() {
+  stream_id_ = RandomId();
+  window_.Reset(1);
+  committed_sequence_ = 0;
+  durable_needed_ = durable_asked_ = 0;
+}
+
+absl::Status Forwarder::WaitUntilDurable(absl::Time deadline) {
+  // First without holding writers back, then the little that came meanwhile.
+  for (const bool hold_writers : {false, true}) {
+    uint64_t through = 0;
+    {
+      base::MutexLock lock(mutex_);
+      RETURN_IF_ERROR(CheckRunningLocked());
+      draining_ = hold_writers;
+      through = window_.next_sequence() - 1;
+      durable_needed_ = std::max(durable_needed_, through);
+    }
+    Pump();
+    base::MutexLock lock(mutex_);
+    while (window_.durable_sequence() < through && running_ && !fenced_) {
+      const absl::Duration left = deadline - clock_.Now();
+      if (left <= absl::ZeroDuration()) {
+        draining_ = false;
+        NotifyLocked();
+        return absl::UnavailableError(absl::StrCat("group ", options_.group, ": ", window_.bytes(),
+                                                   " bytes could not be drained to the standby "
+                                                   "before the deadline; try again, or stop with "
+                                                   "failover to drop them"));
+      }
+      changed_.WaitFor(mutex_, std::min(left, absl::Hours(1)));
+    }
+  }
+  base::MutexLock lock(mutex_);
+  return CheckRunningLocked();
+}
+
+absl::Status Forwarder::Stop(bool drain, absl::Time deadline) {
+  if (drain) RETURN_IF_ERROR(WaitUntilDurable(deadline));
+  uint64_t session = 0;
+  {
+    base::MutexLock lock(mutex_);
+    if (!running_ || changing_) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("group ", options_.group, ": Block replication is not running"));
+    }
+    changing_ = true;
+    running_ = false;
+    draining_ = false;
+    resumable_ = !degraded_ && !fenced_ && !grant_.none() &&
+                 window_.received_sequence() + 1 == window_.next_sequence();
+    window_.Reset(window_.next_sequence());
+    CountMarkersLocked(markers_.FailAll(absl::AbortedError("replication was stopped")));
+    NotifyLocked();
+    wake_.NotifyOne();
+  }
+  thread_.join();
+  {
+    base::MutexLock lock(mutex_);
+    session = session_state_ == Session::kNone ? 0 : session_;
+  }
+  if (session != 0) transport_->Close(session);
+  base::MutexLock lock(mutex_);
+  while (session_state_ != Session::kNone) changed_.Wait(mutex_);
+  changing_ = false;
+  return absl::OkStatus();
+}
+
+void Forwarder::Run() {
+  while (true) {
+    const absl::Duration wait = RunOnce();
+    base::MutexLock lock(mutex_);
+    if (!running_) return;
+    const bool due = reply_.has_value() || (fenced_ && !fenced_reported_);
+    if (!due && wait > absl::ZeroDuration()) wake_.WaitFor(mutex_, wait);
+  }
+}
+
+absl::Duration Forwarder::RunOnce() {
+  enum { kNothing, kConnect, kAccept, kFenced, kBeat, kLose } todo = kNothing;
+  std::optional<HandshakeReply> reply;
+  absl::Status fenced;
+  absl::Duration wait = options_.heartbeat;
+  {
+    base::MutexLock lock(mutex_);
+    if (!running_) return wait;
+    const absl::Duration now = clock_.Monotonic();
+    const bool silent = now - std::max(last_contact_, session_began_) >= options_.lost_peer;
+    if (!lost_ && now - last_contact_ >= options_.lost_peer) {
+      lost_ = true;
+      base::LogWarning("peer_lost")
+          .With("group", options_.group)
+          .With("silent", now - last_contact_);
+      NotifyLocked();
+    }
+    if (fenced_ && !fenced_reported_) {
+      fenced_reported_ = true;
+      fenced = fenced_status_;
+      todo = kFenced;
+    } else if (reply_.has_value()) {
+      reply.swap(reply_);
+      todo = kAccept;
+    } else if (session_state_ == Session::kNone && !fenced_) {
+      wait = next_attempt_ - now;
+      if (wait <= absl::ZeroDuration()) todo = kConnect;
+    } else if (session_state_ == Session::kConnected || session_state_ == Session::kConnecting) {
+      if (silent) {
+        todo = kLose;
+      } else if (session_state_ == Session::kConnected) {
+        wait = last_heartbeat_ + options_.heartbeat - now;
+        if (wait <= absl::ZeroDuration()) todo = kBeat;
+      }
+    }
+  }
+  switch (todo) {
+    case kNothing:
+      return wait;
+    case kConnect:
+      Connect();
+      break;
+    case kAccept:
+      AcceptReply(*reply);
+      break;
+    case kFenced:
+      if (listener_ != nullptr) listener_->OnFenced(fenced);
+      break;
+    case kBeat:
+      SendHeartbeat();
+      break;
+    case kLose:
+      CloseSession();
+      break;
+  }
+  return absl::ZeroDuration();
+}
+
+void Forwarder::Connect() {
+  Handshake handshake{
+      .group = options_.group, .agent_id = options_.agent_id, .volumes = options_.volumes};
+  uint64_t session = 0;
+  {
+    base::MutexLock lock(mutex_);
+    if (!running_) return;
+    handshake.grant = grant_;
+    handshake.stream_id = stream_id_;
+    handshake.first_available_sequence = window_.first_available_sequence();
+    handshake.takeover = takeover_;
+    handshake.last_committed_epoch = committed_epoch_;
+    handshake.last_committed_sequence = committed_sequence_;
+    session = ++session_;
+    session_state_ = Session::kConnecting;
+    sending_ = connected_once_ = false;
+    session_began_ = clock_.Monotonic();  // an attempt gets the whole of lost_peer to be answered
+  }
+  transport_->Connect(session, handshake, this);
+}
+
+void Forwarder::OnReply(uint64_t session, const HandshakeReply& reply) {
+  base::MutexLock lock(mutex_);
+  if (session != session_ || session_state_ != Session::kConnecting) return;
+  ContactLocked();
+  reply_ = reply;
+  wake_.NotifyOne();
+}
+
+void Forwarder::AcceptReply(const HandshakeReply& reply) {
+  uint64_t session = 0;
+  bool new_grant = false;
+  {
+    base::MutexLock lock(mutex_);
+    if (session_state_ != Session::kConnecting) return;
+    session = session_;
+    new_grant = reply.grant != grant_;
+  }
+  absl::Status status;
+  if (new_grant && listener_ != nullptr) status = listener_->OnGrant(reply.grant);
+  {
+    base::MutexLock lock(mutex_);
+    if (session != session_ || session_state_ != Session::kConnecting || !running_) return;
+    if (status.ok()) status = CheckReplyLocked(reply);
+    if (status.ok()) ResumeLocked(reply);
+  }
+  if (!status.ok()) {
+    if (!HasReason(status, kReasonIncomplete)) errors_.Latch("", "connect", status);
+    CloseSession();
+    return;
+  }
+  Pump();
+}
+
+absl::Status Forwarder::CheckReplyLocked(const HandshakeReply& reply) {
+  const bool ids_fit = reply.volume_ids.size() == options_.volumes.size() &&
+                       (volume_ids_.empty() || volume_ids_ == reply.volume_ids);
+  if (reply.grant.none() || !ids_fit) {
+    return absl::InternalError(
+        "the standby's handshake is malformed (no incarnation, or other volumes than before); "
+        "remedy: "
+        "update both ends to the same release");
+  }
+  grant_ = reply.grant;
+  takeover_ = false;
+  if (closed_by_crc_) CountCrcFailureLocked(reply.received_sequence);
+  const bool known = reply.received_sequence + 1 >= window_.first_available_sequence() &&
+                     reply.received_sequence < window_.next_sequence();
+  if (known) return absl::OkStatus();
+  // The difference is unknown: a new stream, which says so before anything else.
+  const absl::Status gap =
+      WithReason(absl::AbortedError(
+                     "the standby lost operations that this agent has no longer; remedy: stop and "
+                     "start both ends with equal disks, or mirror the volumes again"),
+                 kReasonIncomplete);
+  for (size_t i = 0; i < figures_.size(); ++i) {
+    figures_[i].missed_bytes += window_.undurable_bytes(i);
+  }
+  NewStreamLocked();
+  CountMarkersLocked(markers_.FailAll(gap));
+  degraded_ = false;
+  DegradeLocked(gap);
+  return gap;
+}
+
+void Forwarder::CountCrcFailureLocked(uint64_t received) {
+  closed_by_crc_ = false;
+  crc_failures_ = crc_failures_ > 0 && crc_sequence_ == received ? crc_failures_ + 1 : 1;
+  crc_sequence_ = received;
+  if (crc_failures_ != kCrcFailuresMax) return;
+  errors_.Latch("", "forward",
+                absl::DataLossError(absl::StrCat(
+                    "the frame after sequence ", received, " arrived damaged ", kCrcFailuresMax,
+                    " times; remedy: look for faulty memory or network hardware on the way")));
+}
+
+void Forwarder::ResumeLocked(const HandshakeReply& reply) {
+  if (volume_ids_.empty()) {
+    volume_ids_ = reply.volume_ids;
+    window_.MapVolumes(volume_ids_);
+  }
+  window_.set_frame_payload_bytes(kFrameTargetBytes, reply.frame_payload_bytes_max == 0
+                                                         ? kFramePayloadBytesMax
+                                                         : reply.frame_payload_bytes_max);
+  window_.Rewind(reply.received_sequence);
+  window_.Durable(reply.durable_sequence);
+  durable_asked_ = 0;
+  committed_epoch_ = std::max(committed_epoch_, reply.committed_epoch);
+  committed_time_ = std::max(committed_time_, reply.committed_time);
+  if (reply.committed_sequence != 0) {
+    CommittedLocked({.epoch = reply.committed_epoch, .sequence = reply.committed_sequence});
+  }
+  if (reply.incomplete) {
+    DegradeLocked(absl::AbortedError(
+        "the standby misses operations of an earlier stream; remedy: stop and start both ends with "
+        "equal disks, or mirror the volumes again"));
+  }
+  session_state_ = Session::kConnected;
+  connected_once_ = true;
+  lost_ = false;
+  ++sessions_ok_;
+  backoff_ = options_.backoff_min;
+  last_progress_ = last_heartbeat_ = clock_.Monotonic();
+  ContactLocked();
+  NotifyLocked();
+  base::LogInfo("stream_connected")
+      .With("group", options_.group)
+      .With("term", grant_.term.value())
+      .With("received_sequence", reply.received_sequence)
+      .With("next_sequence", window_.next_sequence())
+      .With("incomplete", degraded_);
+}
+
+void Forwarder::CommittedLocked(const CheckpointResult& result) {
+  const auto finished = markers_.Committed(result);
+  if (result.epoch > committed_epoch_ || !finished.empty()) {
+    committed_epoch_ = std::max(committed_epoch_, result.epoch);
+    committed_time_ = clock_.Now();
+  }
+  committed_sequence_ = std::max(committed_sequence_, result.sequence);
+  CountMarkersLocked(finished);
+}
+
+void Forwarder::CountMarkersLocked(const std::vector<Markers::Finished>& finished) {
+  const absl::Duration now = clock_.Monotonic();
+  for (const Markers::Finished& marker : finished) {
+    if (!marker.status.ok()) {
+      ++checkpoints_[HasReason(marker.status, kReasonIncomplete) ? "aborted" : "failed"];
+      continue;
+    }
+    ++checkpoints_["ok"];
+    if (checkpoint_durations_.size() < kCheckpointDurationsMax) {
+      checkpoint_durations_.push_back(now - marker.queued_at);
+    }
+  }
+}
+
+void Forwarder::OnAck(uint64_t session, const Ack& ack) {
+  {
+    base::MutexLock lock(mutex_);
+    if (session != session_ || session_state_ != Session::kConnected) return;
+    ContactLocked();
+    const uint64_t before = window_.received_sequence() + window_.durable_sequence();
+    window_.Durable(ack.durable_sequence);
+    window_.Received(ack.received_sequence);
+    if (window_.received_sequence() + window_.durable_sequence() != before) {
+      last_progress_ = last_contact_;
+      crc_failures_ = 0;
+    }
+    if (ack.aborted_sequence != 0) {
+      CountMarkersLocked(markers_.Aborted(
+          ack.aborted_sequence, ack.committed_sequence,
+          WithReason(absl::AbortedError(absl::StrCat(
+                         "group ", options_.group,
+                         ": the standby misses writes and stays at its last checkpoint")),
+                     kReasonIncomplete)));
+    }
+    if (ack.committed_sequence != 0) {
+      CommittedLocked({.epoch = ack.committed_epoch,
+                       .sequence = ack.committed_sequence,
+                       .bytes = ack.committed_bytes,
+                       .duration = ack.committed_duration});
+    }
+    if (ack.incomplete) {
+      DegradeLocked(absl::AbortedError(
+          "the standby refused a write and stays at its last checkpoint; its own errors tell why"));
+    }
+    if (ack.echo_micros != 0) {
+      round_trip_ = last_contact_ - absl::Microseconds(static_cast<int64_t>(ack.echo_micros));
+    }
+    NotifyLocked();
+  }
+  Pump();
+}
+
+void Forwarder::OnCheckpointWanted(uint64_t session) {
+  {
+    base::MutexLock lock(mutex_);
+    if (session != session_ || session_state_ != Session::kConnected) return;
+    ContactLocked();
+    AppendMarkerLocked(MarkerOwner::kSecondary);
+  }
+  Pump();
+}
+
+void Forwarder::OnFrameSent(uint64_t session) {
+  {
+    base::MutexLock lock(mutex_);
+    if (session != session_) return;
+    sending_ = false;
+  }
+  Pump();
+}
+
+void Forwarder::OnClosed(uint64_t session, const absl::Status& status) {
+  base::MutexLock lock(mutex_);
+  if (session != session_) return;
+  session_state_ = Session::kNone;
+  sending_ = false;
+  reply_.reset();
+  next_attempt_ = clock_.Monotonic() + backoff_;
+  backoff_ = std::min(backoff_ * 2, options_.backoff_max);
+  ClassifyCloseLocked(status, connected_once_);
+  NotifyLocked();
+  wake_.NotifyOne();
+}
+
+void Forwarder::ClassifyCloseLocked(const absl::Status& status, bool was_connected) {
+  if (!was_connected) ++sessions_failed_;
+  // An attempt that finds nobody is no failure of its own: the loss that led to it was counted.
+  if (running_ && (was_connected || !Transient(status))) ++failures_[FailureReason(status)];
+  if (!running_ || fenced_) return;
+  if (was_connected) {
+    base::LogWarning("stream_closed").With("group", options_.group).With("status", status);
+  }
+  if (HasReason(status, kReasonFenced)) {
+    fenced_ = true;
+    fenced_status_ = status;
+    errors_.Latch("", "connect", status);
+    CountMarkersLocked(markers_.FailAll(status));
+    return;
+  }
+  closed_by_crc_ = absl::IsDataLoss(status);
+  if (!Transient(status)) errors_.Latch("", "connect", status);
+}
+
+void Forwarder::SendHeartbeat() {
+  uint64_t session = 0;
+  Heartbeat heartbeat;
+  {
+    base::MutexLock lock(mutex_);
+    session = session_;
+    last_heartbeat_ = clock_.Monotonic();
+    heartbeat.sent_micros = static_cast<uint64_t>(absl::ToInt64Microseconds(last_heartbeat_));
+    heartbeat.durable_wanted = window_.durable_sequence() < durable_asked_;
+  }
+  transport_->SendHeartbeat(session, heartbeat);
+}
+
+void Forwarder::CloseSession() {
+  uint64_t session = 0;
+  {
+    base::MutexLock lock(mutex_);
+    if (session_state_ == Session::kNone || session_state_ == Session::kClosing) return;
+    session_state_ = Session::kClosing;
+    session = session_;
+  }
+  transport_->Close(session);
+}
+
+void Forwarder::ContactLocked() {
+  last_contact_ = clock_.Monotonic();
+  last_contact_time_ = clock_.Now();
+}
+
+void Forwarder::NotifyLocked() { changed_.NotifyAll(); }
+
+}  // namespace understudy::client

@@ -1,0 +1,208 @@
+#include "client/primary.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "storage/base/log.h"
+#include "storage/base/reason.h"
+#include "storage/base/status_macros.h"
+
+namespace understudy::client {
+namespace {
+
+// How long Start() waits for the secondary's first word before it leaves the rest to the forwarder.
+constexpr absl::Duration kFirstAnswer = absl::Seconds(1);
+
+absl::Status RunningOrDone(const std::string& group) {
+  return absl::FailedPreconditionError(
+      absl::StrCat("group ", group, ": Block replication is running or done"));
+}
+
+absl::Status NotRunning(const std::string& group) {
+  return absl::FailedPreconditionError(
+      absl::StrCat("group ", group, ": Block replication is not running"));
+}
+
+absl::Status FencedStatus(const std::string& group) {
+  return WithReason(
+      absl::FailedPreconditionError(absl::StrCat(
+          "group ", group,
+          ": another primary has taken over; remedy: if this one is to be the primary, "
+          "start it with takeover")),
+      kReasonFenced);
+}
+
+absl::StatusOr<std::unique_ptr<PrimaryDisk>> OpenDisk(base::FileSystem& file_system,
+                                                      const PrimaryVolumeOptions& volume) {
+  if (volume.disk_path.empty()) return std::unique_ptr<PrimaryDisk>();
+  auto disk = PrimaryDisk::Open(file_system, volume.disk_path, volume.size_bytes);
+  if (!disk.ok()) return Annotate(disk.status(), absl::StrCat("volume ", volume.name));
+  return disk;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Primary>> Primary::Create(PrimaryOptions options,
+                                                         base::FileSystem& file_system,
+                                                         std::unique_ptr<AgentState> state,
+                                                         Transport* transport,
+                                                         const base::Clock& clock) {
+  std::vector<std::unique_ptr<PrimaryDisk>> disks;
+  for (PrimaryVolumeOptions& volume : options.volumes) {
+    ASSIGN_OR_RETURN(std::unique_ptr<PrimaryDisk> disk, OpenDisk(file_system, volume));
+    if (disk != nullptr) volume.size_bytes = disk->size_bytes();
+    options.forwarder.volumes.push_back({.name = volume.name, .size_bytes = volume.size_bytes});
+    disks.push_back(std::move(disk));
+  }
+  options.forwarder.agent_id = state->record().agent_id;
+  RETURN_IF_ERROR(options.forwarder.Validate());
+  auto primary = std::unique_ptr<Primary>(new Primary(std::move(state)));
+  AgentState* const kept = primary->state_.get();
+  ForwarderListener* const listener = primary.get();
+  primary->forwarder_ = std::make_unique<Forwarder>(options.forwarder, transport, clock, listener);
+  for (size_t i = 0; i < disks.size(); ++i) {
+    primary->volumes_.push_back(std::make_unique<Volume>(
+        VolumeOptions{.index = static_cast<uint32_t>(i),
+                      .name = options.volumes[i].name,
+                      .size_bytes = options.volumes[i].size_bytes,
+                      .report_forward_errors = options.report_forward_errors,
+                      .stop_when_fenced = options.stop_when_fenced},
+        primary->forwarder_.get(), std::move(disks[i]), [kept] { return kept->MarkUnclean(); }));
+  }
+  return primary;
+}
+
+Primary::~Primary() { forwarder_->Stop(false).IgnoreError(); }
+
+absl::Status Primary::Resume() {
+  const base::MutexLock lock(control_);
+  const AgentRecord record = state_->record();
+  stage_ = record.stage;
+  if (record.stage != Stage::kRunning) return absl::OkStatus();
+  if (record.fenced) {
+    SetFenced(true);
+    forwarder_->errors().Latch("", "connect", FencedStatus(group()));
+    return absl::OkStatus();
+  }
+  return forwarder_->Start({.grant = record.grant, .resume = record.resume});
+}
+
+void Primary::Shutdown(absl::Duration grace) {
+  const base::MutexLock lock(control_);
+  if (!forwarder_->state().running) return;
+  if (!forwarder_->Stop(true, absl::Now() + grace).ok()) forwarder_->Stop(false).IgnoreError();
+  const ResumePoint resume = forwarder_->resume_point();
+  if (resume.stream_id == 0) return;
+  const absl::Status stored = state_->Update([&](AgentRecord& record) { record.resume = resume; });
+  if (!stored.ok()) base::LogError("resume_point_lost").With("error", stored);
+}
+
+absl::Status Primary::SetStage(Stage stage) {
+  RETURN_IF_ERROR(state_->Update([&](AgentRecord& record) {
+    record.stage = stage;
+    record.resume = {};
+    record.fenced = false;
+    // A start asks for a grant of its own; the same agent gets the same one again.
+    record.grant = {};
+  }));
+  stage_.store(stage, std::memory_order_release);
+  base::LogInfo("stage").With("group", group()).With("stage", std::string(StageName(stage)));
+  return absl::OkStatus();
+}
+
+void Primary::SetFenced(bool fenced) {
+  fenced_.store(fenced, std::memory_order_release);
+  for (const auto& volume : volumes_) volume->SetFenced(fenced);
+}
+
+absl::Status Primary::OnGrant(const Grant& grant) {
+  return state_->Update([&](AgentRecord& record) { record.grant = grant; });
+}
+
+void Primary::OnFenced(const absl::Status& status) {
+  base::LogError("fenced").With("group", group()).With("status", status);
+  SetFenced(true);
+  const absl::Status stored = state_->Update([](AgentRecord& record) { record.fenced = true; });
+  if (!stored.ok()) forwarder_->errors().Latch("", "connect", stored);
+}
+
+absl::StatusOr<Primary::Outcome> Primary::Start(bool takeover, absl::Time deadline) {
+  const base::MutexLock lock(control_);
+  if (stage() == Stage::kDone) return Outcome{.stage = Stage::kDone, .ignored = true};
+  if (stage() == Stage::kRunning) {
+    if (!fenced() || !takeover) return RunningOrDone(group());
+    forwarder_->Stop(false).IgnoreError();
+  }
+  RETURN_IF_ERROR(SetStage(Stage::kRunning));
+  forwarder_->errors().Clear();
+  SetFenced(false);
+  if (absl::Status status = forwarder_->Start({.takeover = takeover}); !status.ok()) {
+    SetStage(Stage::kNone).IgnoreError();
+    return status;
+  }
+  const ForwarderState state =
+      forwarder_->WaitForAnswer(std::min(deadline, absl::Now() + kFirstAnswer));
+  if (!state.fenced) return Outcome{.stage = Stage::kRunning};
+  forwarder_->Stop(false).IgnoreError();
+  SetFenced(false);
+  forwarder_->errors().Clear();
+  RETURN_IF_ERROR(SetStage(Stage::kNone));
+  return FencedStatus(group());
+}
+
+absl::StatusOr<Primary::Outcome> Primary::Checkpoint(absl::Time deadline) {
+  if (stage() != Stage::kRunning) return Outcome{.stage = stage(), .ignored = true};
+  if (fenced()) return FencedStatus(group());
+  ASSIGN_OR_RETURN(const CheckpointResult result, forwarder_->Checkpoint(deadline));
+  return Outcome{.stage = stage(), .checkpoint = result};
+}
+
+absl::StatusOr<Primary::Outcome> Primary::Stop(bool failover, absl::Time deadline) {
+  const base::MutexLock lock(control_);
+  if (stage() == Stage::kNone) return NotRunning(group());
+  if (stage() == Stage::kDone) return Outcome{.stage = Stage::kDone, .ignored = true};
+  const ForwarderState state = forwarder_->state();
+  if (state.running) {
+    const bool drain = !failover && !state.fenced;
+    if (drain && state.incomplete) {
+      return WithReason(
+          absl::AbortedError(absl::StrCat("group ", group(),
+                                          ": the standby misses writes; stop with failover to end "
+                                          "replication without them")),
+          kReasonIncomplete);
+    }
+    RETURN_IF_ERROR(forwarder_->Stop(drain, deadline));
+  }
+  RETURN_IF_ERROR(SetStage(Stage::kDone));
+  SetFenced(false);
+  forwarder_->errors().Clear();
+  return Outcome{.stage = Stage::kDone};
+}
+
+absl::StatusOr<Primary::Outcome> Primary::Remove() {
+  const base::MutexLock lock(control_);
+  if (stage() == Stage::kRunning) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("group ", group(),
+                     ": Block device is in use by internal backup job; stop replication first"));
+  }
+  if (stage() == Stage::kDone) RETURN_IF_ERROR(SetStage(Stage::kNone));
+  return Outcome{.stage = Stage::kNone};
+}
+
+Grant Primary::grant() const {
+  const Grant live = forwarder_->state().grant;
+  return live.none() ? state_->record().grant : live;
+}
+
+Volume* Primary::FindExport(const std::string& export_name) const {
+  if (export_name.empty() && volumes_.size() == 1) return volumes_[0].get();
+  for (const auto& volume : volumes_) {
+    if (ExportName(*volume) == export_name) return volume.get();
+  }
+  return nullptr;
+}
+
+}  // namespace understudy::client

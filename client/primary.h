@@ -1,0 +1,102 @@
+// client/primary.h
+//
+// Primary is one group on the primary host: its stage, its volumes and the forwarder they share. It is what the agent's
+// control service and its NBD exports stand on; it knows neither gRPC nor nbdkit.
+//
+// Stages   NONE, RUNNING, DONE; what each call does in each: docs/semantics.md section 2. The stage and the grant are stored in
+//          the agent's state before they are used.
+// Threads  all methods from any thread. Start, Stop and Remove run one at a time.
+// Errors   of replication are latched, see errors(); fenced: kFailedPrecondition with reason FENCED.
+#ifndef UNDERSTUDY_CLIENT_PRIMARY_H_
+#define UNDERSTUDY_CLIENT_PRIMARY_H_
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+#include "client/agent_state.h"
+#include "client/forwarder.h"
+#include "client/volume.h"
+#include "storage/base/clock.h"
+#include "storage/base/mutex.h"
+
+namespace understudy::client {
+
+struct PrimaryVolumeOptions {
+  std::string name;
+  std::string disk_path;    // empty: forward mode
+  uint64_t size_bytes = 0;  // required in forward mode; 0 with a disk: its length
+};
+
+struct PrimaryOptions {
+  ForwarderOptions forwarder;  // volumes and agent_id are filled in
+  std::vector<PrimaryVolumeOptions> volumes;
+  bool report_forward_errors = false;
+  bool stop_when_fenced = true;
+};
+
+class Primary : private ForwarderListener {
+ public:
+  // Opens the disks. `file_system`, `transport` and `clock` outlive this.
+  static absl::StatusOr<std::unique_ptr<Primary>> Create(
+      PrimaryOptions options, base::FileSystem& file_system, std::unique_ptr<AgentState> state,
+      Transport* transport, const base::Clock& clock = base::Clock::Real());
+  ~Primary() override;
+
+  // Goes on in the stage that the state directory says. Once, before anything else.
+  absl::Status Resume();
+  // Drains for at most `grace`, then ends the stream; the stage stays. The stream can go on after a restart when everything was
+  // received. Nothing may be called afterwards.
+  void Shutdown(absl::Duration grace);
+
+  struct Outcome {
+    Stage stage = Stage::kNone;
+    bool ignored = false;
+    CheckpointResult checkpoint;  // of Checkpoint() and not ignored
+  };
+  // Succeeds when the secondary cannot be reached, and goes on trying; refused with FENCED it leaves the stage as it was. While
+  // fenced in RUNNING, a takeover is accepted and starts anew.
+  absl::StatusOr<Outcome> Start(bool takeover, absl::Time deadline);
+  absl::StatusOr<Outcome> Checkpoint(absl::Time deadline);
+  // `failover`: drops what is queued, otherwise drains it; kAborted reason INCOMPLETE when the standby misses writes.
+  absl::StatusOr<Outcome> Stop(bool failover, absl::Time deadline);
+  absl::StatusOr<Outcome> Remove();
+
+  Stage stage() const { return stage_.load(std::memory_order_acquire); }
+  bool fenced() const { return fenced_.load(std::memory_order_acquire); }
+  const std::string& group() const { return forwarder_->options().group; }
+  const std::string& agent_id() const { return forwarder_->options().agent_id; }
+  Grant grant() const;  // none: not granted yet
+  Forwarder& forwarder() { return *forwarder_; }
+  std::vector<LatchedError> errors() const { return forwarder_->errors().errors(); }
+  const std::vector<std::unique_ptr<Volume>>& volumes() const { return volumes_; }
+  // By export name `GROUP/VOLUME`; "" when there is exactly one volume. Null: none.
+  Volume* FindExport(const std::string& export_name) const;
+  std::string ExportName(const Volume& volume) const {
+    return group() + "/" + volume.options().name;
+  }
+
+ private:
+  explicit Primary(std::unique_ptr<AgentState> state) : state_(std::move(state)) {}
+  absl::Status OnGrant(const Grant& grant) override;
+  void OnFenced(const absl::Status& status) override;
+  absl::Status SetStage(Stage stage);
+  void SetFenced(bool fenced);
+
+  const std::unique_ptr<AgentState> state_;
+  std::unique_ptr<Forwarder> forwarder_;
+  std::vector<std::unique_ptr<Volume>> volumes_;
+  base::Mutex
+      control_;  // orders Start, Stop and Remove; held across I/O on purpose, no request takes it
+  std::atomic<Stage> stage_{Stage::kNone};
+  std::atomic<bool> fenced_{false};
+};
+
+}  // namespace understudy::client
+
+#endif  // UNDERSTUDY_CLIENT_PRIMARY_H_

@@ -1,0 +1,66 @@
+#include "client/primary_disk.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "storage/base/status_macros.h"
+
+namespace understudy::client {
+
+absl::StatusOr<std::unique_ptr<PrimaryDisk>> PrimaryDisk::Open(base::FileSystem& file_system,
+                                                               const std::string& path,
+                                                               uint64_t size_bytes) {
+  auto opened = file_system.Open(path, {.lock = true});
+  if (absl::IsFailedPrecondition(opened.status())) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "primary disk ", path, " is in use by another process; remedy: stop what has it open"));
+  }
+  if (!opened.ok()) return Annotate(opened.status(), "primary disk");
+  std::unique_ptr<base::File> file = *std::move(opened);
+  ASSIGN_OR_RETURN(const uint64_t length, file->Size());
+  if (size_bytes != 0 && size_bytes != length) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "primary disk ", path, " has ", length, " bytes, but size=", size_bytes, " was given"));
+  }
+  if (length == 0 || length % kSectorBytes != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("primary disk ", path, " has ", length,
+                                                   " bytes, not a positive multiple of 512"));
+  }
+  return std::unique_ptr<PrimaryDisk>(new PrimaryDisk(path, std::move(file), length));
+}
+
+absl::Status PrimaryDisk::Write(uint64_t offset, std::span<const char> data) {
+  const iovec piece{.iov_base = const_cast<char*>(data.data()), .iov_len = data.size()};
+  return file_->Write(offset, std::span<const iovec>(&piece, 1));
+}
+
+absl::Status PrimaryDisk::Sync() {
+  {
+    base::MutexLock lock(mutex_);
+    RETURN_IF_ERROR(sync_failure_);
+  }
+  const absl::Status status = file_->Sync();
+  if (status.ok()) return status;
+  base::MutexLock lock(mutex_);
+  sync_failure_ = Annotate(status, "an earlier sync failed, the disk is not to be trusted");
+  return status;
+}
+
+absl::StatusOr<std::vector<DiskRun>> PrimaryDisk::Map(ByteRange range) const {
+  std::vector<DiskRun> runs;
+  uint64_t position = range.start;
+  while (position < range.end) {
+    ASSIGN_OR_RETURN(const ByteRange data, file_->NextData(position));
+    const uint64_t data_start = data.empty() ? range.end : std::min(data.start, range.end);
+    if (data_start > position) runs.push_back({.range = {position, data_start}, .hole = true});
+    if (data_start >= range.end) break;
+    const uint64_t data_end = std::min(std::max(data.end, data_start + 1), range.end);
+    runs.push_back({.range = {data_start, data_end}, .hole = false});
+    position = data_end;
+  }
+  return runs;
+}
+
+}  // namespace understudy::client

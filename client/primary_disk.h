@@ -1,0 +1,62 @@
+// client/primary_disk.h
+//
+// The local disk of a tee-mode volume: a raw file or block device, opened with the lock that says "in use".
+//
+// Errors   as storage/base/file_system.h, with the path; kFailedPrecondition when another process has the disk.
+// Threads  all methods from any thread; the order of overlapping requests is the caller's business.
+#ifndef UNDERSTUDY_CLIENT_PRIMARY_DISK_H_
+#define UNDERSTUDY_CLIENT_PRIMARY_DISK_H_
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+#include "storage/base/byte_range.h"
+#include "storage/base/file_system.h"
+#include "storage/base/mutex.h"
+
+namespace understudy::client {
+
+struct DiskRun {
+  ByteRange range;
+  bool hole = false;  // reads as zeroes, no space allocated
+};
+
+class PrimaryDisk {
+ public:
+  // `size_bytes` 0: the disk's length. kFailedPrecondition when it differs from the disk's length, kInvalidArgument when that is
+  // not a multiple of 512, kNotFound naming the path. `file_system` outlives the disk.
+  static absl::StatusOr<std::unique_ptr<PrimaryDisk>> Open(base::FileSystem& file_system,
+                                                           const std::string& path,
+                                                           uint64_t size_bytes);
+
+  absl::Status Read(uint64_t offset, std::span<char> out) const { return file_->Read(offset, out); }
+  absl::Status Write(uint64_t offset, std::span<const char> data);
+  absl::Status Zero(ByteRange range) { return file_->PunchHole(range); }
+  // Everything completed is durable. After one failure every later call fails too: what the kernel dropped is gone.
+  absl::Status Sync();
+  // Data and holes of `range`, in order, without gaps.
+  absl::StatusOr<std::vector<DiskRun>> Map(ByteRange range) const;
+
+  uint64_t size_bytes() const { return size_bytes_; }
+  const std::string& path() const { return path_; }
+
+ private:
+  PrimaryDisk(std::string path, std::unique_ptr<base::File> file, uint64_t size_bytes)
+      : path_(std::move(path)), file_(std::move(file)), size_bytes_(size_bytes) {}
+
+  const std::string path_;
+  const std::unique_ptr<base::File> file_;
+  const uint64_t size_bytes_;
+  base::Mutex mutex_;
+  absl::Status sync_failure_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace understudy::client
+
+#endif  // UNDERSTUDY_CLIENT_PRIMARY_DISK_H_

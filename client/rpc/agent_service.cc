@@ -1,0 +1,206 @@
+#include "client/rpc/agent_service.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+
+#include "client/rpc/agent_status.h"
+#include "client/rpc/frame_encoder.h"
+#include "proto/unary_call.h"
+#include "storage/base/reason.h"
+#include "storage/base/status_macros.h"
+
+namespace understudy::client {
+namespace {
+
+constexpr absl::Duration kDeadlineDefault = absl::Seconds(60);
+
+// A little before the client's own, so that our answer, which says more, gets there first.
+absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
+  const absl::Time now = absl::Now();
+  const absl::Duration left =
+      std::min(absl::FromChrono(context.deadline()) - now, kDeadlineDefault);
+  return now + left - std::min(left / 10, absl::Milliseconds(100));
+}
+
+absl::Status CheckStart(const v1::StartRequest& request) {
+  if (request.mode() == v1::MODE_UNSPECIFIED) {
+    return absl::InvalidArgumentError("Missing the option mode");
+  }
+  if (request.mode() != v1::MODE_PRIMARY && request.mode() != v1::MODE_SECONDARY) {
+    return absl::InvalidArgumentError("The option mode's value should be primary or secondary");
+  }
+  for (const v1::VolumeSpec& volume : request.volumes()) {
+    if (!volume.top_id().empty() && request.mode() == v1::MODE_PRIMARY) {
+      return absl::InvalidArgumentError("The primary side does not support option top-id");
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status AgentService::CheckGroup(const std::string& group) const {
+  if (group == primary_.group()) return absl::OkStatus();
+  return WithReason(absl::NotFoundError(absl::StrCat(
+                        "group ", group, " is not known: this agent has group ", primary_.group())),
+                    kReasonUnknownGroup);
+}
+
+absl::Status AgentService::CheckExpected(const v1::Expected& expected) const {
+  const Grant grant = primary_.grant();
+  const bool same_incarnation = expected.incarnation().empty() ||
+                                DecodeIncarnation(expected.incarnation()) == grant.incarnation;
+  const bool same_term = expected.term() == 0 || expected.term() == grant.term.value();
+  if (same_incarnation && same_term) return absl::OkStatus();
+  return WithReason(
+      absl::FailedPreconditionError(absl::StrCat(
+          "group ", primary_.group(),
+          ": the call expects another incarnation or term than the current ", grant.term.value())),
+      Reason{.reason = std::string(kReasonFenced),
+             .metadata = {{"term", absl::StrCat(grant.term.value())}}});
+}
+
+grpc::ServerUnaryReactor* AgentService::Open(grpc::CallbackServerContext* context,
+                                             const v1::OpenRequest* request, v1::OpenResponse*) {
+  return proto::RunUnary(context, pool_, [this, request] {
+    RETURN_IF_ERROR(CheckGroup(request->group()));
+    return absl::FailedPreconditionError(
+        absl::StrCat("group ", primary_.group(),
+                     ": an agent's volumes are given on its command line (understudy-agent "
+                     "--volume), not by Open"));
+  });
+}
+
+absl::Status AgentService::DoStart(const v1::StartRequest& request, absl::Time deadline,
+                                   v1::StartResponse& response) {
+  RETURN_IF_ERROR(CheckStart(request));
+  RETURN_IF_ERROR(CheckGroup(request.group()));
+  RETURN_IF_ERROR(CheckExpected(request.expected()));
+  const Stage stage = primary_.stage();
+  if (request.mode() == v1::MODE_SECONDARY && stage == Stage::kNone) {
+    return WithReason(
+        absl::InvalidArgumentError("The parameter mode's value is invalid, needs 0, but got 1"),
+        kReasonWrongMode);
+  }
+  if (!request.volumes().empty() && stage == Stage::kNone) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("group ", primary_.group(),
+                     ": an agent's volumes are given on its command line (understudy-agent "
+                     "--volume), not by Start"));
+  }
+  // A secondary's Start never takes over here: in RUNNING it is refused, in DONE ignored.
+  ASSIGN_OR_RETURN(
+      const Primary::Outcome outcome,
+      primary_.Start(request.takeover() && request.mode() == v1::MODE_PRIMARY, deadline));
+  response.set_stage(ToProto(outcome.stage));
+  response.set_ignored(outcome.ignored);
+  const Grant grant = primary_.grant();
+  if (!grant.none()) response.set_incarnation(EncodeIncarnation(grant.incarnation));
+  response.set_term(grant.term.value());
+  return absl::OkStatus();
+}
+
+grpc::ServerUnaryReactor* AgentService::Start(grpc::CallbackServerContext* context,
+                                              const v1::StartRequest* request,
+                                              v1::StartResponse* response) {
+  return proto::RunUnary(context, pool_,
+                         [=, this] { return DoStart(*request, DeadlineOf(*context), *response); });
+}
+
+absl::Status AgentService::DoCheckpoint(const v1::CheckpointRequest& request, absl::Time deadline,
+                                        v1::CheckpointResponse& response) {
+  RETURN_IF_ERROR(CheckGroup(request.group()));
+  RETURN_IF_ERROR(CheckExpected(request.expected()));
+  if (request.mode() != v1::CHECKPOINT_MODE_UNSPECIFIED &&
+      request.mode() != v1::CHECKPOINT_MODE_FULL) {
+    return absl::UnimplementedError(
+        "this release takes full checkpoints only; call without --prepare, --commit or --abandon");
+  }
+  ASSIGN_OR_RETURN(const Primary::Outcome outcome, primary_.Checkpoint(deadline));
+  response.set_stage(ToProto(outcome.stage));
+  response.set_ignored(outcome.ignored);
+  response.set_epoch(outcome.checkpoint.epoch.value());
+  response.set_sequence(outcome.checkpoint.sequence);
+  response.set_bytes(outcome.checkpoint.bytes);
+  response.set_duration_micros(
+      static_cast<uint64_t>(absl::ToInt64Microseconds(outcome.checkpoint.duration)));
+  return absl::OkStatus();
+}
+
+grpc::ServerUnaryReactor* AgentService::Checkpoint(grpc::CallbackServerContext* context,
+                                                   const v1::CheckpointRequest* request,
+                                                   v1::CheckpointResponse* response) {
+  return proto::RunUnary(context, pool_, [=, this] {
+    return DoCheckpoint(*request, DeadlineOf(*context), *response);
+  });
+}
+
+grpc::ServerUnaryReactor* AgentService::GetError(grpc::CallbackServerContext* context,
+                                                 const v1::GetErrorRequest* request,
+                                                 v1::GetErrorResponse* response) {
+  return proto::RunUnary(context, pool_, [=, this]() -> absl::Status {
+    RETURN_IF_ERROR(CheckGroup(request->group()));
+    const Stage stage = primary_.stage();
+    if (stage == Stage::kNone) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("group ", primary_.group(), ": Block replication is not running"));
+    }
+    response->set_stage(ToProto(stage));
+    for (const LatchedError& error : primary_.errors()) *response->add_errors() = ToProto(error);
+    return absl::OkStatus();
+  });
+}
+
+absl::Status AgentService::DoStop(const v1::StopRequest& request, absl::Time deadline,
+                                  v1::StopResponse& response) {
+  RETURN_IF_ERROR(CheckGroup(request.group()));
+  RETURN_IF_ERROR(CheckExpected(request.expected()));
+  const uint64_t term = primary_.grant().term.value();
+  ASSIGN_OR_RETURN(const Primary::Outcome outcome, primary_.Stop(request.failover(), deadline));
+  response.set_stage(ToProto(outcome.stage));
+  response.set_ignored(outcome.ignored);
+  response.set_epoch(primary_.forwarder().state().committed_epoch.value());
+  response.set_term(term);
+  return absl::OkStatus();
+}
+
+grpc::ServerUnaryReactor* AgentService::Stop(grpc::CallbackServerContext* context,
+                                             const v1::StopRequest* request,
+                                             v1::StopResponse* response) {
+  return proto::RunUnary(context, pool_,
+                         [=, this] { return DoStop(*request, DeadlineOf(*context), *response); });
+}
+
+grpc::ServerUnaryReactor* AgentService::GetStatus(grpc::CallbackServerContext* context,
+                                                  const v1::GetStatusRequest* request,
+                                                  v1::GetStatusResponse* response) {
+  return proto::RunUnary(context, pool_, [=, this]() -> absl::Status {
+    if (!request->group().empty()) RETURN_IF_ERROR(CheckGroup(request->group()));
+    *response->add_groups() = StatusOf(primary_);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AgentService::ListGroups(grpc::CallbackServerContext* context,
+                                                   const v1::ListGroupsRequest*,
+                                                   v1::ListGroupsResponse* response) {
+  return proto::RunUnary(context, pool_, [=, this] {
+    response->add_groups(primary_.group());
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AgentService::Remove(grpc::CallbackServerContext* context,
+                                               const v1::RemoveRequest* request,
+                                               v1::RemoveResponse* response) {
+  return proto::RunUnary(context, pool_, [=, this]() -> absl::Status {
+    RETURN_IF_ERROR(CheckGroup(request->group()));
+    RETURN_IF_ERROR(CheckExpected(request->expected()));
+    ASSIGN_OR_RETURN(const Primary::Outcome outcome, primary_.Remove());
+    response->set_ignored(outcome.ignored);
+    return absl::OkStatus();
+  });
+}
+
+}  // namespace understudy::client

@@ -1,0 +1,70 @@
+// client/rpc/agent_service.h
+//
+// The Replication service as the agent gives it, mode PRIMARY: docs/semantics.md section 2. The agent has exactly one group, from
+// its command line.
+//
+// Errors   unknown group kNotFound naming the agent's group; another incarnation or term than expected kFailedPrecondition reason
+//          FENCED; the rest is Primary's.
+// Threads  calls run on `pool`, side by side; a call without a deadline gets 60 s.
+#ifndef UNDERSTUDY_CLIENT_RPC_AGENT_SERVICE_H_
+#define UNDERSTUDY_CLIENT_RPC_AGENT_SERVICE_H_
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include <grpcpp/grpcpp.h>
+
+#include "client/primary.h"
+#include "storage/base/worker_pool.h"
+#include "understudy/v1/replication.grpc.pb.h"
+
+namespace understudy::client {
+
+class AgentService : public v1::Replication::CallbackService {
+ public:
+  // Both outlive the server that this is registered with. The pool's queue is bounded by the calls in flight.
+  AgentService(Primary* primary, base::WorkerPool* pool) : primary_(*primary), pool_(*pool) {}
+
+  grpc::ServerUnaryReactor* Open(grpc::CallbackServerContext* context,
+                                 const v1::OpenRequest* request,
+                                 v1::OpenResponse* response) override;
+  grpc::ServerUnaryReactor* Start(grpc::CallbackServerContext* context,
+                                  const v1::StartRequest* request,
+                                  v1::StartResponse* response) override;
+  grpc::ServerUnaryReactor* Checkpoint(grpc::CallbackServerContext* context,
+                                       const v1::CheckpointRequest* request,
+                                       v1::CheckpointResponse* response) override;
+  grpc::ServerUnaryReactor* GetError(grpc::CallbackServerContext* context,
+                                     const v1::GetErrorRequest* request,
+                                     v1::GetErrorResponse* response) override;
+  grpc::ServerUnaryReactor* Stop(grpc::CallbackServerContext* context,
+                                 const v1::StopRequest* request,
+                                 v1::StopResponse* response) override;
+  grpc::ServerUnaryReactor* GetStatus(grpc::CallbackServerContext* context,
+                                      const v1::GetStatusRequest* request,
+                                      v1::GetStatusResponse* response) override;
+  grpc::ServerUnaryReactor* ListGroups(grpc::CallbackServerContext* context,
+                                       const v1::ListGroupsRequest* request,
+                                       v1::ListGroupsResponse* response) override;
+  grpc::ServerUnaryReactor* Remove(grpc::CallbackServerContext* context,
+                                   const v1::RemoveRequest* request,
+                                   v1::RemoveResponse* response) override;
+
+ private:
+  absl::Status CheckGroup(const std::string& group) const;
+  absl::Status CheckExpected(const v1::Expected& expected) const;
+  absl::Status DoStart(const v1::StartRequest& request, absl::Time deadline,
+                       v1::StartResponse& response);
+  absl::Status DoCheckpoint(const v1::CheckpointRequest& request, absl::Time deadline,
+                            v1::CheckpointResponse& response);
+  absl::Status DoStop(const v1::StopRequest& request, absl::Time deadline,
+                      v1::StopResponse& response);
+
+  Primary& primary_;
+  base::WorkerPool& pool_;
+};
+
+}  // namespace understudy::client
+
+#endif  // UNDERSTUDY_CLIENT_RPC_AGENT_SERVICE_H_

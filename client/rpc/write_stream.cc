@@ -1,0 +1,279 @@
+#include "client/rpc/write_stream.h"
+
+#include <optional>
+#include <utility>
+
+#include <grpcpp/support/proto_buffer_reader.h>
+
+#include "client/rpc/frame_encoder.h"
+#include "proto/grpc_host.h"
+#include "proto/status_codec.h"
+#include "understudy/v1/primary_writes.pb.h"
+
+namespace understudy::client {
+namespace {
+
+constexpr char kMethod[] = "/understudy.v1.PrimaryWrites/Write";
+
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& server) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(proto::kMessageBytesMax);
+  arguments.SetMaxSendMessageSize(proto::kMessageBytesMax);
+  // The forwarder has its own backoff; gRPC's must not add to it.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 200);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);  // how long one attempt may take
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  return grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(), arguments);
+}
+
+grpc::ByteBuffer Serialize(const v1::WriteRequest& request) {
+  const grpc::Slice slice(request.SerializeAsString());
+  return grpc::ByteBuffer(&slice, 1);
+}
+
+grpc::ByteBuffer EncodeHandshake(const Handshake& handshake) {
+  v1::WriteRequest request;
+  v1::Handshake& out = *request.mutable_handshake();
+  out.set_group(handshake.group);
+  if (!handshake.grant.none()) out.set_incarnation(EncodeIncarnation(handshake.grant.incarnation));
+  out.set_term(handshake.grant.term.value());
+  out.set_agent_id(handshake.agent_id);
+  out.set_stream_id(handshake.stream_id);
+  for (const VolumeSpec& volume : handshake.volumes) {
+    v1::StreamVolume& added = *out.add_volumes();
+    added.set_name(volume.name);
+    added.set_size_bytes(volume.size_bytes);
+  }
+  out.set_first_available_sequence(handshake.first_available_sequence);
+  out.set_takeover(handshake.takeover);
+  out.set_last_committed_epoch(handshake.last_committed_epoch.value());
+  out.set_last_committed_sequence(handshake.last_committed_sequence);
+  return Serialize(request);
+}
+
+grpc::ByteBuffer EncodeHeartbeat(const Heartbeat& heartbeat) {
+  v1::WriteRequest request;
+  request.mutable_heartbeat()->set_durable_wanted(heartbeat.durable_wanted);
+  request.mutable_heartbeat()->set_sent_micros(heartbeat.sent_micros);
+  return Serialize(request);
+}
+
+HandshakeReply DecodeReply(const v1::HandshakeReply& in) {
+  HandshakeReply reply{
+      .grant = {.incarnation = DecodeIncarnation(in.incarnation()), .term = Term(in.term())},
+      .received_sequence = in.received_sequence(),
+      .durable_sequence = in.durable_sequence(),
+      .committed_epoch = Epoch(in.committed_epoch()),
+      .committed_sequence = in.committed_sequence(),
+      .committed_time = absl::FromUnixMicros(static_cast<int64_t>(in.committed_micros())),
+      .incomplete = in.incomplete(),
+      .frame_payload_bytes_max = in.frame_payload_bytes_max()};
+  reply.volume_ids.assign(in.volume_ids().begin(), in.volume_ids().end());
+  return reply;
+}
+
+Ack DecodeAck(const v1::Ack& in) {
+  return {.received_sequence = in.received_sequence(),
+          .durable_sequence = in.durable_sequence(),
+          .committed_epoch = Epoch(in.committed_epoch()),
+          .committed_sequence = in.committed_sequence(),
+          .committed_bytes = in.committed_bytes(),
+          .committed_duration =
+              absl::Microseconds(static_cast<int64_t>(in.committed_duration_micros())),
+          .incomplete = in.incomplete(),
+          .aborted_sequence = in.aborted_sequence(),
+          .echo_micros = in.echo_micros()};
+}
+
+}  // namespace
+
+// One call of PrimaryWrites.Write. It keeps itself alive until OnDone().
+class WriteStream::Session : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
+                             public std::enable_shared_from_this<Session> {
+ public:
+  Session(uint64_t number, TransportEvents* events) : number_(number), events_(events) {}
+
+  uint64_t number() const { return number_; }
+
+  void Begin(grpc::GenericStub& stub, grpc::ByteBuffer handshake) {
+    self_ = shared_from_this();
+    stub.PrepareBidiStreamingCall(&context_, kMethod, grpc::StubOptions(), this);
+    AddHold();  // writes come from outside the reactions; released in Release()
+    writing_ = Writing::kOther;
+    outgoing_ = std::move(handshake);
+    StartWrite(&outgoing_);
+    StartRead(&incoming_);
+    StartCall();
+  }
+
+  void SendFrame(grpc::ByteBuffer frame) {
+    {
+      base::MutexLock lock(mutex_);
+      pending_frame_ = std::move(frame);
+    }
+    WriteNext();
+  }
+
+  void SendHeartbeat(const Heartbeat& heartbeat) {
+    {
+      base::MutexLock lock(mutex_);
+      const bool durable = pending_heartbeat_.has_value() && pending_heartbeat_->durable_wanted;
+      pending_heartbeat_ = heartbeat;
+      pending_heartbeat_->durable_wanted |= durable;
+    }
+    WriteNext();
+  }
+
+  void Close() {
+    context_.TryCancel();
+    Release();
+  }
+
+  void OnWriteDone(bool ok) override {
+    bool was_frame = false;
+    {
+      base::MutexLock lock(mutex_);
+      was_frame = writing_ == Writing::kFrame;
+      writing_ = Writing::kNothing;
+      broken_ = broken_ || !ok;
+    }
+    if (!ok) return;  // the read fails too, and then it ends
+    if (was_frame) events_->OnFrameSent(number_);
+    WriteNext();
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) {
+      Release();
+      return;
+    }
+    v1::WriteResponse response;
+    grpc::ProtoBufferReader reader(&incoming_);
+    if (!reader.status().ok() || !response.ParseFromZeroCopyStream(&reader)) {
+      malformed_ = true;
+      Close();
+      return;
+    }
+    Dispatch(response);
+    StartRead(&incoming_);
+  }
+
+  void OnDone(const grpc::Status& status) override {
+    const std::shared_ptr<Session> self = std::move(self_);  // the last thing that may delete this
+    events_->OnClosed(number_, malformed_
+                                   ? absl::InternalError("the standby's message is malformed")
+                                   : proto::FromGrpcStatus(status));
+  }
+
+ private:
+  enum class Writing : uint8_t { kNothing, kFrame, kOther };
+
+  void Dispatch(const v1::WriteResponse& response) {
+    switch (response.message_case()) {
+      case v1::WriteResponse::kHandshake:
+        events_->OnReply(number_, DecodeReply(response.handshake()));
+        break;
+      case v1::WriteResponse::kAck:
+        events_->OnAck(number_, DecodeAck(response.ack()));
+        break;
+      case v1::WriteResponse::kCheckpointWanted:
+        events_->OnCheckpointWanted(number_);
+        break;
+      case v1::WriteResponse::MESSAGE_NOT_SET:
+        break;  // a newer service's message that we do not know
+    }
+  }
+
+  // Heartbeats go ahead of a frame that waits.
+  void WriteNext() {
+    {
+      base::MutexLock lock(mutex_);
+      if (writing_ != Writing::kNothing || broken_ || released_) return;
+      if (pending_heartbeat_.has_value()) {
+        outgoing_ = EncodeHeartbeat(*pending_heartbeat_);
+        pending_heartbeat_.reset();
+        writing_ = Writing::kOther;
+      } else if (pending_frame_.has_value()) {
+        outgoing_ = *std::move(pending_frame_);
+        pending_frame_.reset();
+        writing_ = Writing::kFrame;
+      } else {
+        return;
+      }
+      ++starting_;
+    }
+    StartWrite(&outgoing_);
+    EndStart();
+  }
+
+  // The hold may go only when no StartWrite() is under way.
+  void EndStart() {
+    bool remove = false;
+    {
+      base::MutexLock lock(mutex_);
+      remove = --starting_ == 0 && released_ && !std::exchange(removed_, true);
+    }
+    if (remove) RemoveHold();
+  }
+
+  void Release() {
+    bool remove = false;
+    {
+      base::MutexLock lock(mutex_);
+      released_ = true;
+      remove = starting_ == 0 && !std::exchange(removed_, true);
+    }
+    if (remove) RemoveHold();
+  }
+
+  const uint64_t number_;
+  TransportEvents* const events_;
+  grpc::ClientContext context_;
+  grpc::ByteBuffer incoming_;
+  grpc::ByteBuffer outgoing_;  // of the write under way
+  std::shared_ptr<Session> self_;
+  bool malformed_ = false;  // written before Close(), read in OnDone()
+  base::Mutex mutex_;
+  Writing writing_ ABSL_GUARDED_BY(mutex_) = Writing::kNothing;
+  std::optional<grpc::ByteBuffer> pending_frame_ ABSL_GUARDED_BY(mutex_);
+  std::optional<Heartbeat> pending_heartbeat_ ABSL_GUARDED_BY(mutex_);
+  bool broken_ ABSL_GUARDED_BY(mutex_) = false;    // a write failed
+  bool released_ ABSL_GUARDED_BY(mutex_) = false;  // no more writes
+  bool removed_ ABSL_GUARDED_BY(mutex_) = false;   // the hold is gone
+  int starting_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+WriteStream::WriteStream(const std::string& server)
+    : channel_(MakeChannel(server)), stub_(channel_) {}
+
+WriteStream::~WriteStream() = default;
+
+std::shared_ptr<WriteStream::Session> WriteStream::Find(uint64_t session) {
+  base::MutexLock lock(mutex_);
+  return session_ != nullptr && session_->number() == session ? session_ : nullptr;
+}
+
+void WriteStream::Connect(uint64_t session, const Handshake& handshake, TransportEvents* events) {
+  auto made = std::make_shared<Session>(session, events);
+  {
+    base::MutexLock lock(mutex_);
+    session_ = made;
+  }
+  made->Begin(stub_, EncodeHandshake(handshake));
+}
+
+void WriteStream::SendFrame(uint64_t session, const FrameHeader& header,
+                            std::shared_ptr<const Frame> frame) {
+  if (const auto found = Find(session)) found->SendFrame(EncodeFrame(header, frame));
+}
+
+void WriteStream::SendHeartbeat(uint64_t session, const Heartbeat& heartbeat) {
+  if (const auto found = Find(session)) found->SendHeartbeat(heartbeat);
+}
+
+void WriteStream::Close(uint64_t session) {
+  if (const auto found = Find(session)) found->Close();
+}
+
+}  // namespace understudy::client

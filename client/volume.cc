@@ -1,0 +1,141 @@
+#include "client/volume.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "storage/base/reason.h"
+#include "storage/base/status_macros.h"
+
+namespace understudy::client {
+namespace {
+void Add(std::atomic<uint64_t>& counter, uint64_t amount) {
+  counter.fetch_add(amount, std::memory_order_relaxed);
+}
+}  // namespace
+
+Volume::Volume(VolumeOptions options, Forwarder* forwarder, std::unique_ptr<PrimaryDisk> disk,
+               std::function<absl::Status()> before_write)
+    : options_(std::move(options)),
+      forwarder_(forwarder),
+      disk_(std::move(disk)),
+      before_write_(std::move(before_write)) {}
+
+void Volume::Count(IoKind kind, uint64_t length) {
+  Add(figures_.requests[static_cast<size_t>(kind)], 1);
+  Add(figures_.bytes[static_cast<size_t>(kind)], length);
+}
+
+absl::Status Volume::CheckGate(uint64_t offset, uint64_t length) {
+  if (fenced_.load(std::memory_order_acquire) && options_.stop_when_fenced) {
+    Add(figures_.fenced_requests, 1);
+    return WithReason(
+        absl::FailedPreconditionError(absl::StrCat(
+            "volume ", options_.name,
+            ": another primary has taken over; this one has stopped (--on-fenced=stop)")),
+        kReasonFenced);
+  }
+  if (offset > options_.size_bytes || length > options_.size_bytes - offset) {
+    return absl::OutOfRangeError(absl::StrCat("volume ", options_.name, ": request at ", offset,
+                                              " of ", length, " bytes ends past ",
+                                              options_.size_bytes));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Volume::LocalResult(IoKind kind, ByteRange range, const absl::Status& status) {
+  if (status.ok()) return status;
+  Add(figures_.local_errors[static_cast<size_t>(kind)], 1);
+  forwarder_->errors().Latch(options_.name, kind == IoKind::kRead ? "read" : "write", status,
+                             range);
+  return status;
+}
+
+absl::Status Volume::AfterForward(IoKind kind, const absl::Status& status) {
+  if (status.ok()) return status;
+  const bool stopped = HasReason(status, kReasonNotRunning);
+  if (!stopped) Add(figures_.remote_errors[static_cast<size_t>(kind)], 1);
+  if (HasReason(status, kReasonFenced)) {
+    Add(figures_.fenced_requests, 1);
+    return options_.stop_when_fenced || !tee() ? status : absl::OkStatus();
+  }
+  if (absl::IsInvalidArgument(status) || absl::IsOutOfRange(status)) return status;
+  if (tee()) return absl::OkStatus();
+  if (stopped || options_.report_forward_errors) return Annotate(status, options_.name);
+  return absl::OkStatus();
+}
+
+absl::Status Volume::Read(uint64_t offset, std::span<char> out) {
+  RETURN_IF_ERROR(CheckGate(offset, out.size()));
+  Count(IoKind::kRead, out.size());
+  if (!tee()) {
+    return absl::InternalError(absl::StrCat(
+        "volume ", options_.name, " has no local disk: it cannot be read (forward mode)"));
+  }
+  return LocalResult(IoKind::kRead, ByteRange::OfLength(offset, out.size()),
+                     disk_->Read(offset, out));
+}
+
+absl::Status Volume::Change(IoKind kind, uint64_t offset, uint64_t length, bool fua,
+                            absl::FunctionRef<absl::Status()> locally,
+                            absl::FunctionRef<absl::Status()> forward) {
+  RETURN_IF_ERROR(CheckGate(offset, length));
+  if (length == 0 || offset % kSectorBytes != 0 || length % kSectorBytes != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("volume ", options_.name, ": request at ",
+                                                   offset, " of ", length,
+                                                   " bytes is empty or not sector-aligned"));
+  }
+  if (before_write_) RETURN_IF_ERROR(before_write_());
+  Count(kind, length);
+  const ByteRange range = ByteRange::OfLength(offset, length);
+  absl::Status forwarded;
+  {
+    const base::RangeLock::Hold hold(ranges_, range);
+    if (tee()) {
+      if (const absl::Status status = LocalResult(kind, range, locally()); !status.ok()) {
+        // Any part of it may be on the local disk.
+        forwarder_->NoteMissed(options_.index, range, Annotate(status, "a local write failed"));
+        return status;
+      }
+    }
+    forwarded = forward();
+  }
+  RETURN_IF_ERROR(AfterForward(kind, forwarded));
+  if (fua && tee()) return LocalResult(IoKind::kFlush, range, disk_->Sync());
+  return absl::OkStatus();
+}
+
+absl::Status Volume::Write(uint64_t offset, std::span<const char> data, bool fua) {
+  return Change(
+      IoKind::kWrite, offset, data.size(), fua, [&] { return disk_->Write(offset, data); },
+      [&] { return forwarder_->Write(options_.index, offset, data); });
+}
+
+absl::Status Volume::WriteZeroes(uint64_t offset, uint64_t length, bool fua) {
+  return Change(
+      IoKind::kWriteZeroes, offset, length, fua,
+      [&] { return disk_->Zero(ByteRange::OfLength(offset, length)); },
+      [&] { return forwarder_->WriteZeroes(options_.index, offset, length); });
+}
+
+absl::Status Volume::Discard(uint64_t offset, uint64_t length, bool fua) {
+  return Change(
+      IoKind::kDiscard, offset, length, fua,
+      [&] { return disk_->Zero(ByteRange::OfLength(offset, length)); },
+      [&] { return forwarder_->Discard(options_.index, offset, length); });
+}
+
+absl::Status Volume::Flush() {
+  RETURN_IF_ERROR(CheckGate(0, 0));
+  Count(IoKind::kFlush, 0);
+  if (tee()) RETURN_IF_ERROR(LocalResult(IoKind::kFlush, {}, disk_->Sync()));
+  return AfterForward(IoKind::kFlush, forwarder_->Flush(options_.index));
+}
+
+absl::StatusOr<std::vector<DiskRun>> Volume::Map(ByteRange range) {
+  RETURN_IF_ERROR(CheckGate(range.start, range.size()));
+  if (!tee()) return absl::UnimplementedError("forward mode has no map");
+  return disk_->Map(range);
+}
+
+}  // namespace understudy::client

@@ -1,0 +1,99 @@
+// client/volume.h
+//
+// Volume is one disk as the primary VM sees it. It takes the VM's requests and puts them into the write stream.
+//
+//     forward   no local disk: takes writes only (the child of a QEMU quorum, or a mirror's target); reads fail with EIO
+//     tee       a local disk: reads and writes it, and forwards the writes
+//
+// Order    a request that changes the disk holds its range in a RangeLock from before the local write until it has its place
+//          in the stream, so overlapping concurrent writes have the same order on the local disk and in the stream.
+// Errors   those of the local disk are the guest's, always. Those of forwarding are latched and never the guest's, except in
+//          forward mode with report_forward_errors. Forward mode fails with kInternal (EIO) while replication is not running.
+//          Once fenced, with stop_when_fenced, everything fails, reads too.
+// Threads  all methods from any thread.
+#ifndef UNDERSTUDY_CLIENT_VOLUME_H_
+#define UNDERSTUDY_CLIENT_VOLUME_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+#include "client/forwarder.h"
+#include "client/primary_disk.h"
+#include "storage/base/range_lock.h"
+
+namespace understudy::client {
+
+enum class IoKind : uint8_t { kRead = 0, kWrite, kFlush, kDiscard, kWriteZeroes };
+inline constexpr size_t kIoKinds = 5;
+
+// Counters of one volume, read at scrape.
+struct IoFigures {
+  std::atomic<uint64_t> requests[kIoKinds] = {};
+  std::atomic<uint64_t> bytes[kIoKinds] = {};
+  std::atomic<uint64_t> local_errors[kIoKinds] = {};
+  std::atomic<uint64_t> remote_errors[kIoKinds] = {};
+  std::atomic<uint64_t> fenced_requests{0};
+};
+
+struct VolumeOptions {
+  uint32_t index = 0;  // in the forwarder's list
+  std::string name;
+  uint64_t size_bytes = 0;
+  bool report_forward_errors = false;  // forward mode: the guest sees what could not be forwarded
+  bool stop_when_fenced = true;
+};
+
+class Volume {
+ public:
+  // `disk` null: forward mode. `forwarder` outlives this. `before_write` (may be empty) runs before every request that changes
+  // the disk and fails it when it fails; it must be cheap after the first time.
+  Volume(VolumeOptions options, Forwarder* forwarder, std::unique_ptr<PrimaryDisk> disk,
+         std::function<absl::Status()> before_write = {});
+
+  absl::Status Read(uint64_t offset, std::span<char> out);
+  // `fua`: as if a Flush() of this range followed.
+  absl::Status Write(uint64_t offset, std::span<const char> data, bool fua);
+  absl::Status WriteZeroes(uint64_t offset, uint64_t length, bool fua);
+  absl::Status Discard(uint64_t offset, uint64_t length, bool fua);
+  absl::Status Flush();
+  // Tee mode only.
+  absl::StatusOr<std::vector<DiskRun>> Map(ByteRange range);
+
+  const VolumeOptions& options() const { return options_; }
+  bool tee() const { return disk_ != nullptr; }
+  std::string disk_path() const { return tee() ? disk_->path() : ""; }
+  const IoFigures& figures() const { return figures_; }
+  // Called by the owner when the secondary has refused us for good.
+  void SetFenced(bool fenced) { fenced_.store(fenced, std::memory_order_release); }
+
+ private:
+  absl::Status CheckGate(uint64_t offset, uint64_t length);
+  absl::Status Change(IoKind kind, uint64_t offset, uint64_t length, bool fua,
+                      absl::FunctionRef<absl::Status()> locally,
+                      absl::FunctionRef<absl::Status()> forward);
+  // Latches nothing itself: the forwarder has. What the guest is told.
+  absl::Status AfterForward(IoKind kind, const absl::Status& status);
+  absl::Status LocalResult(IoKind kind, ByteRange range, const absl::Status& status);
+  void Count(IoKind kind, uint64_t length);
+
+  const VolumeOptions options_;
+  Forwarder* const forwarder_;
+  const std::unique_ptr<PrimaryDisk> disk_;
+  const std::function<absl::Status()> before_write_;
+  base::RangeLock ranges_;
+  std::atomic<bool> fenced_{false};
+  IoFigures figures_;
+};
+
+}  // namespace understudy::client
+
+#endif  // UNDERSTUDY_CLIENT_VOLUME_H_
