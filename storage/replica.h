@@ -31,6 +31,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+
 #include "storage/base/byte_range.h"
 #include "storage/base/ids.h"
 #include "storage/base/operation.h"
@@ -71,10 +72,10 @@ struct IncomingFrame {
 };
 
 struct CheckpointResult {
-  Epoch epoch;                  // the one this checkpoint committed
-  uint64_t sequence = 0;        // its marker's, 0 without one
-  uint64_t bytes = 0;           // of volume ranges the epoch changed
-  absl::Duration duration;      // from the marker's arrival to the commit
+  Epoch epoch;              // the one this checkpoint committed
+  uint64_t sequence = 0;    // its marker's, 0 without one
+  uint64_t bytes = 0;       // of volume ranges the epoch changed
+  absl::Duration duration;  // from the marker's arrival to the commit
 };
 using CheckpointCallback = absl::AnyInvocable<void(absl::StatusOr<CheckpointResult>)>;
 
@@ -95,12 +96,13 @@ struct ReplicaState {
   Stage stage = Stage::kNone;
   Incarnation incarnation;
   Term term;
-  std::string agent_id;            // whom the primaryship is bound to; empty: nobody yet
-  Epoch epoch;                     // the open one
-  Epoch committed_epoch;           // 0: no checkpoint yet
-  uint64_t committed_sequence = 0; // marker of committed_epoch in stream_id, 0 without one
+  std::string agent_id;             // whom the primaryship is bound to; empty: nobody yet
+  Epoch epoch;                      // the open one
+  Epoch committed_epoch;            // 0: no checkpoint yet
+  uint64_t committed_sequence = 0;  // marker of committed_epoch in stream_id, 0 without one
   absl::Time committed_time = absl::UnixEpoch();
-  bool valid = false;              // the VM's view is a state the primary had (false: before a first sync has ended)
+  bool valid =
+      false;  // the VM's view is a state the primary had (false: before a first sync has ended)
   bool incomplete = false;
   uint64_t stream_id = 0;          // of the newest stream that wrote; 0: none since Start
   uint64_t received_sequence = 0;  // in stream_id
@@ -134,7 +136,7 @@ class ReplicaListener {
 };
 
 struct FailoverOptions {
-  bool received = false;  // commit the received prefix first
+  bool received = false;       // commit the received prefix first
   std::optional<Epoch> epoch;  // kUnimplemented unless absent or the newest committed one
 };
 

@@ -17,6 +17,7 @@
 #include "absl/random/bit_gen_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+
 #include "storage/base/clock.h"
 #include "storage/base/file_system.h"
 #include "storage/replica.h"
@@ -24,13 +25,15 @@
 namespace understudy::storage {
 
 struct StoreOptions {
-  std::string data_dir;                       // made when missing
-  std::vector<std::string> disk_dirs;         // secondary disks must lie under one; empty: DATA-DIR/disks, made when missing
-  uint64_t segment_bytes = 64 << 20;          // size of a segment file; multiple of 4096, at least 4 MiB
-  uint64_t free_segment_bytes_max = 2ULL << 30;  // recycled segments kept for reuse; more are unlinked
-  bool checkpoint_durable = true;             // --durability=checkpoint|none
-  uint64_t apply_bytes_per_second = 0;        // 0: no limit
-  uint64_t index_batch_bytes = 16 << 20;      // received bytes that force a durable point
+  std::string data_dir;  // made when missing
+  std::vector<std::string>
+      disk_dirs;  // secondary disks must lie under one; empty: DATA-DIR/disks, made when missing
+  uint64_t segment_bytes = 64 << 20;  // size of a segment file; multiple of 4096, at least 4 MiB
+  uint64_t free_segment_bytes_max = 2ULL
+                                    << 30;  // recycled segments kept for reuse; more are unlinked
+  bool checkpoint_durable = true;           // --durability=checkpoint|none
+  uint64_t apply_bytes_per_second = 0;      // 0: no limit
+  uint64_t index_batch_bytes = 16 << 20;    // received bytes that force a durable point
   absl::Duration index_batch_delay = absl::Milliseconds(100);  // age that forces one
 
   // Every problem at once; kInvalidArgument.
@@ -40,7 +43,7 @@ struct StoreOptions {
 struct StoreSpace {
   uint64_t capacity_bytes = 0;  // of the file system
   uint64_t free_bytes = 0;
-  uint64_t segment_bytes = 0;   // allocated to segments in use
+  uint64_t segment_bytes = 0;       // allocated to segments in use
   uint64_t free_segment_bytes = 0;  // kept for recycling
 };
 
@@ -58,7 +61,8 @@ class Store {
   // leaving nothing behind. The same declaration again returns the group; another one under its name is
   // kAlreadyExists.
   virtual absl::StatusOr<std::shared_ptr<Replica>> Open(const GroupSpec& spec) = 0;
-  virtual absl::StatusOr<std::shared_ptr<Replica>> Find(const std::string& group) const = 0;  // kNotFound
+  virtual absl::StatusOr<std::shared_ptr<Replica>> Find(
+      const std::string& group) const = 0;                         // kNotFound
   virtual std::vector<std::shared_ptr<Replica>> List() const = 0;  // sorted by name
   // Forgets the group durably; its disks stay. The caller has checked the stage and detached the stream; VM I/O on the
   // replica fails from now on.

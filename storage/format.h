@@ -1,0 +1,190 @@
+// storage/format.h
+//
+// The bytes on disk, shared by writer and reader; docs/on_disk_format.md explains them with an example. All numbers are
+// little-endian, except in index keys, which are big-endian so that they sort.
+//
+//   segment file   [SegmentHeader, padded to 4 KiB] [frame] [frame] ...
+//   frame          [FrameHeader][Operation x operation_count][u32 CRC32C x checksum_count] padded to 4 KiB,
+//                  [payload, as received] padded to 4 KiB
+//
+// A DATA operation has one checksum per 4 KiB block of the *volume* that it touches; its first and last block may be shorter.
+// A frame is valid when its magic, its segment's incarnation, its place in the chain of positions, its CRC and all its checksums
+// are right; everything else is the end of the log.
+#ifndef UNDERSTUDY_STORAGE_FORMAT_H_
+#define UNDERSTUDY_STORAGE_FORMAT_H_
+
+#include <compare>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+#include "storage/base/byte_range.h"
+#include "storage/base/file_system.h"
+#include "storage/base/ids.h"
+#include "storage/base/operation.h"
+
+namespace understudy::storage {
+
+// Of the data directory as a whole, in the file VERSION: "understudy 1\n".
+inline constexpr int kFormatVersion = 1;
+
+enum class LogRole : uint8_t { kHidden = 0, kActive = 1 };
+
+// A place in a log: the segment's ordinal (from 1; 0: before the first) and a byte offset in its file.
+struct LogPosition {
+  uint32_t ordinal = 0;
+  uint32_t offset = 0;
+  friend auto operator<=>(const LogPosition&, const LogPosition&) = default;
+  std::string ToString() const;
+};
+
+inline constexpr uint64_t kSegmentMagic = 0x3147455359545355;  // "USTYSEG1"
+inline constexpr uint32_t kFrameMagic = 0x52465355;            // "USFR"
+
+struct SegmentHeader {
+  uint64_t magic = kSegmentMagic;
+  uint32_t version = kFormatVersion;
+  uint32_t ordinal = 0;  // place in its log
+  uint64_t incarnation =
+      0;               // random, new at every use of the file: frames of earlier uses are foreign
+  uint64_t group = 0;  // the group's number; with role, names the log
+  uint8_t role = 0;    // LogRole
+  uint8_t zero[3] = {};
+  uint32_t crc32c = 0;  // of the bytes before it
+};
+static_assert(sizeof(SegmentHeader) == 40 && offsetof(SegmentHeader, crc32c) == 36);
+
+struct FrameHeader {
+  uint32_t magic = kFrameMagic;
+  uint32_t operation_count = 0;
+  uint64_t segment_incarnation = 0;
+  uint64_t overlay = 0;
+  uint64_t stream_id = 0;  // hidden: of the write stream; active: 0
+  uint64_t term = 0;
+  uint64_t first_sequence = 0;
+  uint64_t payload_bytes = 0;
+  uint32_t checksum_count = 0;
+  uint32_t previous_ordinal = 0;  // LogPosition this frame follows
+  uint32_t previous_offset = 0;
+  uint32_t flags = 0;  // none defined; a reader refuses unknown ones
+  // A frame that ends an epoch (hidden log only) is the write-ahead record of the checkpoint; else all four are 0.
+  uint64_t epoch = 0;        // the one it ends
+  uint64_t next_hidden = 0;  // overlay ids of the epoch after it
+  uint64_t next_active = 0;
+  int64_t unix_micros = 0;  // when
+  uint32_t zero = 0;
+  uint32_t crc32c = 0;  // of the header before it, the operations and the checksums
+};
+static_assert(sizeof(FrameHeader) == 112 && offsetof(FrameHeader, crc32c) == 108);
+
+inline uint64_t FrameMetadataBytes(const FrameHeader& header) {
+  return sizeof(FrameHeader) + uint64_t{header.operation_count} * kOperationBytes +
+         uint64_t{header.checksum_count} * sizeof(uint32_t);
+}
+inline uint64_t FrameBytes(const FrameHeader& header) {
+  return RoundUp(FrameMetadataBytes(header), kBlockBytes) +
+         RoundUp(header.payload_bytes, kBlockBytes);
+}
+
+// Checksummed blocks that a DATA operation over `range` of a volume touches.
+inline uint64_t ChecksumCount(const ByteRange& range) {
+  return (RoundUp(range.end, kBlockBytes) - RoundDown(range.start, kBlockBytes)) / kBlockBytes;
+}
+
+void SealSegmentHeader(SegmentHeader& header);  // fills in crc32c
+bool SegmentHeaderValid(const SegmentHeader& header);
+// Over FrameHeader (without its crc32c) and the rest of the metadata, which follows it in memory.
+uint32_t FrameMetadataCrc(const FrameHeader& header, absl::string_view rest);
+
+// ---- index records -------------------------------------------------------------------------------------------------------
+
+// Where the current bytes of [start, end) of a volume are; `end` is in the key.
+struct Extent {
+  uint64_t start = 0;
+  // The range of the DATA operation the bytes came with: its checksums are cut on its bounds and stay so when the extent is
+  // trimmed.
+  uint64_t origin_start = 0;
+  uint32_t origin_bytes = 0;
+  uint32_t segment = 0;  // ordinal in the overlay's log; 0: reads as zeroes, the fields below are 0
+  uint32_t position = 0;   // of origin_start's byte in the segment file
+  uint32_t checksums = 0;  // of the checksum of origin_start's block in the segment file
+
+  bool zero() const { return segment == 0; }
+  ByteRange origin() const { return ByteRange::OfLength(origin_start, origin_bytes); }
+  friend bool operator==(const Extent&, const Extent&) = default;
+};
+
+struct VolumeRecord {
+  std::string name;
+  std::string top_id;
+  std::string disk_path;
+  uint64_t size_bytes = 0;
+  Initial initial = Initial::kEqual;
+  base::FileIdentity identity;
+  uint64_t merged_through = 0;  // FAILOVER: committed overlays below this offset are on the disk
+};
+
+struct GroupRecord {
+  uint64_t number = 0;  // never repeats in a data directory
+  std::string name;
+  Stage stage = Stage::kNone;
+  Incarnation incarnation;
+  Term term;
+  std::string agent_id;
+  Epoch epoch;            // the open one
+  Epoch committed_epoch;  // 0: none
+  uint64_t committed_sequence = 0;
+  uint64_t committed_stream = 0;
+  int64_t committed_micros = 0;
+  bool valid = false;
+  OverlayId hidden;
+  OverlayId active;
+  // FAILOVER: committed epochs up to this one may still have to be rolled forward from the log (--durability=none).
+  Epoch roll_forward_through;
+  std::vector<VolumeRecord> volumes;
+};
+
+struct OverlayRecord {
+  uint64_t group = 0;
+  LogRole role = LogRole::kHidden;
+  Epoch epoch;
+  bool committed = false;
+  LogPosition start;
+  LogPosition end;  // zero while open
+};
+
+// How far the index mirrors a log, and what the stream had reached there.
+struct IndexedPosition {
+  LogPosition position;
+  uint64_t stream_id = 0;
+  uint64_t sequence = 0;
+  bool incomplete = false;
+};
+
+std::string EncodeExtentKey(OverlayId overlay, VolumeId volume, uint64_t end);
+std::string EncodeExtentPrefix(OverlayId overlay);
+struct ExtentKey {
+  OverlayId overlay;
+  VolumeId volume;
+  uint64_t end = 0;
+};
+absl::StatusOr<ExtentKey> DecodeExtentKey(absl::string_view key);
+
+std::string Encode(const Extent& extent);
+std::string Encode(const GroupRecord& record);
+std::string Encode(const OverlayRecord& record);
+std::string Encode(const IndexedPosition& position);
+// kDataLoss when the bytes are not such a record.
+absl::StatusOr<Extent> DecodeExtent(absl::string_view bytes);
+absl::StatusOr<GroupRecord> DecodeGroupRecord(absl::string_view bytes);
+absl::StatusOr<OverlayRecord> DecodeOverlayRecord(absl::string_view bytes);
+absl::StatusOr<IndexedPosition> DecodeIndexedPosition(absl::string_view bytes);
+
+}  // namespace understudy::storage
+
+#endif  // UNDERSTUDY_STORAGE_FORMAT_H_

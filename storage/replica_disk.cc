@@ -1,0 +1,238 @@
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "storage/base/status_macros.h"
+#include "storage/replica_impl.h"
+
+namespace understudy::storage {
+namespace {
+
+constexpr size_t kActiveBatchOperations = 1024;
+
+absl::Status NotServing(const std::string& group, const VolumeInfo& volume, Stage stage) {
+  return absl::FailedPreconditionError(absl::StrCat(
+      "volume ", group, "/", volume.name, ": no I/O in stage ", StageName(stage),
+      stage == Stage::kNone ? ": start the group first" : " before the first sync has ended"));
+}
+
+absl::Status CheckRange(const VolumeInfo& volume, ByteRange range) {
+  if (range.start <= range.end && range.end <= volume.size_bytes && range.SectorAligned()) {
+    return absl::OkStatus();
+  }
+  return absl::OutOfRangeError(absl::StrCat("volume ", volume.name, ": range ", range.ToString(),
+                                            " is not sector-aligned or ends past ",
+                                            volume.size_bytes));
+}
+
+bool Serves(const Chain& chain) { return chain.stage != Stage::kNone && chain.valid; }
+
+}  // namespace
+
+absl::Status ReplicaImpl::Read(VolumeId volume, uint64_t offset, std::span<char> out) {
+  RETURN_IF_ERROR(CheckVolume(volume));
+  const VolumeInfo& info = volumes_[volume.value()];
+  const ByteRange range = ByteRange::OfLength(offset, out.size());
+  RETURN_IF_ERROR(CheckRange(info, range));
+  ReadGate::Visit visit(read_gate_);
+  std::shared_ptr<const Chain> chain;
+  std::vector<Piece> pieces;
+  {
+    base::ReaderLock lock(view_mutex_);
+    chain = chain_;
+    if (!Serves(*chain)) return NotServing(name_, info, chain->stage);
+    pieces = chain->Resolve(volume, range);
+  }
+  for (const Piece& piece : pieces) {
+    const auto part = out.subspan(piece.range.start - offset, piece.range.size());
+    const absl::Status read = chain->Read(volume, piece, part);
+    if (read.ok()) continue;
+    const absl::Status annotated = Annotate(
+        read, absl::StrCat("volume ", name_, "/", info.name, " range ", piece.range.ToString()));
+    Report({.operation = "read", .volume = volume, .range = piece.range, .status = annotated});
+    return annotated;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReplicaImpl::Write(VolumeId volume, uint64_t offset, std::span<const char> data,
+                                bool fua) {
+  while (!data.empty()) {
+    const auto part = data.first(std::min<size_t>(data.size(), kFramePayloadBytesMax));
+    RETURN_IF_ERROR(
+        Modify(volume, OperationKind::kData, ByteRange::OfLength(offset, part.size()), part));
+    data = data.subspan(part.size());
+    offset += part.size();
+  }
+  return fua ? Flush(volume) : absl::OkStatus();
+}
+
+absl::Status ReplicaImpl::WriteZeroes(VolumeId volume, ByteRange range, bool fua) {
+  RETURN_IF_ERROR(Modify(volume, OperationKind::kZero, range, {}));
+  return fua ? Flush(volume) : absl::OkStatus();
+}
+
+absl::Status ReplicaImpl::Modify(VolumeId volume, OperationKind kind, ByteRange range,
+                                 std::span<const char> data) {
+  RETURN_IF_ERROR(CheckVolume(volume));
+  const VolumeInfo& info = volumes_[volume.value()];
+  RETURN_IF_ERROR(CheckRange(info, range));
+  if (range.empty()) return absl::OkStatus();
+  base::RangeLock::Hold hold(*range_locks_[volume.value()], range);
+  std::shared_ptr<const Chain> chain;
+  std::vector<Piece> pieces;
+  {
+    base::ReaderLock lock(view_mutex_);
+    chain = chain_;
+    if (!Serves(*chain)) return NotServing(name_, info, chain->stage);
+    if (chain->stage != Stage::kRunning) pieces = chain->Resolve(volume, range);
+  }
+  if (chain->stage == Stage::kRunning) return WriteToActive(volume, kind, range, data);
+  for (const Piece& piece : pieces) {
+    const auto part =
+        data.empty() ? data : data.subspan(piece.range.start - range.start, piece.range.size());
+    if (piece.overlay == nullptr) {
+      const absl::Status written =
+          WriteToDisk(*chain->disks[volume.value()], kind, piece.range, part);
+      if (written.ok()) continue;
+      if (chain->stage == Stage::kDone)
+        return Annotate(written, absl::StrCat("volume ", name_, "/", info.name));
+    }
+    RETURN_IF_ERROR(WriteToActive(volume, kind, piece.range, part));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReplicaImpl::WriteToDisk(SecondaryDisk& disk, OperationKind kind, ByteRange range,
+                                      std::span<const char> data) {
+  if (kind != OperationKind::kData) return disk.PunchHole(range);
+  const iovec piece = {.iov_base = const_cast<char*>(data.data()), .iov_len = data.size()};
+  return disk.Write(range.start, std::span(&piece, 1));
+}
+
+absl::Status ReplicaImpl::Flush(VolumeId volume) {
+  RETURN_IF_ERROR(CheckVolume(volume));
+  const std::shared_ptr<const Chain> chain = this->chain();
+  if (!Serves(*chain)) return NotServing(name_, volumes_[volume.value()], chain->stage);
+  if (chain->stage != Stage::kDone) RETURN_IF_ERROR(active_log_.Sync());
+  if (chain->stage != Stage::kRunning) return chain->disks[volume.value()]->Sync();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<MapRun>> ReplicaImpl::Map(VolumeId volume, ByteRange range) {
+  RETURN_IF_ERROR(CheckVolume(volume));
+  const VolumeInfo& info = volumes_[volume.value()];
+  ReadGate::Visit visit(read_gate_);
+  std::shared_ptr<const Chain> chain;
+  std::vector<Piece> pieces;
+  {
+    base::ReaderLock lock(view_mutex_);
+    chain = chain_;
+    if (!Serves(*chain)) return NotServing(name_, info, chain->stage);
+    pieces = chain->Resolve(volume, range.Intersect({0, info.size_bytes}));
+  }
+  std::vector<MapRun> runs;
+  for (const Piece& piece : pieces) {
+    if (piece.overlay != nullptr) {
+      const bool zero = piece.extent.zero();
+      runs.push_back({.range = piece.range, .zero = zero, .hole = zero});
+      continue;
+    }
+    ASSIGN_OR_RETURN(const std::vector<MapRun> below,
+                     chain->disks[volume.value()]->Map(piece.range));
+    runs.insert(runs.end(), below.begin(), below.end());
+  }
+  return runs;
+}
+
+// ---- the active overlay -------------------------------------------------------------------------------------------------------
+
+// Concurrent writes share a frame: the first one in writes for all that have queued up by then.
+absl::Status ReplicaImpl::WriteToActive(VolumeId volume, OperationKind kind, ByteRange range,
+                                        std::span<const char> data) {
+  ActiveWrite write{.operation = {.volume = volume.value(),
+                                  .kind = kind,
+                                  .offset = range.start,
+                                  .length = range.size()},
+                    .data = data};
+  std::vector<ActiveWrite*> batch;
+  active_mutex_.Lock();
+  active_queue_.push_back(&write);
+  while (!write.done && active_leader_) active_done_.Wait(active_mutex_);
+  while (!write.done) {
+    active_leader_ = true;
+    uint64_t bytes = 0;
+    while (!active_queue_.empty() && batch.size() < kActiveBatchOperations &&
+           bytes + active_queue_.front()->data.size() <= kFramePayloadBytesMax) {
+      bytes += active_queue_.front()->data.size();
+      batch.push_back(active_queue_.front());
+      active_queue_.pop_front();
+    }
+    active_mutex_.Unlock();
+    const absl::Status status = AppendActiveBatch(batch);
+    active_mutex_.Lock();
+    for (ActiveWrite* done : batch) {
+      done->status = status;
+      done->done = true;
+    }
+    batch.clear();
+    active_leader_ = false;
+    active_done_.NotifyAll();
+  }
+  active_mutex_.Unlock();
+  return write.status;
+}
+
+absl::Status ReplicaImpl::AppendActiveBatch(const std::vector<ActiveWrite*>& batch) {
+  std::vector<Operation> operations;
+  std::vector<std::span<const char>> payload;
+  for (const ActiveWrite* write : batch) {
+    operations.push_back(write->operation);
+    if (!write->data.empty()) payload.push_back(write->data);
+  }
+  const std::shared_ptr<Overlay> active = chain()->active;
+  if (active == nullptr)
+    return absl::FailedPreconditionError(absl::StrCat("group ", name_, " has no active overlay"));
+  FrameContent content{.overlay = active->id(), .operations = operations, .payload = payload};
+  {
+    base::MutexLock lock(mutex_);
+    RETURN_IF_ERROR(failed_);
+    content.term = record_.term;
+    content.first_sequence = active_sequence_ + 1;
+  }
+  const absl::StatusOr<AppendedFrame> frame = active_log_.Append(content);
+  if (!frame.ok()) {
+    Report({.operation = "write",
+            .volume = VolumeId(operations[0].volume),
+            .range = operations[0].range(),
+            .status = frame.status()});
+    return frame.status();
+  }
+  bool flush_now = false;
+  {
+    // Queued under the lock that orders the changes of the map: the index must see them in the same order.
+    base::WriterLock lock(view_mutex_);
+    PendingFrame pending{.overlay = active};
+    active->Apply(operations, frame->segment, {frame->payload, frame->checksums},
+                  &pending.mutations);
+    for (const Operation& operation : operations) {
+      if (!commit_window_.has_value() || commit_window_->volume != VolumeId(operation.volume))
+        continue;
+      const ByteRange touched = operation.range().Intersect(commit_window_->range);
+      if (!touched.empty()) commit_window_->touched.push_back(touched);
+    }
+    base::MutexLock memory_lock(mutex_);
+    active_sequence_ += operations.size();
+    active_reached_ = {.position = frame->end, .sequence = active_sequence_};
+    pending.reached = active_reached_;
+    for (const ActiveWrite* write : batch) pending_bytes_ += write->data.size();
+    pending_bytes_ += kBlockBytes;
+    flush_now = pending_bytes_ >= context_.options.index_batch_bytes;
+    active_pending_.push_back(std::move(pending));
+  }
+  ScheduleFlush(flush_now);
+  return absl::OkStatus();
+}
+
+}  // namespace understudy::storage

@@ -1,0 +1,473 @@
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "storage/base/log.h"
+#include "storage/base/reason.h"
+#include "storage/base/status_macros.h"
+#include "storage/replica_impl.h"
+
+namespace understudy::storage {
+namespace {
+
+absl::Status Incomplete(const std::string& group) {
+  return WithReason(
+      absl::AbortedError(absl::StrCat("group ", group,
+                                      " is incomplete: writes of the primary are missing here, so "
+                                      "no checkpoint can be committed; a resync ends that")),
+      kReasonIncomplete);
+}
+
+uint64_t PayloadBytes(std::span<const Operation> operations) {
+  uint64_t bytes = 0;
+  for (const Operation& operation : operations) bytes += operation.payload_bytes();
+  return bytes;
+}
+
+// The slices without their first `skip` bytes.
+std::vector<std::span<const char>> SkipPayload(std::span<const std::span<const char>> slices,
+                                               uint64_t skip) {
+  std::vector<std::span<const char>> rest;
+  for (const std::span<const char>& slice : slices) {
+    const uint64_t dropped = std::min<uint64_t>(skip, slice.size());
+    skip -= dropped;
+    if (dropped < slice.size()) rest.push_back(slice.subspan(dropped));
+  }
+  return rest;
+}
+
+}  // namespace
+
+// ---- what may be appended ---------------------------------------------------------------------------------------------------
+
+absl::Status ReplicaImpl::CheckWriter(const IncomingFrame& frame) const {
+  const bool same_writer = frame.incarnation == record_.incarnation && frame.term == record_.term &&
+                           frame.stream_id == stream_id_;
+  if (record_.stage != Stage::kRunning || !same_writer) {
+    return WithReason(absl::FailedPreconditionError(absl::StrCat(
+                          "group ", name_, ": the writer's term ", frame.term.value(),
+                          " or stream is not the current one (term ", record_.term.value(),
+                          ", stage ", StageName(record_.stage), ")")),
+                      Reason{.reason = std::string(kReasonFenced),
+                             .metadata = {{"term", absl::StrCat(record_.term.value())}}});
+  }
+  if (refusing_) {
+    return WithReason(
+        absl::FailedPreconditionError(absl::StrCat("group ", name_, " is being stopped")),
+        kReasonNotRunning);
+  }
+  RETURN_IF_ERROR(failed_);
+  if (frame.first_sequence > received_sequence_ + 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("group ", name_, ": sequence gap: ", received_sequence_,
+                     " was received, frame begins at ", frame.first_sequence));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReplicaImpl::CheckOperations(const IncomingFrame& frame) const {
+  if (frame.operations.size() > kFrameOperationsMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("frame of ", frame.operations.size(), " operations is over the limit"));
+  }
+  uint64_t payload = 0;
+  for (const std::span<const char>& slice : frame.payload) payload += slice.size();
+  for (const Operation& operation : frame.operations) {
+    const bool known =
+        operation.kind >= OperationKind::kData && operation.kind <= OperationKind::kComplete;
+    const bool last = &operation == &frame.operations.back();
+    if (!known || (operation.kind == OperationKind::kCheckpoint && !last)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "operation kind ", static_cast<int>(operation.kind), " is unknown or out of place"));
+    }
+    if (!operation.has_range()) continue;
+    RETURN_IF_ERROR(CheckVolume(VolumeId(operation.volume)));
+    const VolumeInfo& volume = volumes_[operation.volume];
+    if (operation.length == 0 || operation.offset % kSectorBytes != 0 ||
+        operation.length % kSectorBytes != 0) {
+      return absl::InvalidArgumentError(absl::StrCat("volume ", volume.name, ": offset ",
+                                                     operation.offset, " length ", operation.length,
+                                                     " is not a positive multiple of 512"));
+    }
+    if (operation.offset > volume.size_bytes ||
+        operation.length > volume.size_bytes - operation.offset) {
+      return absl::OutOfRangeError(absl::StrCat("volume ", volume.name, ": offset ",
+                                                operation.offset, " length ", operation.length,
+                                                " ends past ", volume.size_bytes));
+    }
+  }
+  const uint64_t expected = PayloadBytes(frame.operations);
+  if (payload != expected || payload > kFramePayloadBytesMax) {
+    return absl::InvalidArgumentError(absl::StrCat("payload of ", payload,
+                                                   " bytes, operations say ", expected, ", limit ",
+                                                   kFramePayloadBytesMax));
+  }
+  return absl::OkStatus();
+}
+
+// ---- append -------------------------------------------------------------------------------------------------------------------
+
+absl::Status ReplicaImpl::Append(const IncomingFrame& frame, CheckpointCallback on_checkpoint) {
+  base::Turn::Hold hidden_turn(hidden_turn_);
+  uint64_t received = 0;
+  bool incomplete = false;
+  {
+    base::MutexLock lock(mutex_);
+    RETURN_IF_ERROR(CheckWriter(frame));
+    received = received_sequence_;
+    incomplete = incomplete_;
+  }
+  RETURN_IF_ERROR(CheckOperations(frame));
+  const uint64_t replayed =
+      std::min<uint64_t>(received + 1 - frame.first_sequence, frame.operations.size());
+  if (replayed == frame.operations.size()) {
+    if (!AnswerReplay(frame, on_checkpoint)) on_checkpoint(Incomplete(name_));
+    return absl::OkStatus();
+  }
+  FrameContent content{.stream_id = frame.stream_id,
+                       .term = frame.term,
+                       .first_sequence = frame.first_sequence + replayed,
+                       .operations = frame.operations.subspan(replayed),
+                       .payload = frame.payload};
+  std::vector<std::span<const char>> rest;
+  if (replayed > 0) {
+    rest = SkipPayload(frame.payload, PayloadBytes(frame.operations.first(replayed)));
+    content.payload = rest;
+  }
+  for (const Operation& operation : content.operations) {
+    if (operation.kind == OperationKind::kIncomplete) incomplete = true;
+    if (operation.kind == OperationKind::kComplete) incomplete = false;
+  }
+  std::shared_ptr<PendingCheckpoint> checkpoint;
+  const bool marked = content.operations.back().kind == OperationKind::kCheckpoint;
+  if (marked && !incomplete) {
+    ASSIGN_OR_RETURN(checkpoint, PrepareCheckpoint());
+    checkpoint->done.push_back(std::move(on_checkpoint));
+    checkpoint->result.sequence = content.first_sequence + content.operations.size() - 1;
+    checkpoint->stream_id = frame.stream_id;
+  }
+  RETURN_IF_ERROR(AppendToHidden(content, checkpoint));
+  if (marked && incomplete) on_checkpoint(Incomplete(name_));
+  return absl::OkStatus();
+}
+
+// A checkpoint operation that was received before is answered with the epoch it made. False: it made none.
+bool ReplicaImpl::AnswerReplay(const IncomingFrame& frame, CheckpointCallback& on_checkpoint) {
+  if (frame.operations.empty() || frame.operations.back().kind != OperationKind::kCheckpoint)
+    return true;
+  const uint64_t sequence = frame.first_sequence + frame.operations.size() - 1;
+  CheckpointResult result{.sequence = sequence};
+  {
+    base::MutexLock lock(mutex_);
+    for (PendingFrame& pending : hidden_pending_) {
+      if (pending.checkpoint == nullptr || pending.checkpoint->published ||
+          pending.checkpoint->result.sequence != sequence) {
+        continue;
+      }
+      pending.checkpoint->done.push_back(std::move(on_checkpoint));
+      return true;
+    }
+    if (committed_.stream_id != frame.stream_id || committed_.sequence < sequence) return false;
+    result.epoch = committed_.epoch;
+  }
+  on_checkpoint(result);
+  return true;
+}
+
+absl::StatusOr<std::shared_ptr<ReplicaImpl::PendingCheckpoint>> ReplicaImpl::PrepareCheckpoint() {
+  auto checkpoint = std::make_shared<PendingCheckpoint>();
+  checkpoint->arrived = context_.clock.Monotonic();
+  checkpoint->unix_micros = absl::ToUnixMicros(context_.clock.Now());
+  Epoch next;
+  {
+    base::MutexLock lock(mutex_);
+    checkpoint->result.epoch = open_epoch_;
+    next = open_epoch_.Next();
+  }
+  ASSIGN_OR_RETURN(checkpoint->next_hidden, NewOverlay(LogRole::kHidden, next, hidden_log_.end()));
+  ASSIGN_OR_RETURN(checkpoint->next_active, NewOverlay(LogRole::kActive, next, active_log_.end()));
+  return checkpoint;
+}
+
+// One frame into the log, the open overlay and the queue for the index. `content.overlay` is filled in here.
+absl::Status ReplicaImpl::AppendToHidden(FrameContent content,
+                                         std::shared_ptr<PendingCheckpoint> checkpoint) {
+  std::shared_ptr<Overlay> hidden;
+  {
+    base::MutexLock lock(mutex_);
+    hidden = hidden_;
+  }
+  if (hidden == nullptr) {
+    return WithReason(
+        absl::FailedPreconditionError(absl::StrCat("group ", name_, " has failed over")),
+        kReasonFenced);
+  }
+  content.overlay = hidden->id();
+  if (checkpoint != nullptr) {
+    content.epoch = checkpoint->result.epoch;
+    content.next_hidden = checkpoint->next_hidden->id();
+    content.next_active = checkpoint->next_active->id();
+    content.unix_micros = checkpoint->unix_micros;
+  }
+  ASSIGN_OR_RETURN(const AppendedFrame frame, hidden_log_.Append(content));
+  PendingFrame pending{.overlay = hidden, .checkpoint = checkpoint};
+  hidden->Apply(content.operations, frame.segment, {frame.payload, frame.checksums},
+                &pending.mutations);
+  bool flush_now = checkpoint != nullptr;
+  {
+    base::MutexLock lock(mutex_);
+    if (hidden_ != hidden) {  // fenced between the log and here: the frame never happened
+      return WithReason(
+          absl::FailedPreconditionError(absl::StrCat("group ", name_, " has failed over")),
+          kReasonFenced);
+    }
+    for (const Operation& operation : content.operations) {
+      if (operation.kind == OperationKind::kIncomplete) incomplete_ = true;
+      if (operation.kind == OperationKind::kComplete) incomplete_ = false;
+      if (operation.kind == OperationKind::kFlush) flush_now = true;
+    }
+    received_sequence_ += content.operations.size();
+    pending.reached = {.position = frame.end,
+                       .stream_id = stream_id_,
+                       .sequence = received_sequence_,
+                       .incomplete = incomplete_};
+    pending_bytes_ += PayloadBytes(content.operations) + kBlockBytes;
+    if (checkpoint != nullptr) SealHidden(*checkpoint, frame.end);
+    hidden_pending_.push_back(std::move(pending));
+    flush_now = flush_now || pending_bytes_ >= context_.options.index_batch_bytes;
+  }
+  if (checkpoint != nullptr && !context_.options.checkpoint_durable) {
+    base::Turn::Hold commit_turn(commit_turn_);
+    if (record().stage == Stage::kRunning)
+      PublishCheckpoint(checkpoint);  // else a failover dropped it
+  }
+  ScheduleFlush(flush_now);
+  return absl::OkStatus();
+}
+
+void ReplicaImpl::SealHidden(PendingCheckpoint& checkpoint, LogPosition end) {
+  hidden_->Seal(end);
+  hidden_->Commit();
+  checkpoint.sealed = hidden_;
+  checkpoint.result.bytes = hidden_->bytes();
+  checkpoint.next_hidden->Begin(end);
+  hidden_ = checkpoint.next_hidden;
+  open_epoch_ = open_epoch_.Next();
+}
+
+void ReplicaImpl::RequestCheckpoint(CheckpointCallback done) {
+  base::Turn::Hold hidden_turn(hidden_turn_);
+  FrameContent content;
+  absl::Status refused;
+  {
+    base::MutexLock lock(mutex_);
+    if (record_.stage != Stage::kRunning) {
+      refused = WithReason(absl::FailedPreconditionError("Block replication is not running"),
+                           kReasonNotRunning);
+    } else if (incomplete_) {
+      refused = Incomplete(name_);
+    } else {
+      refused = failed_;
+    }
+    content.stream_id = stream_id_;
+    content.term = record_.term;
+    content.first_sequence = received_sequence_ + 1;
+  }
+  if (!refused.ok()) return done(refused);
+  absl::StatusOr<std::shared_ptr<PendingCheckpoint>> checkpoint = PrepareCheckpoint();
+  if (!checkpoint.ok()) return done(checkpoint.status());
+  (*checkpoint)->stream_id = content.stream_id;
+  (*checkpoint)->done.push_back(std::move(done));
+  const absl::Status appended = AppendToHidden(content, *checkpoint);
+  if (!appended.ok()) Answer(**checkpoint, appended);
+}
+
+void ReplicaImpl::Answer(PendingCheckpoint& checkpoint,
+                         const absl::StatusOr<CheckpointResult>& result) {
+  std::vector<CheckpointCallback> waiting;
+  {
+    base::MutexLock lock(mutex_);
+    waiting.swap(checkpoint.done);
+  }
+  for (CheckpointCallback& done : waiting) done(result);
+}
+
+// Makes the sealed epoch visible and answers. REQUIRES: commit_turn_.
+void ReplicaImpl::PublishCheckpoint(const std::shared_ptr<PendingCheckpoint>& checkpoint) {
+  Chain next = *chain();
+  if (checkpoint->published) return;
+  checkpoint->old_active = next.active;
+  next.active = checkpoint->next_active;
+  next.committed.insert(next.committed.begin(), checkpoint->sealed);
+  next.valid = true;
+  Publish(std::make_shared<const Chain>(std::move(next)));
+  const uint64_t generation = read_gate_.Advance();
+  CheckpointResult result;
+  {
+    base::MutexLock lock(mutex_);
+    checkpoint->published = true;
+    checkpoint->result.duration = context_.clock.Monotonic() - checkpoint->arrived;
+    result = checkpoint->result;
+    committed_ = {.epoch = result.epoch,
+                  .sequence = result.sequence,
+                  .stream_id = checkpoint->stream_id,
+                  .unix_micros = checkpoint->unix_micros};
+    apply_generation_ = generation;
+    ++backlog_epochs_;
+  }
+  base::LogInfo("checkpoint_committed")
+      .With("group", name_)
+      .With("epoch", result.epoch.value())
+      .With("bytes", result.bytes)
+      .With("took", result.duration);
+  Answer(*checkpoint, result);
+}
+
+// ---- the index behind the log ----------------------------------------------------------------------------------------------
+
+void ReplicaImpl::RequestDurablePoint() { ScheduleFlush(/*now=*/true); }
+
+void ReplicaImpl::ScheduleFlush(bool now) {
+  {
+    base::MutexLock lock(mutex_);
+    if (closing_ || (now ? flush_queued_ : (flush_delayed_ || flush_queued_))) return;
+    (now ? flush_queued_ : flush_delayed_) = true;
+  }
+  auto self = shared_from_this();
+  if (now) {
+    context_.write_back.Submit([self] {
+      {
+        base::MutexLock lock(self->mutex_);
+        self->flush_queued_ = false;
+      }
+      self->FlushInBackground();
+    });
+    return;
+  }
+  context_.write_back.SubmitAfter(context_.options.index_batch_delay, [self] {
+    {
+      base::MutexLock lock(self->mutex_);
+      self->flush_delayed_ = false;
+    }
+    self->FlushInBackground();
+  });
+}
+
+void ReplicaImpl::FlushInBackground() {
+  // Errors are kept in failed_ and reported there.
+  FlushIndex(/*sync=*/false).IgnoreError();
+  hidden_log_.PrepareNext();
+  active_log_.PrepareNext();
+}
+
+absl::Status ReplicaImpl::FlushIndex(bool sync) {
+  std::vector<std::shared_ptr<PendingCheckpoint>> committed;
+  absl::Status flushed;
+  {
+    base::Turn::Hold flush_turn(flush_turn_);
+    size_t hidden_count = 0;
+    size_t active_count = 0;
+    {
+      base::MutexLock lock(mutex_);
+      RETURN_IF_ERROR(failed_);
+      hidden_count = hidden_pending_.size();
+      active_count = active_pending_.size();
+      pending_bytes_ = 0;
+    }
+    if (hidden_count + active_count == 0) return absl::OkStatus();
+    if (hidden_count > 0) flushed = hidden_log_.Sync();
+    if (flushed.ok() && active_count > 0) flushed = active_log_.Sync();
+    if (flushed.ok()) flushed = FlushPending(hidden_count, active_count, sync, &committed);
+    if (!flushed.ok()) FailPending(flushed);
+  }
+  if (flushed.ok()) NotifyChange();
+  if (!committed.empty()) ScheduleJob();
+  return flushed;
+}
+
+absl::Status ReplicaImpl::FlushPending(size_t hidden_count, size_t active_count, bool sync,
+                                       std::vector<std::shared_ptr<PendingCheckpoint>>* committed) {
+  base::Turn::Hold commit_turn(commit_turn_);
+  // The frames stay queued until they are in the index; appending to a deque leaves references to its elements valid.
+  std::vector<const PendingFrame*> hidden;
+  std::vector<const PendingFrame*> active;
+  GroupRecord record;
+  {
+    base::MutexLock lock(mutex_);
+    record = record_;
+    // A failover may have shortened the queue.
+    for (size_t i = 0; i < std::min(hidden_count, hidden_pending_.size()); ++i) {
+      hidden.push_back(&hidden_pending_[i]);
+    }
+    for (size_t i = 0; i < std::min(active_count, active_pending_.size()); ++i) {
+      active.push_back(&active_pending_[i]);
+    }
+  }
+  Index::Batch batch(context_.index);
+  for (const PendingFrame* frame : hidden) {
+    batch.Mutate(frame->overlay->id(), frame->mutations);
+    if (frame->checkpoint == nullptr) continue;
+    AddCheckpoint(*frame->checkpoint, &record, &batch);
+    committed->push_back(frame->checkpoint);
+  }
+  for (const PendingFrame* frame : active) batch.Mutate(frame->overlay->id(), frame->mutations);
+  if (!hidden.empty()) batch.PutPosition(record.number, LogRole::kHidden, hidden.back()->reached);
+  if (!active.empty()) batch.PutPosition(record.number, LogRole::kActive, active.back()->reached);
+  if (committed->empty()) {
+    RETURN_IF_ERROR(context_.index.Write(std::move(batch), sync));
+  } else {
+    RETURN_IF_ERROR(WriteGroup(record, std::move(batch)));
+  }
+  for (const auto& checkpoint : *committed) PublishCheckpoint(checkpoint);
+
+  std::deque<PendingFrame>
+      finished;  // ends outside the lock: it may hold the last reference to an overlay
+  base::MutexLock lock(mutex_);
+  if (!hidden.empty() && hidden.back()->reached.stream_id == stream_id_) {
+    durable_sequence_ = hidden.back()->reached.sequence;
+  }
+  const auto finish = [&finished](std::deque<PendingFrame>& queue, size_t count) {
+    for (; count > 0; --count) {
+      finished.push_back(std::move(queue.front()));
+      queue.pop_front();
+    }
+  };
+  finish(hidden_pending_, hidden.size());
+  finish(active_pending_, active.size());
+  return absl::OkStatus();
+}
+
+void ReplicaImpl::AddCheckpoint(const PendingCheckpoint& checkpoint, GroupRecord* record,
+                                Index::Batch* batch) {
+  batch->PutOverlay(checkpoint.sealed->id(), checkpoint.sealed->record());
+  batch->PutOverlay(checkpoint.next_active->id(), checkpoint.next_active->record());
+  if (record->active != OverlayId()) batch->DeleteOverlay(record->active);
+  record->active = checkpoint.next_active->id();
+  record->hidden = OverlayId();
+  if (record->stage == Stage::kRunning) {  // after a failover there is no next hidden one
+    batch->PutOverlay(checkpoint.next_hidden->id(), checkpoint.next_hidden->record());
+    record->hidden = checkpoint.next_hidden->id();
+  }
+  record->epoch = checkpoint.result.epoch.Next();
+  record->committed_epoch = checkpoint.result.epoch;
+  record->committed_sequence = checkpoint.result.sequence;
+  record->committed_stream = checkpoint.stream_id;
+  record->committed_micros = checkpoint.unix_micros;
+  record->valid = true;
+}
+
+void ReplicaImpl::FailPending(const absl::Status& status) {
+  std::vector<std::shared_ptr<PendingCheckpoint>> waiting;
+  {
+    base::MutexLock lock(mutex_);
+    failed_ = status;
+    for (const PendingFrame& frame : hidden_pending_) {
+      if (frame.checkpoint != nullptr) waiting.push_back(frame.checkpoint);
+    }
+  }
+  for (const auto& checkpoint : waiting) Answer(*checkpoint, status);
+  Report({.operation = "index", .status = status});
+}
+
+}  // namespace understudy::storage
