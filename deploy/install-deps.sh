@@ -18,7 +18,7 @@ BUILD=(
   nbdkit nbdkit-plugin-dev
 )
 DEMO=(libnbd-bin qemu-utils e2fsprogs util-linux jq curl)
-TESTS=(prometheus python3 fio)
+TESTS=(prometheus python3 fio clang-format)
 BENCH=(fio python3)
 LINT=(clang clang-tidy clang-format)
 IMAGE=(buildah mmdebstrap ca-certificates)
