@@ -1,0 +1,55 @@
+#include "server/daemon.h"
+
+#include <utility>
+
+#include "absl/random/random.h"
+
+#include "storage/base/clock.h"
+#include "storage/base/file_system.h"
+#include "storage/base/log.h"
+#include "storage/base/status_macros.h"
+
+namespace understudy::server {
+
+// Time for calls to end by themselves, of the few seconds that Kubernetes and systemd leave.
+constexpr absl::Duration kShutdownGrace = absl::Milliseconds(500);
+
+absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const DaemonOptions& options) {
+  RETURN_IF_ERROR(options.Validate());
+  std::unique_ptr<Daemon> daemon(new Daemon);
+  absl::BitGen random;
+  const base::Clock& clock = base::Clock::Real();
+  ASSIGN_OR_RETURN(daemon->store_,
+                   storage::Store::Open(options.store, base::FileSystem::Posix(), clock, random));
+  daemon->service_ = std::make_unique<Service>(*daemon->store_, clock);
+  daemon->replication_ = std::make_unique<ReplicationService>(*daemon->service_);
+  daemon->primary_writes_ = std::make_unique<PrimaryWritesService>(*daemon->service_);
+  ASSIGN_OR_RETURN(daemon->grpc_,
+                   proto::GrpcHost::Start(options.listen, {daemon->replication_.get(),
+                                                           daemon->primary_writes_.get()}));
+  daemon->metrics_ = std::make_shared<Metrics>(*daemon->service_);
+  ASSIGN_OR_RETURN(daemon->endpoint_, base::MetricsEndpoint::Start(options.metrics_listen));
+  daemon->endpoint_->Register(daemon->metrics_);
+  base::LogInfo("understudyd_ready")
+      .With("grpc", daemon->grpc_->address())
+      .With("metrics", daemon->endpoint_->address())
+      .With("nbd", options.nbd_socket);
+  return daemon;
+}
+
+Daemon::~Daemon() { Shutdown(); }
+
+void Daemon::Shutdown() {
+  {
+    base::MutexLock lock(mutex_);
+    if (std::exchange(shut_down_, true)) return;
+  }
+  if (grpc_ != nullptr) grpc_->SetServing(false);
+  metrics_.reset();  // scraped no more, before what it reads goes
+  if (grpc_ != nullptr) grpc_->Shutdown(kShutdownGrace);
+  if (service_ != nullptr) service_->Shutdown();
+  store_.reset();
+  base::LogInfo("understudyd_stopped");
+}
+
+}  // namespace understudy::server

@@ -1,0 +1,52 @@
+// server/daemon.h
+//
+// Daemon is a running understudyd, alone or inside nbdkit: store, service, gRPC and metrics, started in this order and shut down
+// in the reverse one.
+#ifndef UNDERSTUDY_SERVER_DAEMON_H_
+#define UNDERSTUDY_SERVER_DAEMON_H_
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+
+#include "proto/grpc_host.h"
+#include "server/daemon_options.h"
+#include "server/metrics.h"
+#include "server/rpc/replication_service.h"
+#include "server/rpc/write_stream.h"
+#include "server/service.h"
+#include "storage/base/metrics/endpoint.h"
+#include "storage/base/mutex.h"
+#include "storage/store.h"
+
+namespace understudy::server {
+
+class Daemon {
+ public:
+  // Errors name the directory or address and the remedy. When it returns, both ports answer, and a line
+  // "understudyd_ready grpc=ADDR metrics=ADDR nbd=PATH" was logged.
+  static absl::StatusOr<std::unique_ptr<Daemon>> Start(const DaemonOptions& options);
+  ~Daemon();  // Shutdown()
+
+  Service& service() { return *service_; }
+  // Health says NOT_SERVING, running I/O and calls end, the store is closed. Idempotent, from any thread. Exports that
+  // clients still hold answer errors from now on.
+  void Shutdown();
+
+ private:
+  Daemon() = default;
+
+  std::unique_ptr<storage::Store> store_;
+  std::unique_ptr<Service> service_;
+  std::unique_ptr<ReplicationService> replication_;
+  std::unique_ptr<PrimaryWritesService> primary_writes_;
+  std::unique_ptr<proto::GrpcHost> grpc_;
+  std::shared_ptr<Metrics> metrics_;
+  std::unique_ptr<base::MetricsEndpoint> endpoint_;
+  base::Mutex mutex_;
+  bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace understudy::server
+
+#endif  // UNDERSTUDY_SERVER_DAEMON_H_

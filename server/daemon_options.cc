@@ -1,0 +1,120 @@
+#include "server/daemon_options.h"
+
+#include <filesystem>
+#include <limits>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+#include "storage/base/status_macros.h"
+
+namespace understudy::server {
+namespace {
+
+std::string Absolute(const std::string& path) {
+  return path.empty() ? path : std::filesystem::absolute(path).lexically_normal().string();
+}
+
+// "host:port" with a port from 0 to 65535, or, when allowed, "unix:/path".
+bool WellFormedAddress(const std::string& address, bool unix_allowed) {
+  if (absl::StartsWith(address, "unix:")) return unix_allowed && address.size() > 5;
+  const size_t colon = address.rfind(':');
+  if (colon == std::string::npos || colon == 0) return false;
+  uint32_t port;
+  return absl::SimpleAtoi(address.substr(colon + 1), &port) && port <= 65535;
+}
+
+absl::Status Set(uint64_t& to, const std::string& value) {
+  ASSIGN_OR_RETURN(to, ParseBytes(value));
+  return absl::OkStatus();
+}
+
+absl::Status SetDurability(bool& durable, const std::string& value) {
+  if (value != "checkpoint" && value != "none") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", value, "\" is neither checkpoint nor none"));
+  }
+  durable = value == "checkpoint";
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<uint64_t> ParseBytes(const std::string& text) {
+  const absl::Status bad = absl::InvalidArgumentError(absl::StrCat(
+      "\"", text, "\" is not a number of bytes (digits, then K, M, G or T if you like)"));
+  if (text.empty()) return bad;
+  const size_t unit = std::string("KMGT").find(text.back());
+  const bool scaled = unit != std::string::npos;
+  const int shift = scaled ? 10 * (static_cast<int>(unit) + 1) : 0;
+  uint64_t number;
+  if (!absl::SimpleAtoi(text.substr(0, text.size() - (scaled ? 1 : 0)), &number)) return bad;
+  if (number > (std::numeric_limits<uint64_t>::max() >> shift)) return bad;
+  return number << shift;
+}
+
+absl::Status DaemonOptions::Set(const std::string& key, const std::string& value) {
+  absl::Status status;
+  if (key == "listen") {
+    listen = value;
+  } else if (key == "metrics-listen") {
+    metrics_listen = value;
+  } else if (key == "nbd-socket") {
+    nbd_socket = value;
+  } else if (key == "data-dir") {
+    store.data_dir = value;
+  } else if (key == "disk-dir") {
+    store.disk_dirs.push_back(value);
+  } else if (key == "durability") {
+    status = SetDurability(store.checkpoint_durable, value);
+  } else if (key == "apply-bytes-per-second") {
+    status = server::Set(store.apply_bytes_per_second, value);
+  } else if (key == "segment-bytes") {
+    status = server::Set(store.segment_bytes, value);
+  } else {
+    return absl::NotFoundError(absl::StrCat("unknown option ", key));
+  }
+  return Annotate(status, absl::StrCat("--", key));
+}
+
+absl::Status DaemonOptions::Validate() const {
+  std::vector<std::string> problems;
+  if (store.data_dir.empty())
+    problems.push_back("--data-dir is missing: name a directory, it is made when missing");
+  if (!WellFormedAddress(listen, true)) {
+    problems.push_back(
+        absl::StrCat("--listen: \"", listen, "\" is neither host:port nor unix:/path"));
+  }
+  if (!WellFormedAddress(metrics_listen, false)) {
+    problems.push_back(absl::StrCat("--metrics-listen: \"", metrics_listen, "\" is not host:port"));
+  }
+  if (nbd_socket.size() > 107) {
+    problems.push_back(absl::StrCat("--nbd-socket: \"", nbd_socket,
+                                    "\" is longer than the 107 bytes of a socket's path"));
+  }
+  if (!store.data_dir.empty()) {
+    if (const absl::Status status = store.Validate(); !status.ok()) {
+      problems.emplace_back(status.message());
+    }
+  }
+  if (problems.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrJoin(problems, "\n"));
+}
+
+std::vector<std::pair<std::string, std::string>> DaemonOptions::Parameters() const {
+  std::vector<std::pair<std::string, std::string>> parameters = {
+      {"data-dir", Absolute(store.data_dir)},
+      {"listen", listen},
+      {"metrics-listen", metrics_listen},
+      {"nbd-socket", Absolute(nbd_socket)},
+      {"durability", store.checkpoint_durable ? "checkpoint" : "none"},
+      {"apply-bytes-per-second", absl::StrCat(store.apply_bytes_per_second)},
+      {"segment-bytes", absl::StrCat(store.segment_bytes)}};
+  for (const std::string& dir : store.disk_dirs) parameters.emplace_back("disk-dir", Absolute(dir));
+  return parameters;
+}
+
+}  // namespace understudy::server

@@ -1,0 +1,54 @@
+// server/error_log.h
+//
+// The latched errors of a group: what GetError answers. Equal errors (same volume, operation, code and reason) are counted,
+// with the newest message and range. At most kErrorsMax different ones; later ones are only counted in the last entry.
+// Threads  none of its own; the group's mutex guards it.
+#ifndef UNDERSTUDY_SERVER_ERROR_LOG_H_
+#define UNDERSTUDY_SERVER_ERROR_LOG_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+
+#include "storage/base/byte_range.h"
+
+namespace understudy::server {
+
+struct LatchedError {
+  std::string volume;     // empty: of the group as a whole
+  std::string operation;  // write, apply, commit, read, checkpoint
+  absl::StatusCode code = absl::StatusCode::kUnknown;
+  std::string message;
+  std::string reason;  // as storage/base/reason.h; may be empty
+  ByteRange range;     // empty: none
+  absl::Time first;
+  absl::Time last;
+  uint64_t count = 0;
+};
+
+class ErrorLog {
+ public:
+  static constexpr size_t kErrorsMax = 64;
+
+  // True when it is a new one, worth a log line.
+  bool Latch(const std::string& volume, const std::string& operation, ByteRange range,
+             const absl::Status& status, absl::Time now);
+  // Start and Stop.
+  void Clear() { errors_.clear(); }
+  // Puts errors that were cleared too early before those that came since.
+  void Restore(ErrorLog older);
+  // A checkpoint has committed the resync of missed writes. DATA_LOSS stays.
+  void ClearMissedWrites();
+
+  const std::vector<LatchedError>& errors() const { return errors_; }
+
+ private:
+  std::vector<LatchedError> errors_;
+};
+
+}  // namespace understudy::server
+
+#endif  // UNDERSTUDY_SERVER_ERROR_LOG_H_

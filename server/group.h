@@ -1,0 +1,206 @@
+// server/group.h
+//
+// Group is what a replica may do and when: the stages of docs/semantics.md section 1 around one storage::Replica, its latched
+// errors, the one write stream that may be attached to it, and who may attach.
+//
+// Threads  all methods from any thread. Start, Stop and the second half of a handshake go through a Gate, one at a time; a
+//          failover among them waits for the index only, never for a stream that is stuck in file I/O. Getters never wait.
+// Errors   texts and codes of docs/semantics.md; kDeadlineExceeded when another control call is stuck; reason FENCED with
+//          the current term for a wrong incarnation, term or agent.
+// Durable  what the replica promises for each call; latched errors and counters live in memory.
+#ifndef UNDERSTUDY_SERVER_GROUP_H_
+#define UNDERSTUDY_SERVER_GROUP_H_
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+#include "server/error_log.h"
+#include "server/gate.h"
+#include "server/group_status.h"
+#include "server/stats.h"
+#include "server/stream_types.h"
+#include "storage/base/clock.h"
+#include "storage/base/mutex.h"
+#include "storage/replica.h"
+
+namespace understudy::server {
+
+class StreamSession;
+
+// What the caller believes the pairing to be; a delayed call must not hit a re-paired group.
+struct Expected {
+  Incarnation incarnation;  // none(): not checked
+  Term term;                // 0: not checked
+};
+
+struct StartOutcome {
+  Stage stage = Stage::kNone;
+  bool ignored = false;
+  Incarnation incarnation;
+  Term term;
+};
+
+struct CheckpointAnswer {
+  Stage stage = Stage::kNone;
+  bool ignored = false;
+  storage::CheckpointResult result;  // all zero when ignored
+};
+
+struct ErrorReport {
+  Stage stage = Stage::kNone;
+  std::vector<LatchedError> errors;
+};
+
+struct StopCommand {
+  bool failover = false;
+  bool received = false;
+  std::optional<Epoch> epoch;
+  Expected expected;
+};
+
+struct StopOutcome {
+  Stage stage = Stage::kNone;
+  bool ignored = false;
+  Epoch epoch;  // the newest committed one after the call
+  Term term;
+};
+
+class Group final : public storage::ReplicaListener, public std::enable_shared_from_this<Group> {
+ public:
+  // Listens to the replica from now on, until Detach(). `clock` and `service_stats` outlive the group.
+  static std::shared_ptr<Group> Make(std::shared_ptr<storage::Replica> replica,
+                                     const base::Clock& clock, ServiceStats& service_stats);
+  ~Group() override;
+
+  const std::string& name() const { return replica_->name(); }
+  const std::vector<storage::VolumeInfo>& volumes() const { return replica_->volumes(); }
+  storage::Replica& replica() const { return *replica_; }
+
+  // ---- control calls; may block until `deadline` ----------------------------------------------------------------------
+
+  absl::StatusOr<StartOutcome> Start(bool secondary, const Expected& expected, absl::Time deadline);
+  // With a stream attached: asks the agent for a marker and waits for its commit; when the stream goes away meanwhile, or
+  // without one, commits what was received.
+  absl::StatusOr<CheckpointAnswer> Checkpoint(const Expected& expected, absl::Time deadline);
+  absl::StatusOr<ErrorReport> GetError() const;
+  absl::StatusOr<StopOutcome> Stop(const StopCommand& command, absl::Time deadline);
+  // Checks that the group may go, ends its stream, calls `forget` (the store's half) and, when that succeeds, detaches.
+  absl::Status Remove(bool force, const Expected& expected, absl::Time deadline,
+                      const std::function<absl::Status()>& forget);
+  GroupStatus Status() const;
+
+  // Ends the stream with `status`, waits until its storage thread is out of the replica, and listens no more. For Remove and
+  // shutdown.
+  void Detach(const absl::Status& status);
+
+  // ---- the write stream -----------------------------------------------------------------------------------------------
+
+  struct Joined {
+    HandshakeReply reply;
+    uint64_t committed_bytes = 0;  // of reply.committed_epoch, when known
+    uint64_t committed_duration_micros = 0;
+  };
+  // Checks the handshake, binds the agent, ends an older stream and waits until it is out of the replica, then makes `session`
+  // the group's stream. Called on the session's storage thread.
+  absl::StatusOr<Joined> Join(const Handshake& handshake,
+                              const std::shared_ptr<StreamSession>& session);
+  // The session's storage thread has left the replica; `joined`: its Join() succeeded.
+  void Leave(StreamSession& session, bool joined, const absl::Status& status);
+
+  // The callback for Append() of a frame that ends in a CHECKPOINT with this sequence.
+  storage::CheckpointCallback BeginMarker(uint64_t stream_id, uint64_t sequence);
+  void OnFrameTaken(uint64_t payload_bytes, uint64_t operations);
+  void OnResyncComplete();
+  // A frame was not taken: counts, and latches what docs/semantics.md says latches.
+  void OnWriteRefused(uint64_t first_sequence, const absl::Status& status);
+
+  // ---- from the disk side and the background --------------------------------------------------------------------------
+
+  void Latch(std::optional<VolumeId> volume, const std::string& operation, ByteRange range,
+             const absl::Status& status);
+  void OnBackgroundError(const storage::BackgroundError& error) override;
+  void OnChange() override;
+
+  const GroupStats& stats() const { return stats_; }
+  GroupStats& stats() { return stats_; }
+  IoStats& io_stats(VolumeId volume) { return *io_stats_[volume.value()]; }
+
+ private:
+  // One Checkpoint call that waits for a marker.
+  struct MarkerWaiter {
+    uint64_t first_marker = 0;  // any marker from this one on answers it
+    bool stream_lost = false;
+    std::optional<absl::StatusOr<storage::CheckpointResult>> result;
+  };
+  struct Marker {
+    uint64_t number = 0;  // 0: RequestCheckpoint, without a marker
+    uint64_t stream_id = 0;
+    uint64_t sequence = 0;
+  };
+
+  Group(std::shared_ptr<storage::Replica> replica, const base::Clock& clock,
+        ServiceStats& service_stats);
+
+  absl::Status CheckExpected(const Expected& expected) const;
+  StopOutcome StopOutcomeNow(bool ignored) const;
+
+  absl::StatusOr<storage::CheckpointResult> CommitAtMarker(StreamSession& session,
+                                                           absl::Time deadline, bool& stream_lost);
+  absl::StatusOr<storage::CheckpointResult> CommitReceived(absl::Time deadline);
+  void OnCheckpointDone(const Marker& marker,
+                        const absl::StatusOr<storage::CheckpointResult>& result);
+
+  absl::Status CheckHandshake(const Handshake& handshake, const storage::ReplicaState& state) const;
+  absl::StatusOr<std::vector<uint32_t>> MatchVolumes(const Handshake& handshake) const;
+  absl::StatusOr<Joined> TryJoin(const Handshake& handshake,
+                                 const std::shared_ptr<StreamSession>& session);
+  // Checks the handshake and binds the agent; the reply's volume ids are set.
+  absl::StatusOr<HandshakeReply> Admit(const Handshake& handshake);
+  // Ends the group's stream, and waits for every earlier one to be out of the replica. kUnavailable when one is stuck.
+  absl::Status EvictStreams(const absl::Status& status);
+  // Nothing: another stream joined meanwhile, evict it first.
+  absl::StatusOr<std::optional<Joined>> Attach(const Handshake& handshake, HandshakeReply reply,
+                                               const std::shared_ptr<StreamSession>& session);
+
+  std::shared_ptr<StreamSession> session() const;
+  // Takes the stream away from the group; waiters for a marker learn of it.
+  std::shared_ptr<StreamSession> TakeSession();
+  void LoseStreamLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::string VolumeName(std::optional<VolumeId> volume) const;
+
+  const std::shared_ptr<storage::Replica> replica_;
+  const base::Clock& clock_;
+  ServiceStats& service_stats_;
+  GroupStats stats_;
+  std::vector<std::unique_ptr<IoStats>> io_stats_;  // by VolumeId
+
+  Gate gate_;
+
+  mutable base::Mutex mutex_;
+  base::CondVar marker_done_;
+  std::shared_ptr<StreamSession> session_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::weak_ptr<StreamSession>> earlier_
+      ABSL_GUARDED_BY(mutex_);  // may still be in the replica
+  bool detached_ ABSL_GUARDED_BY(mutex_) = false;
+  ErrorLog errors_ ABSL_GUARDED_BY(mutex_);
+  uint64_t markers_begun_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<std::shared_ptr<MarkerWaiter>> waiters_ ABSL_GUARDED_BY(mutex_);
+  storage::CheckpointResult last_checkpoint_ ABSL_GUARDED_BY(mutex_);
+  bool resync_complete_ ABSL_GUARDED_BY(mutex_) = false;  // COMPLETE came, its checkpoint not yet
+  bool proved_ ABSL_GUARDED_BY(mutex_) = false;           // a resync was committed since Start
+  uint64_t bad_crc_sequence_ ABSL_GUARDED_BY(mutex_) = 0;
+  int bad_crc_times_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Time last_contact_ ABSL_GUARDED_BY(mutex_) = absl::UnixEpoch();
+  absl::Duration disconnected_since_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace understudy::server
+
+#endif  // UNDERSTUDY_SERVER_GROUP_H_

@@ -1,0 +1,37 @@
+// server/group_status.h
+//
+// One look at a group, for GetStatus and the metrics.
+#ifndef UNDERSTUDY_SERVER_GROUP_STATUS_H_
+#define UNDERSTUDY_SERVER_GROUP_STATUS_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+
+#include "server/error_log.h"
+#include "storage/replica.h"
+
+namespace understudy::server {
+
+enum class SyncState { kNone, kAssumed, kInSync, kBehind, kResyncing, kDisconnected, kDiverged };
+
+struct GroupStatus {
+  std::string group;
+  storage::ReplicaState replica;
+  std::vector<storage::VolumeInfo> volumes;  // by VolumeId, as replica.usage
+  bool connected = false;                    // a write stream is attached
+  SyncState sync_state = SyncState::kNone;
+  std::vector<LatchedError> errors;
+  absl::Time last_contact =
+      absl::UnixEpoch();  // any message of an attached stream; the epoch: never
+  // How far the standby may be behind, as it can know itself: how long the oldest operation it received has waited to be
+  // durable; without a stream, the time since it lost the last one (or was started). Zero when not RUNNING.
+  absl::Duration lag;
+  uint64_t received_bytes = 0;
+  uint64_t received_operations = 0;
+};
+
+}  // namespace understudy::server
+
+#endif  // UNDERSTUDY_SERVER_GROUP_STATUS_H_

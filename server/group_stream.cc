@@ -1,0 +1,209 @@
+// The stream half of server/group.h: who may attach, and how one stream follows another.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "server/fenced.h"
+#include "server/group.h"
+#include "server/stage_table.h"
+#include "server/stream_session.h"
+#include "storage/base/log.h"
+#include "storage/base/reason.h"
+#include "storage/base/status_macros.h"
+
+namespace understudy::server {
+namespace {
+
+// Longer than any healthy disk takes; the agent tries again after it.
+constexpr absl::Duration kEvictTimeout = absl::Seconds(10);
+constexpr absl::Duration kJoinTimeout = absl::Seconds(10);
+
+}  // namespace
+
+std::shared_ptr<StreamSession> Group::session() const {
+  base::MutexLock lock(mutex_);
+  return session_;
+}
+
+void Group::LoseStreamLocked() {
+  for (const auto& waiter : waiters_) waiter->stream_lost = true;
+  marker_done_.NotifyAll();
+  disconnected_since_ = clock_.Monotonic();
+  if (session_ == nullptr) return;
+  last_contact_ = session_->last_word();
+  earlier_.push_back(session_);
+}
+
+std::shared_ptr<StreamSession> Group::TakeSession() {
+  base::MutexLock lock(mutex_);
+  if (session_ != nullptr) LoseStreamLocked();
+  return std::exchange(session_, nullptr);
+}
+
+absl::StatusOr<Group::Joined> Group::Join(const Handshake& handshake,
+                                          const std::shared_ptr<StreamSession>& session) {
+  absl::StatusOr<Joined> joined = TryJoin(handshake, session);
+  (joined.ok() ? stats_.sessions_ok : stats_.sessions_failed).Add();
+  if (HasReason(joined.status(), kReasonFenced)) {
+    stats_.fenced_requests.Add();
+    stats_.errors[static_cast<size_t>(ErrorReason::kFenced)].Add();
+  }
+  return joined;
+}
+
+absl::StatusOr<Group::Joined> Group::TryJoin(const Handshake& handshake,
+                                             const std::shared_ptr<StreamSession>& session) {
+  ASSIGN_OR_RETURN(const HandshakeReply reply, Admit(handshake));
+  while (!session->ended()) {
+    RETURN_IF_ERROR(EvictStreams(absl::AbortedError(
+        absl::StrCat("group ", name(), ": a newer write stream has taken over"))));
+    ASSIGN_OR_RETURN(const std::optional<Joined> joined, Attach(handshake, reply, session));
+    if (joined) return *joined;
+  }
+  return absl::CancelledError("write stream: ended during its handshake");
+}
+
+absl::StatusOr<HandshakeReply> Group::Admit(const Handshake& handshake) {
+  ASSIGN_OR_RETURN(const Gate::Pass pass, gate_.Enter(clock_.Now() + kJoinTimeout));
+  RETURN_IF_ERROR(CheckHandshake(handshake, replica_->state()));
+  HandshakeReply reply;
+  ASSIGN_OR_RETURN(reply.volume_ids, MatchVolumes(handshake));
+  RETURN_IF_ERROR(replica_->BindAgent(handshake.agent_id, handshake.takeover));
+  return reply;
+}
+
+absl::Status Group::CheckHandshake(const Handshake& handshake,
+                                   const storage::ReplicaState& state) const {
+  RETURN_IF_ERROR(CheckName("agent", handshake.agent_id));
+  if (handshake.stream_id == 0) return absl::InvalidArgumentError("write stream: stream_id is 0");
+  const Verdict verdict = Judge(Verb::kHandshake, state.stage);
+  if (HasReason(verdict.refusal, kReasonFenced)) {
+    return FencedError(absl::StrCat("group ", name(), ": ", verdict.refusal.message()), state.term);
+  }
+  RETURN_IF_ERROR(Annotate(verdict.refusal, absl::StrCat("group ", name())));
+  // Who takes over has nothing of the current pairing to show; nor has one whose reply to that was lost.
+  if (handshake.takeover) return absl::OkStatus();
+  const bool other_incarnation =
+      !handshake.incarnation.none() && handshake.incarnation != state.incarnation;
+  const bool other_term = handshake.term != Term() && handshake.term != state.term;
+  if (!other_incarnation && !other_term) return absl::OkStatus();
+  return FencedError(
+      absl::StrCat("group ", name(), ": agent ", handshake.agent_id, " writes with ",
+                   other_incarnation ? std::string("the incarnation of another pairing")
+                                     : absl::StrCat("term ", handshake.term.value()),
+                   ", the current term is ", state.term.value(),
+                   "; stop this primary or start it with takeover"),
+      state.term);
+}
+
+absl::StatusOr<std::vector<uint32_t>> Group::MatchVolumes(const Handshake& handshake) const {
+  std::vector<uint32_t> ids;
+  for (const StreamVolume& wanted : handshake.volumes) {
+    const auto found = std::find_if(volumes().begin(), volumes().end(),
+                                    [&](const auto& volume) { return volume.name == wanted.name; });
+    if (found == volumes().end()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "group ", name(), " has no volume \"", wanted.name, "\" at the standby: open it there"));
+    }
+    if (found->size_bytes != wanted.size_bytes) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "Active disk, hidden disk, secondary disk's length are not the same: volume ",
+          wanted.name, " has ", wanted.size_bytes, " bytes at the primary and ", found->size_bytes,
+          " at the standby"));
+    }
+    const uint32_t id = found->id.value();
+    if (std::find(ids.begin(), ids.end(), id) != ids.end()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("group ", name(), ": volume ", wanted.name, " is named twice"));
+    }
+    ids.push_back(id);
+  }
+  if (ids.size() == volumes().size()) return ids;
+  return absl::InvalidArgumentError(absl::StrCat("group ", name(), " has ", volumes().size(),
+                                                 " volumes at the standby, the agent names ",
+                                                 ids.size(), ": a group is replicated as a whole"));
+}
+
+absl::Status Group::EvictStreams(const absl::Status& status) {
+  if (const auto stream = TakeSession(); stream != nullptr) stream->End(status);
+  std::vector<std::shared_ptr<StreamSession>> earlier;
+  {
+    base::MutexLock lock(mutex_);
+    for (const auto& weak : earlier_) {
+      if (auto stream = weak.lock(); stream != nullptr) earlier.push_back(std::move(stream));
+    }
+  }
+  for (const auto& stream : earlier) {
+    if (!stream->WaitFinished(kEvictTimeout)) {
+      return absl::UnavailableError(absl::StrCat(
+          "group ", name(),
+          ": an earlier write stream is still busy in file I/O; look at the standby's disk"));
+    }
+  }
+  base::MutexLock lock(mutex_);
+  std::erase_if(earlier_, [](const auto& weak) {
+    const auto stream = weak.lock();
+    return stream == nullptr || stream->finished();
+  });
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::optional<Group::Joined>> Group::Attach(
+    const Handshake& handshake, HandshakeReply reply,
+    const std::shared_ptr<StreamSession>& session) {
+  ASSIGN_OR_RETURN(const Gate::Pass pass, gate_.Enter(clock_.Now() + kJoinTimeout));
+  {
+    base::MutexLock lock(mutex_);
+    if (detached_)
+      return absl::UnavailableError(absl::StrCat("group ", name(), " is being closed"));
+    if (session_ != nullptr) return std::optional<Joined>();
+  }
+  // The stage, and who is bound, may have changed while earlier streams ended.
+  const storage::ReplicaState before = replica_->state();
+  RETURN_IF_ERROR(CheckHandshake(handshake, before));
+  if (before.agent_id != handshake.agent_id) {
+    return FencedError(
+        absl::StrCat("group ", name(), ": agent ", before.agent_id, " has taken over"),
+        before.term);
+  }
+  RETURN_IF_ERROR(replica_->AttachStream(handshake.stream_id));
+  const storage::ReplicaState state = replica_->state();
+  const bool known = state.stream_id == handshake.stream_id;
+  reply.incarnation = state.incarnation;
+  reply.term = state.term;
+  reply.received_sequence = known ? state.received_sequence : 0;
+  reply.durable_sequence = known ? state.durable_sequence : 0;
+  reply.committed_epoch = state.committed_epoch;
+  reply.committed_sequence = known ? state.committed_sequence : 0;
+  reply.committed_time = state.committed_time;
+  reply.incomplete = state.incomplete;
+  base::LogInfo("stream_attached")
+      .With("group", name())
+      .With("agent", handshake.agent_id)
+      .With("term", state.term.value())
+      .With("received_sequence", reply.received_sequence);
+  base::MutexLock lock(mutex_);
+  session_ = session;
+  Joined joined{.reply = std::move(reply)};
+  if (last_checkpoint_.epoch == state.committed_epoch) {
+    joined.committed_bytes = last_checkpoint_.bytes;
+    joined.committed_duration_micros =
+        static_cast<uint64_t>(absl::ToInt64Microseconds(last_checkpoint_.duration));
+  }
+  return std::optional<Joined>(std::move(joined));
+}
+
+void Group::Leave(StreamSession& session, bool joined, const absl::Status& status) {
+  if (joined && (absl::IsDeadlineExceeded(status) || absl::IsCancelled(status) ||
+                 absl::IsUnavailable(status))) {
+    stats_.errors[static_cast<size_t>(ErrorReasonOf(status))].Add();
+  }
+  base::MutexLock lock(mutex_);
+  if (session_.get() == &session) {
+    LoseStreamLocked();
+    session_.reset();
+  }
+}
+
+}  // namespace understudy::server

@@ -1,0 +1,152 @@
+// understudyd: the replication service of the standby. Runs alone, or with --nbd-socket becomes nbdkit (by exec: the process id
+// stays) with the same service inside as a plugin.
+#include <iostream>
+#include <string>
+#include <unistd.h>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+
+#include "server/daemon.h"
+#include "server/daemon_options.h"
+#include "storage/base/nbdkit.h"
+
+namespace understudy::server {
+namespace {
+
+constexpr int kExitFailed = 1;
+constexpr int kExitUsage = 2;
+
+struct Flag {
+  std::string name;
+  std::string help;
+  bool repeatable = false;
+  std::vector<std::string> values = {};
+};
+
+std::vector<Flag> Flags() {
+  const DaemonOptions defaults;
+  return {
+      {"data-dir", "Directory of the index and the segments; made when missing. Required"},
+      {"listen", absl::StrCat("gRPC address, host:port or unix:/path [", defaults.listen, "]")},
+      {"metrics-listen",
+       absl::StrCat("Address of /metrics, host:port [", defaults.metrics_listen, "]")},
+      {"nbd-socket",
+       "Unix socket of the NBD exports; without it no NBD is served and no nbdkit is needed"},
+      {"disk-dir", "Secondary disks must lie under this directory; repeatable [DATA-DIR/disks]",
+       true},
+      {"durability",
+       "What a checkpoint's answer promises: checkpoint (survives a power cut) or none "
+       "[checkpoint]"},
+      {"apply-bytes-per-second",
+       "Limit for copying committed epochs to the secondary disk; 0: none [0]"},
+      {"segment-bytes",
+       absl::StrCat("Size of a segment file [", defaults.store.segment_bytes, "]")},
+  };
+}
+
+std::string EnvironmentName(const std::string& flag) {
+  return absl::StrCat("UNDERSTUDY_",
+                      absl::AsciiStrToUpper(absl::StrReplaceAll(flag, {{"-", "_"}})));
+}
+
+void AddFlag(CLI::App& app, Flag& flag) {
+  CLI::Option* const option = app.add_option("--" + flag.name, flag.values, flag.help);
+  option->envname(EnvironmentName(flag.name))->type_name("TEXT");
+  option->allow_extra_args(false);
+  if (flag.repeatable) {
+    option->take_all();
+  } else {
+    option->expected(1)->take_last();
+  }
+}
+
+// Every problem of the command line, the configuration file and the environment, one per line.
+std::vector<std::string> Collect(const std::vector<Flag>& flags,
+                                 const std::vector<std::string>& unknown, DaemonOptions& options) {
+  std::vector<std::string> problems;
+  for (const std::string& argument : unknown)
+    problems.push_back(absl::StrCat("unknown: ", argument));
+  for (const Flag& flag : flags) {
+    for (const std::string& value : flag.values) {
+      const absl::Status status = options.Set(flag.name, value);
+      if (!status.ok()) problems.emplace_back(status.message());
+    }
+  }
+  if (const absl::Status status = options.Validate(); !status.ok()) {
+    problems.emplace_back(status.message());
+  }
+  return problems;
+}
+
+int Fail(int exit_status, absl::string_view message) {
+  std::cerr << "understudyd: " << message << std::endl;
+  return exit_status;
+}
+
+int RunAlone(const DaemonOptions& options) {
+  // The handler may run before the daemon exists; it then has nothing to shut down.
+  static base::Mutex mutex;
+  static Daemon* running = nullptr;
+  base::HandleShutdownSignals([] {
+    Daemon* daemon;
+    {
+      base::MutexLock lock(mutex);
+      daemon = running;
+    }
+    if (daemon != nullptr) daemon->Shutdown();
+  });
+  absl::StatusOr<std::unique_ptr<Daemon>> daemon = Daemon::Start(options);
+  if (!daemon.ok()) return Fail(kExitFailed, std::string(daemon.status().message()));
+  {
+    base::MutexLock lock(mutex);
+    running = daemon->release();
+  }
+  while (true) pause();  // the signal thread ends the process
+}
+
+int RunInNbdkit(const DaemonOptions& options) {
+  absl::Status status = base::ClaimUnixSocket(options.nbd_socket);
+  if (!status.ok()) return Fail(kExitFailed, status.message());
+  const absl::StatusOr<std::string> plugin = base::FindPlugin("understudyd-plugin.so");
+  if (!plugin.ok()) return Fail(kExitFailed, plugin.status().message());
+  base::NbdkitOptions nbdkit{.plugin_path = *plugin,
+                             .socket_path = options.nbd_socket,
+                             .parameters = options.Parameters()};
+  return Fail(kExitFailed, base::ExecNbdkit(nbdkit).message());
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app("understudyd: keeps warm standbys of virtual machines' disks");
+  std::vector<Flag> flags = Flags();
+  for (Flag& flag : flags) AddFlag(app, flag);
+  app.set_config(
+      "--config", "",
+      "Configuration file (TOML or INI); flags beat it, it beats UNDERSTUDY_* variables");
+  app.allow_extras();
+  app.allow_config_extras(CLI::config_extras_mode::capture);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    std::cout << app.help();
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    return Fail(kExitUsage, error.what());
+  }
+  DaemonOptions options;
+  const std::vector<std::string> problems = Collect(flags, app.remaining(), options);
+  if (!problems.empty()) {
+    return Fail(kExitUsage, absl::StrCat("wrong usage\n  ", absl::StrJoin(problems, "\n  "),
+                                         "\ntry understudyd --help"));
+  }
+  return options.nbd_socket.empty() ? RunAlone(options) : RunInNbdkit(options);
+}
+
+}  // namespace
+}  // namespace understudy::server
+
+int main(int argc, char** argv) { return understudy::server::Main(argc, argv); }

@@ -1,0 +1,288 @@
+#include "server/metrics.h"
+
+#include <array>
+#include <limits>
+#include <map>
+#include <string>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include <prometheus/metric_family.h>
+
+namespace understudy::server {
+namespace {
+
+using Labels = std::vector<std::pair<std::string, std::string>>;
+using prometheus::MetricType;
+
+constexpr std::array<Stage, 5> kStages = {Stage::kNone, Stage::kRunning, Stage::kFailover,
+                                          Stage::kFailoverFailed, Stage::kDone};
+constexpr std::array<std::pair<SyncState, const char*>, 6> kSyncStates = {{
+    {SyncState::kAssumed, "assumed"},
+    {SyncState::kInSync, "in_sync"},
+    {SyncState::kBehind, "behind"},
+    {SyncState::kResyncing, "resyncing"},
+    {SyncState::kDisconnected, "disconnected"},
+    {SyncState::kDiverged, "diverged"},
+}};
+
+// Families in the making, by name; a family exists once its help is declared, with or without series.
+class Families {
+ public:
+  void Declare(const std::string& name, MetricType type, const std::string& help) {
+    families_[name] = {.name = name, .help = help, .type = type, .metric = {}};
+  }
+  void Add(const std::string& name, const Labels& labels, double value) {
+    prometheus::MetricFamily& family = families_.at(name);
+    prometheus::ClientMetric& metric = NewMetric(family, labels);
+    if (family.type == MetricType::Counter) {
+      metric.counter.value = value;
+    } else {
+      metric.gauge.value = value;
+    }
+  }
+  void AddHistogram(const std::string& name, const Labels& labels,
+                    const DurationHistogram::View& view) {
+    prometheus::ClientMetric::Histogram& histogram =
+        NewMetric(families_.at(name), labels).histogram;
+    for (size_t i = 0; i < view.cumulative.size(); ++i) {
+      const double bound = i < DurationHistogram::kBoundsSeconds.size()
+                               ? DurationHistogram::kBoundsSeconds[i]
+                               : std::numeric_limits<double>::infinity();
+      histogram.bucket.push_back({.cumulative_count = view.cumulative[i], .upper_bound = bound});
+    }
+    histogram.sample_count = view.cumulative.back();
+    histogram.sample_sum = view.sum_seconds;
+  }
+  std::vector<prometheus::MetricFamily> Take() {
+    std::vector<prometheus::MetricFamily> taken;
+    for (auto& [name, family] : families_) taken.push_back(std::move(family));
+    return taken;
+  }
+
+ private:
+  static prometheus::ClientMetric& NewMetric(prometheus::MetricFamily& family,
+                                             const Labels& labels) {
+    prometheus::ClientMetric& metric = family.metric.emplace_back();
+    for (const auto& [name, value] : labels) {
+      metric.label.push_back({.name = name, .value = value});
+    }
+    return metric;
+  }
+
+  std::map<std::string, prometheus::MetricFamily> families_;
+};
+
+Labels With(Labels labels, const std::string& name, absl::string_view value) {
+  labels.emplace_back(name, std::string(value));
+  return labels;
+}
+
+void DeclareVolumes(Families& families) {
+  const auto gauge = [&](const char* name, const char* help) {
+    families.Declare(name, MetricType::Gauge, help);
+  };
+  gauge("understudy_volume_info",
+        "Always 1: a volume that is open here, and the agent its group is bound to.");
+  gauge("understudy_volume_size_bytes", "Size of the volume.");
+  gauge("understudy_volume_role", "1 for the role this end of the volume has, else 0.");
+  gauge("understudy_volume_state", "1 for the stage of the volume's group, else 0.");
+  gauge("understudy_volume_sync_state",
+        "1 for the agreement with the primary, else 0; all 0 when not replicating.");
+  gauge("understudy_volume_epoch", "The open epoch.");
+  gauge("understudy_volume_term", "The term of the primaryship.");
+  gauge("understudy_overlay_bytes", "Bytes of volume ranges that an overlay holds.");
+  gauge("understudy_apply_backlog_bytes",
+        "Committed bytes that are not on the secondary disk yet.");
+  gauge("understudy_apply_backlog_epochs",
+        "Committed epochs that are not on the secondary disk yet.");
+  gauge("understudy_failover_merge_remaining_bytes",
+        "Bytes that the commit job after a failover still has to copy; 0 when none runs.");
+  gauge("understudy_checkpoint_last_success_timestamp_seconds",
+        "When the newest checkpoint was committed, unix time; 0: none yet.");
+}
+
+void DeclareReplication(Families& families) {
+  const auto gauge = [&](const char* name, const char* help) {
+    families.Declare(name, MetricType::Gauge, help);
+  };
+  const auto counter = [&](const char* name, const char* help) {
+    families.Declare(name, MetricType::Counter, help);
+  };
+  gauge("understudy_replication_lag_seconds",
+        "At the standby: how long the oldest received write has waited to be durable; while no "
+        "write stream is "
+        "attached, the time since the last one (or since Start). 0 when the group is not running.");
+  gauge("understudy_replication_last_contact_timestamp_seconds",
+        "When the agent was last heard of, heartbeats included, unix time; 0: never since the "
+        "service started.");
+  gauge("understudy_replication_connected", "1 while a write stream is attached.");
+  counter("understudy_replication_received_bytes_total", "Payload taken from write streams.");
+  counter("understudy_replication_received_operations_total",
+          "Operations taken from write streams.");
+  counter("understudy_replication_sessions_total",
+          "Write streams that were attached (ok) or refused (failed); without a group when it was "
+          "unknown.");
+  counter("understudy_replication_errors_total",
+          "Replication operations that failed, by reason, counted once.");
+  counter("understudy_fenced_requests_total",
+          "Requests refused because of an old term, incarnation or agent.");
+  counter("understudy_checksum_failures_total",
+          "Data that did not match its checksum: frames on the wire, blocks on disk.");
+  counter("understudy_checkpoints_total", "Checkpoints of the group, by result.");
+  counter("understudy_failovers_total",
+          "Failovers begun (ok), and those refused or stopped at an error (failed).");
+  families.Declare("understudy_checkpoint_duration_seconds", MetricType::Histogram,
+                   "commit: from the marker's arrival to the commit; total: from a Checkpoint call "
+                   "to its answer.");
+}
+
+void DeclareIoAndStore(Families& families) {
+  const auto counter = [&](const char* name, const char* help) {
+    families.Declare(name, MetricType::Counter, help);
+  };
+  counter("understudy_io_requests_total", "Requests of the secondary VM.");
+  counter("understudy_io_bytes_total", "Bytes of requests of the secondary VM that succeeded.");
+  counter("understudy_io_errors_total", "Requests of the secondary VM that failed.");
+  families.Declare("understudy_store_capacity_bytes", MetricType::Gauge,
+                   "Size of the file system that holds the data directory.");
+  families.Declare("understudy_store_free_bytes", MetricType::Gauge,
+                   "Free space of the file system that holds the data directory.");
+}
+
+void AddIo(Families& families, const Labels& volume, const IoStats& stats) {
+  for (size_t i = 0; i < kIoKindNames.size(); ++i) {
+    const Labels labels = With(volume, "op", kIoKindNames[i]);
+    const IoStats::PerKind& kind = stats.kinds[i];
+    families.Add("understudy_io_requests_total", labels,
+                 static_cast<double>(kind.requests.value()));
+    families.Add("understudy_io_bytes_total", labels, static_cast<double>(kind.bytes.value()));
+    families.Add("understudy_io_errors_total", With(labels, "where", "local"),
+                 static_cast<double>(kind.errors.value()));
+  }
+}
+
+void AddOverlays(Families& families, const Labels& volume, const storage::VolumeUsage& usage,
+                 const storage::ReplicaState& state) {
+  const std::pair<const char*, uint64_t> overlays[] = {{"active", usage.active_bytes},
+                                                       {"hidden", usage.hidden_bytes},
+                                                       {"committed", usage.committed_bytes}};
+  for (const auto& [overlay, bytes] : overlays) {
+    families.Add("understudy_overlay_bytes", With(volume, "overlay", overlay),
+                 static_cast<double>(bytes));
+  }
+  families.Add("understudy_apply_backlog_bytes", volume,
+               static_cast<double>(usage.committed_bytes));
+  families.Add("understudy_apply_backlog_epochs", volume,
+               static_cast<double>(state.backlog_epochs));
+  const bool merging = state.stage == Stage::kFailover || state.stage == Stage::kFailoverFailed;
+  families.Add("understudy_failover_merge_remaining_bytes", volume,
+               merging ? static_cast<double>(usage.active_bytes + usage.committed_bytes) : 0);
+}
+
+void AddStates(Families& families, const Labels& volume, const std::string& peer,
+               const GroupStatus& status) {
+  const Stage stage = status.replica.stage;
+  for (const Stage other : kStages) {
+    families.Add("understudy_volume_state",
+                 With(volume, "state", absl::AsciiStrToLower(StageName(other))), stage == other);
+  }
+  for (const auto& [state, name] : kSyncStates) {
+    families.Add("understudy_volume_sync_state", With(With(volume, "peer", peer), "state", name),
+                 status.sync_state == state);
+  }
+  // Who has taken over is the primary now.
+  const bool promoted = stage == Stage::kFailover || stage == Stage::kFailoverFailed;
+  const char* const role = stage == Stage::kRunning ? "secondary" : (promoted ? "primary" : "none");
+  for (const char* const other : {"primary", "secondary", "none"}) {
+    families.Add("understudy_volume_role", With(volume, "role", other),
+                 std::string_view(role) == other);
+  }
+}
+
+void AddVolume(Families& families, Group& group, const GroupStatus& status,
+               const storage::VolumeInfo& info) {
+  const storage::ReplicaState& state = status.replica;
+  const std::string& peer = state.agent_id;
+  const Labels volume = {{"group", status.group}, {"volume", info.name}};
+  const Labels with_peer = With(volume, "peer", peer);
+  const size_t index = info.id.value();
+  families.Add("understudy_volume_info", with_peer, 1);
+  families.Add("understudy_volume_size_bytes", volume, static_cast<double>(info.size_bytes));
+  AddStates(families, volume, peer, status);
+  families.Add("understudy_volume_epoch", volume, static_cast<double>(state.epoch.value()));
+  families.Add("understudy_volume_term", volume, static_cast<double>(state.term.value()));
+  AddOverlays(families, volume,
+              index < state.usage.size() ? state.usage[index] : storage::VolumeUsage{}, state);
+  families.Add("understudy_checkpoint_last_success_timestamp_seconds", volume,
+               absl::ToDoubleSeconds(state.committed_time - absl::UnixEpoch()));
+  families.Add("understudy_replication_lag_seconds", with_peer, absl::ToDoubleSeconds(status.lag));
+  families.Add("understudy_replication_last_contact_timestamp_seconds", with_peer,
+               absl::ToDoubleSeconds(status.last_contact - absl::UnixEpoch()));
+  // A stream carries all volumes of a group, so what fails on it fails for each of them.
+  const GroupStats& stats = group.stats();
+  for (size_t i = 0; i < kErrorReasonNames.size(); ++i) {
+    families.Add("understudy_replication_errors_total",
+                 With(with_peer, "reason", kErrorReasonNames[i]),
+                 static_cast<double>(stats.errors[i].value()));
+  }
+  families.Add("understudy_fenced_requests_total", volume,
+               static_cast<double>(stats.fenced_requests.value()));
+  families.Add("understudy_checksum_failures_total", With(volume, "where", "wire"),
+               static_cast<double>(stats.wire_checksum_failures.value()));
+  IoStats& io = group.io_stats(info.id);
+  families.Add("understudy_checksum_failures_total", With(volume, "where", "disk"),
+               static_cast<double>(io.disk_checksum_failures.value()));
+  AddIo(families, volume, io);
+}
+
+void AddGroup(Families& families, Group& group) {
+  const GroupStatus status = group.Status();
+  const GroupStats& stats = group.stats();
+  const Labels labels = {{"group", status.group}};
+  const Labels with_peer = With(labels, "peer", status.replica.agent_id);
+  const auto result = [&](const char* name, const Labels& base, const char* word,
+                          const Counter& count) {
+    families.Add(name, With(base, "result", word), static_cast<double>(count.value()));
+  };
+  families.Add("understudy_replication_connected", with_peer, status.connected);
+  families.Add("understudy_replication_received_bytes_total", labels,
+               static_cast<double>(stats.received_bytes.value()));
+  families.Add("understudy_replication_received_operations_total", labels,
+               static_cast<double>(stats.received_operations.value()));
+  result("understudy_replication_sessions_total", with_peer, "ok", stats.sessions_ok);
+  result("understudy_replication_sessions_total", with_peer, "failed", stats.sessions_failed);
+  for (size_t i = 0; i < kCheckpointOutcomeNames.size(); ++i) {
+    families.Add("understudy_checkpoints_total", With(labels, "result", kCheckpointOutcomeNames[i]),
+                 static_cast<double>(stats.checkpoints[i].value()));
+  }
+  result("understudy_failovers_total", labels, "ok", stats.failovers_ok);
+  result("understudy_failovers_total", labels, "failed", stats.failovers_failed);
+  for (const storage::VolumeInfo& volume : group.volumes())
+    AddVolume(families, group, status, volume);
+}
+
+}  // namespace
+
+std::vector<prometheus::MetricFamily> Metrics::Collect() const {
+  Families families;
+  DeclareVolumes(families);
+  DeclareReplication(families);
+  DeclareIoAndStore(families);
+  for (const auto& group : service_.groups()) AddGroup(families, *group);
+  const ServiceStats& stats = service_.stats();
+  families.Add("understudy_replication_sessions_total",
+               {{"group", ""}, {"peer", ""}, {"result", "failed"}},
+               static_cast<double>(stats.sessions_refused.value()));
+  families.AddHistogram("understudy_checkpoint_duration_seconds", {{"phase", "commit"}},
+                        stats.checkpoint_commit.view());
+  families.AddHistogram("understudy_checkpoint_duration_seconds", {{"phase", "total"}},
+                        stats.checkpoint_total.view());
+  if (const auto space = service_.Space(); space.ok()) {
+    families.Add("understudy_store_capacity_bytes", {}, static_cast<double>(space->capacity_bytes));
+    families.Add("understudy_store_free_bytes", {}, static_cast<double>(space->free_bytes));
+  }
+  return families.Take();
+}
+
+}  // namespace understudy::server

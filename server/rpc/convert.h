@@ -1,0 +1,45 @@
+// server/rpc/convert.h
+//
+// Messages of understudy.v1 to and from the core's own structs.
+#ifndef UNDERSTUDY_SERVER_RPC_CONVERT_H_
+#define UNDERSTUDY_SERVER_RPC_CONVERT_H_
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include <grpcpp/grpcpp.h>
+
+#include "server/group.h"
+#include "server/service.h"
+#include "server/stream_types.h"
+#include "storage/store.h"
+#include "understudy/v1/primary_writes.pb.h"
+#include "understudy/v1/replication.pb.h"
+
+namespace understudy::server {
+
+// 16 bytes, big-endian; "" when there is none.
+std::string ToBytes(const Incarnation& incarnation);
+// kInvalidArgument unless empty or 16 bytes.
+absl::StatusOr<Incarnation> IncarnationFrom(const std::string& bytes);
+
+Mode ModeFrom(v1::Mode mode);
+v1::Stage ToProto(Stage stage);
+
+template <typename Request>  // OpenRequest and StartRequest name a group alike
+storage::GroupSpec GroupSpecFrom(const Request& request);
+absl::StatusOr<Expected> ExpectedFrom(const v1::Expected& expected);
+
+v1::ReplicationError ToProto(const LatchedError& error);
+v1::GroupStatus ToProto(const GroupStatus& status);
+
+absl::StatusOr<Handshake> HandshakeFrom(const v1::Handshake& handshake);
+v1::WriteResponse ToProto(const Answer& answer);
+
+// The call's deadline; a minute from now when the client set none.
+absl::Time DeadlineOf(const grpc::CallbackServerContext& context);
+
+}  // namespace understudy::server
+
+#endif  // UNDERSTUDY_SERVER_RPC_CONVERT_H_

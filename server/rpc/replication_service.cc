@@ -1,0 +1,63 @@
+#include "server/rpc/replication_service.h"
+
+namespace understudy::server {
+
+ReplicationService::ReplicationService(server::Service& service)
+    : open_(service, control_pool_),
+      start_(service, control_pool_),
+      checkpoint_(service, control_pool_),
+      get_error_(service, control_pool_),
+      stop_(service, control_pool_, failover_pool_),
+      get_status_(service, control_pool_),
+      list_groups_(service, control_pool_),
+      remove_(service, control_pool_) {}
+
+grpc::ServerUnaryReactor* ReplicationService::Open(grpc::CallbackServerContext* context,
+                                                   const v1::OpenRequest* request,
+                                                   v1::OpenResponse* response) {
+  return open_.Handle(context, request, response);
+}
+
+grpc::ServerUnaryReactor* ReplicationService::Start(grpc::CallbackServerContext* context,
+                                                    const v1::StartRequest* request,
+                                                    v1::StartResponse* response) {
+  return start_.Handle(context, request, response);
+}
+
+grpc::ServerUnaryReactor* ReplicationService::Checkpoint(grpc::CallbackServerContext* context,
+                                                         const v1::CheckpointRequest* request,
+                                                         v1::CheckpointResponse* response) {
+  return checkpoint_.Handle(context, request, response);
+}
+
+grpc::ServerUnaryReactor* ReplicationService::GetError(grpc::CallbackServerContext* context,
+                                                       const v1::GetErrorRequest* request,
+                                                       v1::GetErrorResponse* response) {
+  return get_error_.Handle(context, request, response);
+}
+
+grpc::ServerUnaryReactor* ReplicationService::Stop(grpc::CallbackServerContext* context,
+                                                   const v1::StopRequest* request,
+                                                   v1::StopResponse* response) {
+  return stop_.Handle(context, request, response);
+}
+
+grpc::ServerUnaryReactor* ReplicationService::GetStatus(grpc::CallbackServerContext* context,
+                                                        const v1::GetStatusRequest* request,
+                                                        v1::GetStatusResponse* response) {
+  return get_status_.Handle(context, request, response);
+}
+
+grpc::ServerUnaryReactor* ReplicationService::ListGroups(grpc::CallbackServerContext* context,
+                                                         const v1::ListGroupsRequest* request,
+                                                         v1::ListGroupsResponse* response) {
+  return list_groups_.Handle(context, request, response);
+}
+
+grpc::ServerUnaryReactor* ReplicationService::Remove(grpc::CallbackServerContext* context,
+                                                     const v1::RemoveRequest* request,
+                                                     v1::RemoveResponse* response) {
+  return remove_.Handle(context, request, response);
+}
+
+}  // namespace understudy::server

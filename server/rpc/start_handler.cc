@@ -1,0 +1,28 @@
+#include "server/rpc/start_handler.h"
+
+#include "proto/unary_call.h"
+#include "server/rpc/convert.h"
+#include "storage/base/status_macros.h"
+
+namespace understudy::server {
+
+grpc::ServerUnaryReactor* StartHandler::Handle(grpc::CallbackServerContext* context,
+                                               const v1::StartRequest* request,
+                                               v1::StartResponse* response) {
+  return proto::RunUnary(
+      context, pool_,
+      [&service = service_, response, mode = ModeFrom(request->mode()),
+       spec = GroupSpecFrom(*request), expected = ExpectedFrom(request->expected()),
+       deadline = DeadlineOf(*context)]() -> absl::Status {
+        RETURN_IF_ERROR(expected.status());
+        ASSIGN_OR_RETURN(const StartOutcome outcome,
+                         service.Start(mode, spec, *expected, deadline));
+        response->set_stage(ToProto(outcome.stage));
+        response->set_ignored(outcome.ignored);
+        response->set_incarnation(ToBytes(outcome.incarnation));
+        response->set_term(outcome.term.value());
+        return absl::OkStatus();
+      });
+}
+
+}  // namespace understudy::server

@@ -1,0 +1,33 @@
+// server/rpc/write_stream.h
+//
+// understudy.v1.PrimaryWrites over gRPC: a raw callback stream that hands ByteBuffers to a StreamSession and sends its
+// answers. Frames are not parsed here; only the handshake is, which is small and comes once.
+// Threads  gRPC's callback threads never wait: not for I/O, not for a lock under which I/O is done.
+#ifndef UNDERSTUDY_SERVER_RPC_WRITE_STREAM_H_
+#define UNDERSTUDY_SERVER_RPC_WRITE_STREAM_H_
+
+#include <grpcpp/grpcpp.h>
+
+#include "server/service.h"
+#include "server/stream_session.h"
+#include "understudy/v1/primary_writes.grpc.pb.h"
+
+namespace understudy::server {
+
+class PrimaryWritesService final
+    : public v1::PrimaryWrites::WithRawCallbackMethod_Write<v1::PrimaryWrites::Service> {
+ public:
+  explicit PrimaryWritesService(server::Service& service, const StreamOptions& options = {})
+      : service_(service), options_(options) {}  // `service` outlives this
+
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Write(
+      grpc::CallbackServerContext* context) override;
+
+ private:
+  server::Service& service_;
+  const StreamOptions options_;
+};
+
+}  // namespace understudy::server
+
+#endif  // UNDERSTUDY_SERVER_RPC_WRITE_STREAM_H_

@@ -1,0 +1,220 @@
+#include "server/service.h"
+
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "server/stage_table.h"
+#include "storage/base/log.h"
+#include "storage/base/reason.h"
+#include "storage/base/status_macros.h"
+
+namespace understudy::server {
+namespace {
+
+constexpr absl::Duration kShutdownTimeout = absl::Seconds(5);
+
+bool AnyTopId(const storage::GroupSpec& spec) {
+  for (const storage::VolumeSpec& volume : spec.volumes) {
+    if (!volume.top_id.empty()) return true;
+  }
+  return false;
+}
+
+absl::Status CheckMode(Mode mode) {
+  switch (mode) {
+    case Mode::kMissing:
+      return absl::InvalidArgumentError("Missing the option mode");
+    case Mode::kUnknown:
+      return absl::InvalidArgumentError("The option mode's value should be primary or secondary");
+    case Mode::kPrimary:
+    case Mode::kSecondary:
+      break;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckModeAndTopIds(Mode mode, const storage::GroupSpec& spec) {
+  RETURN_IF_ERROR(CheckMode(mode));
+  if (mode == Mode::kPrimary) {
+    if (AnyTopId(spec)) {
+      return absl::InvalidArgumentError("The primary side does not support option top-id");
+    }
+    return WithReason(absl::InvalidArgumentError(kWrongModeText), kReasonWrongMode);
+  }
+  for (const storage::VolumeSpec& volume : spec.volumes) {
+    if (volume.top_id.empty()) return absl::InvalidArgumentError("Missing the option top-id");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckNames(const storage::GroupSpec& spec) {
+  RETURN_IF_ERROR(CheckName("group", spec.name));
+  if (spec.volumes.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("group ", spec.name, ": name at least one volume"));
+  }
+  for (const storage::VolumeSpec& volume : spec.volumes) {
+    RETURN_IF_ERROR(CheckName("volume", volume.name));
+    RETURN_IF_ERROR(CheckTopId(volume.top_id));
+  }
+  return absl::OkStatus();
+}
+
+std::string ExportName(const std::string& group, const std::string& volume) {
+  return absl::StrCat(group, "/", volume);
+}
+
+}  // namespace
+
+Service::Service(storage::Store& store, const base::Clock& clock) : store_(store), clock_(clock) {
+  for (std::shared_ptr<storage::Replica>& replica : store.List()) {
+    Add(Group::Make(std::move(replica), clock_, stats_));
+  }
+}
+
+Service::~Service() { Shutdown(); }
+
+void Service::Add(const std::shared_ptr<Group>& group) {
+  base::MutexLock lock(mutex_);
+  groups_[group->name()] = group;
+  for (const storage::VolumeInfo& volume : group->volumes()) {
+    const auto opened = std::make_shared<Export>(group, volume, io_gate_);
+    exports_[opened->name()] = opened;
+    exports_[volume.top_id] = opened;
+  }
+}
+
+absl::Status Service::CheckTopIds(const storage::GroupSpec& spec) const {
+  const absl::Status taken = absl::FailedPreconditionError("No top_bs or it is invalid");
+  std::set<std::string> own;
+  for (const storage::VolumeSpec& volume : spec.volumes)
+    own.insert(ExportName(spec.name, volume.name));
+  std::set<std::string> top_ids;
+  base::MutexLock lock(mutex_);
+  for (const storage::VolumeSpec& volume : spec.volumes) {
+    const bool own_name = volume.top_id == ExportName(spec.name, volume.name);
+    if (!top_ids.insert(volume.top_id).second) return taken;
+    if (own.count(volume.top_id) > 0 && !own_name) return taken;
+    const auto other = exports_.find(volume.top_id);
+    if (other != exports_.end() && other->second->group_name() != spec.name) return taken;
+  }
+  for (const std::string& name : own) {
+    const auto other = exports_.find(name);
+    if (other != exports_.end() && other->second->group_name() != spec.name) return taken;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<OpenOutcome> Service::OpenLocked(Mode mode, const storage::GroupSpec& spec) {
+  RETURN_IF_ERROR(CheckModeAndTopIds(mode, spec));
+  RETURN_IF_ERROR(CheckNames(spec));
+  RETURN_IF_ERROR(CheckTopIds(spec));
+  ASSIGN_OR_RETURN(std::shared_ptr<storage::Replica> replica, store_.Open(spec));
+  if (auto known = FindGroup(spec.name); known.ok()) {
+    return OpenOutcome{.group = *std::move(known), .ignored = true};
+  }
+  auto group = Group::Make(std::move(replica), clock_, stats_);
+  Add(group);
+  base::LogInfo("group_opened").With("group", spec.name).With("volumes", spec.volumes.size());
+  return OpenOutcome{.group = std::move(group)};
+}
+
+absl::StatusOr<OpenOutcome> Service::Open(Mode mode, const storage::GroupSpec& spec,
+                                          absl::Time deadline) {
+  ASSIGN_OR_RETURN(const Gate::Pass pass, open_gate_.Enter(deadline));
+  return OpenLocked(mode, spec);
+}
+
+absl::StatusOr<StartOutcome> Service::Start(Mode mode, const storage::GroupSpec& spec,
+                                            const Expected& expected, absl::Time deadline) {
+  RETURN_IF_ERROR(CheckMode(mode));
+  if (spec.volumes.empty()) {
+    ASSIGN_OR_RETURN(const std::shared_ptr<Group> group, FindGroup(spec.name));
+    return group->Start(mode == Mode::kSecondary, expected, deadline);
+  }
+  ASSIGN_OR_RETURN(const Gate::Pass pass, open_gate_.Enter(deadline));
+  ASSIGN_OR_RETURN(const OpenOutcome opened, OpenLocked(mode, spec));
+  absl::StatusOr<StartOutcome> started =
+      opened.group->Start(mode == Mode::kSecondary, expected, deadline);
+  if (!started.ok() && !opened.ignored) {
+    const absl::Status removed = RemoveLocked(opened.group, false, {}, deadline);
+    if (!removed.ok())
+      base::LogError("open_not_undone").With("group", spec.name).With("status", removed);
+  }
+  return started;
+}
+
+absl::Status Service::Remove(const std::string& name, bool force, const Expected& expected,
+                             absl::Time deadline) {
+  ASSIGN_OR_RETURN(const Gate::Pass pass, open_gate_.Enter(deadline));
+  ASSIGN_OR_RETURN(const std::shared_ptr<Group> group, FindGroup(name));
+  return RemoveLocked(group, force, expected, deadline);
+}
+
+absl::Status Service::RemoveLocked(const std::shared_ptr<Group>& group, bool force,
+                                   const Expected& expected, absl::Time deadline) {
+  const std::string& name = group->name();
+  RETURN_IF_ERROR(group->Remove(force, expected, deadline, [&] { return store_.Remove(name); }));
+  std::vector<std::shared_ptr<Group>> unused;  // destroyed outside the lock
+  base::MutexLock lock(mutex_);
+  groups_.erase(name);
+  std::erase_if(exports_, [&](const auto& entry) { return entry.second->group_name() == name; });
+  for (auto& old : retired_) {
+    if (old.use_count() == 1) unused.push_back(std::move(old));
+  }
+  std::erase(retired_, nullptr);
+  retired_.push_back(group);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<Group>> Service::FindGroup(const std::string& name) const {
+  base::MutexLock lock(mutex_);
+  const auto found = groups_.find(name);
+  if (found != groups_.end()) return found->second;
+  return WithReason(
+      absl::NotFoundError(absl::StrCat("group \"", name, "\" is not open here: open it first")),
+      kReasonUnknownGroup);
+}
+
+std::vector<std::shared_ptr<Group>> Service::groups() const {
+  base::MutexLock lock(mutex_);
+  std::vector<std::shared_ptr<Group>> groups;
+  for (const auto& [name, group] : groups_) groups.push_back(group);
+  return groups;
+}
+
+absl::StatusOr<std::shared_ptr<Export>> Service::FindExport(const std::string& name) const {
+  base::MutexLock lock(mutex_);
+  const auto found = exports_.find(name);
+  if (found != exports_.end()) return found->second;
+  return absl::NotFoundError(
+      absl::StrCat("no export \"", name, "\": use GROUP/VOLUME or the top-id of an open volume"));
+}
+
+std::vector<std::string> Service::ExportNames() const {
+  std::set<std::string> names;
+  base::MutexLock lock(mutex_);
+  for (const auto& [name, opened] : exports_) names.insert(opened->name());
+  return {names.begin(), names.end()};
+}
+
+std::string Service::DefaultExportName() const {
+  const std::vector<std::string> names = ExportNames();
+  return names.size() == 1 ? names.front() : "";
+}
+
+void Service::Shutdown() {
+  {
+    base::MutexLock lock(mutex_);
+    if (std::exchange(shut_down_, true)) return;
+  }
+  if (!io_gate_.Close(kShutdownTimeout)) base::LogWarning("io_stuck_at_shutdown");
+  for (const auto& group : groups()) {
+    group->Detach(absl::UnavailableError("the service is shutting down"));
+  }
+  timer_pool_.Shutdown();
+}
+
+}  // namespace understudy::server

@@ -1,0 +1,103 @@
+// server/service.h
+//
+// Service is every group of a store, the exports of their volumes, and the threads that streams and timers run on. It is what
+// the RPC handlers, the NBD plugin and the metrics share.
+//
+// Threads  all methods from any thread. Open, Start with volumes and Remove go through a Gate; nothing else waits for them.
+// Order    the store outlives the service. Shutdown() first, then the store may go; exports may outlive both but answer
+//          kUnavailable.
+#ifndef UNDERSTUDY_SERVER_SERVICE_H_
+#define UNDERSTUDY_SERVER_SERVICE_H_
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+#include "server/export.h"
+#include "server/gate.h"
+#include "server/group.h"
+#include "server/io_gate.h"
+#include "server/stats.h"
+#include "storage/base/clock.h"
+#include "storage/base/mutex.h"
+#include "storage/base/worker_pool.h"
+#include "storage/store.h"
+
+namespace understudy::server {
+
+// As on the wire: absent and unknown are errors of their own.
+enum class Mode { kMissing, kPrimary, kSecondary, kUnknown };
+
+struct OpenOutcome {
+  std::shared_ptr<Group> group;
+  bool ignored = false;  // it was open already
+};
+
+class Service {
+ public:
+  // Takes over the groups that the store knows. `store` and `clock` outlive the service.
+  Service(storage::Store& store, const base::Clock& clock);
+  ~Service();  // Shutdown()
+
+  // The checks of docs/semantics.md section 3, each leaving nothing behind.
+  absl::StatusOr<OpenOutcome> Open(Mode mode, const storage::GroupSpec& spec, absl::Time deadline);
+  // With volumes in `spec`: opens the group first, and forgets it again when it cannot be started.
+  absl::StatusOr<StartOutcome> Start(Mode mode, const storage::GroupSpec& spec,
+                                     const Expected& expected, absl::Time deadline);
+  absl::Status Remove(const std::string& group, bool force, const Expected& expected,
+                      absl::Time deadline);
+
+  absl::StatusOr<std::shared_ptr<Group>> FindGroup(const std::string& name) const;
+  std::vector<std::shared_ptr<Group>> groups() const;  // sorted by name
+
+  // By GROUP/VOLUME or top-id; kNotFound.
+  absl::StatusOr<std::shared_ptr<Export>> FindExport(const std::string& name) const;
+  std::vector<std::string> ExportNames() const;  // GROUP/VOLUME of every volume, sorted
+  // What a client without an export name gets: the only volume there is, else "".
+  std::string DefaultExportName() const;
+
+  absl::StatusOr<storage::StoreSpace> Space() const { return store_.Space(); }
+
+  // Ends all streams, lets running I/O of the exports end and refuses more. Idempotent.
+  void Shutdown();
+
+  const base::Clock& clock() const { return clock_; }
+  base::WorkerPool& stream_pool() { return stream_pool_; }
+  base::WorkerPool& timer_pool() { return timer_pool_; }
+  ServiceStats& stats() { return stats_; }
+  const ServiceStats& stats() const { return stats_; }
+
+ private:
+  absl::Status CheckTopIds(const storage::GroupSpec& spec) const;
+  absl::StatusOr<OpenOutcome> OpenLocked(Mode mode, const storage::GroupSpec& spec);
+  absl::Status RemoveLocked(const std::shared_ptr<Group>& group, bool force,
+                            const Expected& expected, absl::Time deadline);
+  void Add(const std::shared_ptr<Group>& group);
+
+  storage::Store& store_;
+  const base::Clock& clock_;
+  ServiceStats stats_;
+  IoGate io_gate_;
+  Gate open_gate_;
+
+  mutable base::Mutex mutex_;
+  std::map<std::string, std::shared_ptr<Group>> groups_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, std::shared_ptr<Export>> exports_
+      ABSL_GUARDED_BY(mutex_);  // both names of each
+  // Removed ones: a late callback from storage must not be the one to destroy a replica.
+  std::vector<std::shared_ptr<Group>> retired_ ABSL_GUARDED_BY(mutex_);
+  bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;
+
+  // Last: their threads use everything above. One stream each; a stream that waits to join holds one for at most 10 s.
+  base::WorkerPool timer_pool_{"stream-timer", 1};
+  base::WorkerPool stream_pool_{"stream", 1024};
+};
+
+}  // namespace understudy::server
+
+#endif  // UNDERSTUDY_SERVER_SERVICE_H_
