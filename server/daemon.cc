@@ -49,7 +49,7 @@ void Daemon::Shutdown() {
   if (grpc_ != nullptr) grpc_->Shutdown(kShutdownGrace);
   if (service_ != nullptr) service_->Shutdown();
   store_.reset();
-  base::LogInfo("understudyd_stopped");
+  if (endpoint_ != nullptr) base::LogInfo("understudyd_stopped");  // it was ready once
 }
 
 }  // namespace understudy::server

@@ -95,10 +95,10 @@ absl::Status DaemonOptions::Validate() const {
     problems.push_back(absl::StrCat("--nbd-socket: \"", nbd_socket,
                                     "\" is longer than the 107 bytes of a socket's path"));
   }
-  if (!store.data_dir.empty()) {
-    if (const absl::Status status = store.Validate(); !status.ok()) {
-      problems.emplace_back(status.message());
-    }
+  storage::StoreOptions rest = store;
+  if (rest.data_dir.empty()) rest.data_dir = "/";  // said above, in terms of the flag
+  if (const absl::Status status = rest.Validate(); !status.ok()) {
+    problems.emplace_back(status.message());
   }
   if (problems.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrJoin(problems, "\n"));

@@ -88,9 +88,6 @@ absl::StatusOr<StartOutcome> Group::Start(bool secondary, const Expected& expect
     disconnected_since_ = clock_.Monotonic();
   }
   const storage::ReplicaState state = replica_->state();
-  if (!verdict.ignored) {
-    base::LogInfo("group_started").With("group", name()).With("term", state.term.value());
-  }
   return StartOutcome{.stage = state.stage,
                       .ignored = verdict.ignored,
                       .incarnation = state.incarnation,
@@ -126,10 +123,6 @@ absl::StatusOr<StopOutcome> Group::Stop(const StopCommand& command, absl::Time d
     return status;
   }
   const StopOutcome outcome = StopOutcomeNow(false);
-  base::LogInfo(command.failover ? "failover_begun" : "group_stopped")
-      .With("group", name())
-      .With("epoch", outcome.epoch.value())
-      .With("term", outcome.term.value());
   if (const auto stream = TakeSession(); stream != nullptr) {
     stream->End(
         FencedError(absl::StrCat("group ", name(),
@@ -168,7 +161,6 @@ absl::Status Group::Remove(bool force, const Expected& expected, absl::Time dead
   RETURN_IF_ERROR(EvictStreams(removed));
   RETURN_IF_ERROR(forget());
   Detach(removed);
-  base::LogInfo("group_removed").With("group", name());
   return absl::OkStatus();
 }
 

@@ -140,8 +140,10 @@ int Main(int argc, char** argv) {
   DaemonOptions options;
   const std::vector<std::string> problems = Collect(flags, app.remaining(), options);
   if (!problems.empty()) {
-    return Fail(kExitUsage, absl::StrCat("wrong usage\n  ", absl::StrJoin(problems, "\n  "),
-                                         "\ntry understudyd --help"));
+    return Fail(kExitUsage,
+                absl::StrCat("wrong usage\n  ",
+                             absl::StrReplaceAll(absl::StrJoin(problems, "\n"), {{"\n", "\n  "}}),
+                             "\ntry understudyd --help"));
   }
   return options.nbd_socket.empty() ? RunAlone(options) : RunInNbdkit(options);
 }
