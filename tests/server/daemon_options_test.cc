@@ -1,0 +1,62 @@
+#include "server/daemon_options.h"
+
+#include <string>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace understudy::server {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(DaemonOptionsTest, BytesTakeBinaryUnits) {
+  EXPECT_EQ(ParseBytes("0").value(), 0u);
+  EXPECT_EQ(ParseBytes("64M").value(), 64u << 20);
+  EXPECT_EQ(ParseBytes("2T").value(), 2ULL << 40);
+  for (const char* const bad :
+       {"", "M", "-1", "1.5G", "12Q", "99999999999999999999", "99999999999T"}) {
+    EXPECT_EQ(ParseBytes(bad).status().code(), absl::StatusCode::kInvalidArgument) << bad;
+  }
+}
+
+TEST(DaemonOptionsTest, EveryProblemIsNamedAtOnce) {
+  DaemonOptions options;
+  options.listen = "nonsense";
+  options.metrics_listen = "unix:/not/allowed";
+  options.nbd_socket = std::string(200, 'x');
+  options.store.segment_bytes = 12;
+  const absl::Status status = options.Validate();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  for (const char* const flag :
+       {"--data-dir", "--listen", "--metrics-listen", "--nbd-socket", "--segment-bytes"}) {
+    EXPECT_THAT(std::string(status.message()), HasSubstr(flag));
+  }
+}
+
+TEST(DaemonOptionsTest, WhatThePluginIsGivenSaysTheSame) {
+  DaemonOptions options;
+  ASSERT_TRUE(options.Set("data-dir", "/srv/data").ok());
+  ASSERT_TRUE(options.Set("disk-dir", "/srv/a").ok());
+  ASSERT_TRUE(options.Set("disk-dir", "/srv/b").ok());
+  ASSERT_TRUE(options.Set("durability", "none").ok());
+  ASSERT_TRUE(options.Set("apply-bytes-per-second", "10M").ok());
+  ASSERT_TRUE(options.Set("nbd-socket", "/run/nbd.sock").ok());
+  DaemonOptions copy;
+  for (const auto& [key, value] : options.Parameters()) {
+    ASSERT_TRUE(copy.Set(key, value).ok()) << key;
+  }
+  EXPECT_EQ(copy.Parameters(), options.Parameters());
+  EXPECT_EQ(copy.store.disk_dirs, (std::vector<std::string>{"/srv/a", "/srv/b"}));
+  EXPECT_FALSE(copy.store.checkpoint_durable);
+  EXPECT_EQ(copy.store.apply_bytes_per_second, 10u << 20);
+}
+
+TEST(DaemonOptionsTest, AnUnknownKeyIsRefused) {
+  DaemonOptions options;
+  EXPECT_EQ(options.Set("colour", "blue").code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(options.Set("durability", "maybe").code(), absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace understudy::server

@@ -1,0 +1,61 @@
+#include "server/error_log.h"
+
+#include "absl/strings/str_cat.h"
+#include <gtest/gtest.h>
+
+#include "storage/base/reason.h"
+
+namespace understudy::server {
+namespace {
+
+const absl::Time kStart = absl::FromUnixSeconds(1000);
+
+TEST(ErrorLogTest, EqualErrorsAreCountedWithTheNewestRange) {
+  ErrorLog log;
+  const absl::Status full = absl::ResourceExhaustedError("full");
+  EXPECT_TRUE(log.Latch("disk0", "write", {0, 512}, full, kStart));
+  EXPECT_FALSE(log.Latch("disk0", "write", {512, 1024}, full, kStart + absl::Seconds(5)));
+  ASSERT_EQ(log.errors().size(), 1u);
+  const LatchedError& error = log.errors()[0];
+  EXPECT_EQ(error.count, 2u);
+  EXPECT_EQ(error.range, (ByteRange{512, 1024}));
+  EXPECT_EQ(error.first, kStart);
+  EXPECT_EQ(error.last, kStart + absl::Seconds(5));
+}
+
+TEST(ErrorLogTest, VolumeOperationCodeAndReasonTellErrorsApart) {
+  ErrorLog log;
+  const absl::Status lost = absl::DataLossError("bad block");
+  log.Latch("disk0", "read", {}, lost, kStart);
+  log.Latch("disk1", "read", {}, lost, kStart);
+  log.Latch("disk0", "apply", {}, lost, kStart);
+  log.Latch("disk0", "read", {}, absl::InternalError("bad block"), kStart);
+  log.Latch("disk0", "read", {}, WithReason(lost, kReasonWrongDisk), kStart);
+  EXPECT_EQ(log.errors().size(), 5u);
+  EXPECT_EQ(log.errors()[4].reason, "WRONG_DISK");
+}
+
+TEST(ErrorLogTest, ACommittedResyncClearsMissedWritesButNotDataLoss) {
+  ErrorLog log;
+  log.Latch("", "write", {}, absl::ResourceExhaustedError("full"), kStart);
+  log.Latch("", "write", {}, absl::DataLossError("crc"), kStart);
+  log.Latch("disk0", "apply", {}, absl::InternalError("dead disk"), kStart);
+  log.ClearMissedWrites();
+  ASSERT_EQ(log.errors().size(), 2u);
+  EXPECT_EQ(log.errors()[0].code, absl::StatusCode::kDataLoss);
+  EXPECT_EQ(log.errors()[1].operation, "apply");
+}
+
+TEST(ErrorLogTest, TheNumberOfErrorsIsBoundedButNoneGoesUncounted) {
+  ErrorLog log;
+  for (int i = 0; i < 100; ++i) {
+    log.Latch(absl::StrCat("disk", i), "read", {}, absl::InternalError("dead"), kStart);
+  }
+  EXPECT_EQ(log.errors().size(), ErrorLog::kErrorsMax);
+  uint64_t count = 0;
+  for (const LatchedError& error : log.errors()) count += error.count;
+  EXPECT_EQ(count, 100u);
+}
+
+}  // namespace
+}  // namespace understudy::server

@@ -1,0 +1,336 @@
+// tests/server/fake_replica.h
+//
+// A replica and a store in memory: enough of storage/replica.h's contract to test what stands on it. Overlays are byte arrays,
+// a checkpoint is done on the calling thread unless it is held.
+#ifndef UNDERSTUDY_TESTS_SERVER_FAKE_REPLICA_H_
+#define UNDERSTUDY_TESTS_SERVER_FAKE_REPLICA_H_
+
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+
+#include "storage/base/mutex.h"
+#include "storage/base/reason.h"
+#include "storage/base/status_macros.h"
+#include "storage/replica.h"
+#include "storage/store.h"
+
+namespace understudy::testing {
+
+class FakeReplica : public storage::Replica {
+ public:
+  explicit FakeReplica(const storage::GroupSpec& spec) : name_(spec.name) {
+    for (const auto& volume : spec.volumes) {
+      volumes_.push_back({.id = VolumeId(static_cast<uint32_t>(volumes_.size())),
+                          .name = volume.name,
+                          .top_id = volume.top_id,
+                          .disk_path = volume.disk_path,
+                          .size_bytes = volume.size_bytes});
+      disks_.emplace_back(volume.size_bytes, '\0');
+    }
+    hidden_ = disks_;
+    state_.usage.resize(volumes_.size());
+  }
+
+  const std::string& name() const override { return name_; }
+  const std::vector<storage::VolumeInfo>& volumes() const override { return volumes_; }
+  storage::ReplicaState state() const override {
+    base::MutexLock lock(mutex_);
+    return state_;
+  }
+  void SetListener(storage::ReplicaListener* listener) override {
+    base::MutexLock lock(listener_mutex_);
+    listener_ = listener;
+  }
+
+  absl::Status Start() override {
+    base::MutexLock lock(mutex_);
+    RETURN_IF_ERROR(start_error_);
+    state_.stage = Stage::kRunning;
+    state_.incarnation = {.high = 7, .low = state_.incarnation.low + 1};
+    state_.term = state_.term.Next();
+    state_.agent_id.clear();
+    state_.epoch = state_.epoch.Next();
+    state_.valid = true;
+    state_.incomplete = false;
+    state_.stream_id = state_.received_sequence = state_.durable_sequence = 0;
+    return absl::OkStatus();
+  }
+  absl::Status BindAgent(const std::string& agent_id, bool takeover) override {
+    base::MutexLock lock(mutex_);
+    if (state_.agent_id != agent_id && !state_.agent_id.empty()) {
+      if (!takeover) return WithReason(absl::FailedPreconditionError("bound"), kReasonFenced);
+      state_.term = state_.term.Next();
+    }
+    state_.agent_id = agent_id;
+    return absl::OkStatus();
+  }
+  absl::Status AttachStream(uint64_t stream_id) override {
+    base::MutexLock lock(mutex_);
+    if (state_.stream_id == stream_id) return absl::OkStatus();
+    if (state_.stream_id != 0) state_.incomplete = true;
+    state_.stream_id = stream_id;
+    state_.received_sequence = state_.durable_sequence = 0;
+    return absl::OkStatus();
+  }
+  absl::Status Stop() override {
+    base::MutexLock lock(mutex_);
+    if (state_.incomplete) {
+      return WithReason(absl::AbortedError("operations are missing"), kReasonIncomplete);
+    }
+    CommitLocked();
+    state_.stage = Stage::kDone;
+    return absl::OkStatus();
+  }
+  absl::Status Failover(const storage::FailoverOptions&) override {
+    base::MutexLock lock(mutex_);
+    state_.stage = Stage::kFailover;
+    state_.term = state_.term.Next();
+    hidden_ = disks_;
+    return absl::OkStatus();
+  }
+
+  absl::Status Append(const storage::IncomingFrame& frame,
+                      storage::CheckpointCallback on_checkpoint) override {
+    WaitWhileStuck();
+    bool checkpoint = false;
+    {
+      base::MutexLock lock(mutex_);
+      RETURN_IF_ERROR(append_error_);
+      RETURN_IF_ERROR(CheckLocked(frame));
+      ++appends_;
+      checkpoint = TakeLocked(frame);
+    }
+    if (checkpoint) Commit(std::move(on_checkpoint), state().received_sequence);
+    Changed();
+    return absl::OkStatus();
+  }
+  void RequestCheckpoint(storage::CheckpointCallback done) override { Commit(std::move(done), 0); }
+  void RequestDurablePoint() override {
+    {
+      base::MutexLock lock(mutex_);
+      state_.durable_sequence = state_.received_sequence;
+      ++durable_points_;
+    }
+    Changed();
+  }
+
+  absl::Status Read(VolumeId volume, uint64_t offset, std::span<char> out) override {
+    base::MutexLock lock(mutex_);
+    RETURN_IF_ERROR(io_error_);
+    if (state_.stage == Stage::kNone) return absl::FailedPreconditionError("not started");
+    std::memcpy(out.data(), disks_[volume.value()].data() + offset, out.size());
+    return absl::OkStatus();
+  }
+  absl::Status Write(VolumeId volume, uint64_t offset, std::span<const char> data, bool) override {
+    base::MutexLock lock(mutex_);
+    RETURN_IF_ERROR(io_error_);
+    if (state_.stage == Stage::kNone) return absl::FailedPreconditionError("not started");
+    std::memcpy(disks_[volume.value()].data() + offset, data.data(), data.size());
+    return absl::OkStatus();
+  }
+  absl::Status WriteZeroes(VolumeId volume, ByteRange range, bool fua) override {
+    return Write(volume, range.start, std::string(range.size(), '\0'), fua);
+  }
+  absl::Status Flush(VolumeId) override {
+    base::MutexLock lock(mutex_);
+    return io_error_;
+  }
+  absl::StatusOr<std::vector<storage::MapRun>> Map(VolumeId, ByteRange range) override {
+    return std::vector<storage::MapRun>{{.range = range}};
+  }
+  absl::Status WaitForJobs(absl::Time) override { return absl::OkStatus(); }
+
+  // ---- for tests ------------------------------------------------------------------------------------------------------
+
+  void Mutate(const std::function<void(storage::ReplicaState&)>& change) {
+    {
+      base::MutexLock lock(mutex_);
+      change(state_);
+    }
+    Changed();
+  }
+  void FailStart(absl::Status status) { Set(start_error_, std::move(status)); }
+  void FailAppend(absl::Status status) { Set(append_error_, std::move(status)); }
+  void FailIo(absl::Status status) { Set(io_error_, std::move(status)); }
+  // Append() waits, as on a dead disk.
+  void Stick(bool stuck) {
+    base::MutexLock lock(mutex_);
+    stuck_ = stuck;
+    unstuck_.NotifyAll();
+  }
+  void AwaitStuckAppend() {
+    base::MutexLock lock(mutex_);
+    while (appends_waiting_ == 0) unstuck_.Wait(mutex_);
+  }
+  void Report(const storage::BackgroundError& error) {
+    base::MutexLock lock(listener_mutex_);
+    if (listener_ != nullptr) listener_->OnBackgroundError(error);
+  }
+  std::string disk(size_t volume) const {
+    base::MutexLock lock(mutex_);
+    return disks_[volume];
+  }
+  std::string hidden(size_t volume) const {
+    base::MutexLock lock(mutex_);
+    return hidden_[volume];
+  }
+  int appends() const {
+    base::MutexLock lock(mutex_);
+    return appends_;
+  }
+  int durable_points() const {
+    base::MutexLock lock(mutex_);
+    return durable_points_;
+  }
+
+ private:
+  void Set(absl::Status& to, absl::Status status) {
+    base::MutexLock lock(mutex_);
+    to = std::move(status);
+  }
+  void Changed() {
+    base::MutexLock lock(listener_mutex_);
+    if (listener_ != nullptr) listener_->OnChange();
+  }
+  void WaitWhileStuck() {
+    base::MutexLock lock(mutex_);
+    ++appends_waiting_;
+    unstuck_.NotifyAll();
+    while (stuck_) unstuck_.Wait(mutex_);
+    --appends_waiting_;
+  }
+  absl::Status CheckLocked(const storage::IncomingFrame& frame)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (state_.stage != Stage::kRunning || frame.term != state_.term ||
+        frame.incarnation != state_.incarnation || frame.stream_id != state_.stream_id) {
+      return WithReason(absl::FailedPreconditionError("fenced"), kReasonFenced);
+    }
+    if (frame.first_sequence > state_.received_sequence + 1) {
+      return absl::OutOfRangeError(absl::StrCat("sequence gap before ", frame.first_sequence));
+    }
+    for (const Operation& operation : frame.operations) {
+      if (!operation.has_range()) continue;
+      if (operation.volume >= volumes_.size()) return absl::InvalidArgumentError("unknown volume");
+      if (operation.offset + operation.length > volumes_[operation.volume].size_bytes) {
+        return absl::OutOfRangeError("past the end");
+      }
+    }
+    return absl::OkStatus();
+  }
+  // True when a new CHECKPOINT ends the frame.
+  bool TakeLocked(const storage::IncomingFrame& frame) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    std::string payload;
+    for (const auto piece : frame.payload) payload.append(piece.data(), piece.size());
+    uint64_t sequence = frame.first_sequence, position = 0;
+    bool checkpoint = false;
+    for (const Operation& operation : frame.operations) {
+      const uint64_t from = position;
+      position += operation.payload_bytes();
+      if (sequence++ <= state_.received_sequence) continue;
+      state_.received_sequence = sequence - 1;
+      if (operation.kind == OperationKind::kData) {
+        hidden_[operation.volume].replace(operation.offset, operation.length,
+                                          payload.substr(from, operation.length));
+      }
+      if (operation.kind == OperationKind::kIncomplete) state_.incomplete = true;
+      if (operation.kind == OperationKind::kComplete) state_.incomplete = false;
+      checkpoint = operation.kind == OperationKind::kCheckpoint;
+    }
+    return checkpoint;
+  }
+  void CommitLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    disks_ = hidden_;
+    state_.committed_epoch = state_.epoch;
+    state_.epoch = state_.epoch.Next();
+  }
+  void Commit(storage::CheckpointCallback done, uint64_t sequence) {
+    absl::StatusOr<storage::CheckpointResult> result;
+    {
+      base::MutexLock lock(mutex_);
+      if (state_.stage != Stage::kRunning) {
+        result = absl::FailedPreconditionError("Block replication is not running");
+      } else if (state_.incomplete) {
+        result = WithReason(absl::AbortedError("operations are missing"), kReasonIncomplete);
+      } else {
+        CommitLocked();
+        state_.committed_sequence = sequence;
+        result = storage::CheckpointResult{.epoch = state_.committed_epoch,
+                                           .sequence = sequence,
+                                           .bytes = 4096,
+                                           .duration = absl::Milliseconds(2)};
+      }
+    }
+    done(std::move(result));
+  }
+
+  const std::string name_;
+  std::vector<storage::VolumeInfo> volumes_;
+  base::Mutex listener_mutex_;
+  storage::ReplicaListener* listener_ ABSL_GUARDED_BY(listener_mutex_) = nullptr;
+  mutable base::Mutex mutex_;
+  base::CondVar unstuck_;
+  storage::ReplicaState state_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::string> disks_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::string> hidden_ ABSL_GUARDED_BY(mutex_);
+  absl::Status start_error_ ABSL_GUARDED_BY(mutex_);
+  absl::Status append_error_ ABSL_GUARDED_BY(mutex_);
+  absl::Status io_error_ ABSL_GUARDED_BY(mutex_);
+  bool stuck_ ABSL_GUARDED_BY(mutex_) = false;
+  int appends_waiting_ ABSL_GUARDED_BY(mutex_) = 0;
+  int appends_ ABSL_GUARDED_BY(mutex_) = 0;
+  int durable_points_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+class FakeStore : public storage::Store {
+ public:
+  absl::StatusOr<std::shared_ptr<storage::Replica>> Open(const storage::GroupSpec& spec) override {
+    RETURN_IF_ERROR(open_error);
+    auto& replica = replicas[spec.name];
+    if (replica == nullptr) {
+      replica = std::make_shared<FakeReplica>(spec);
+      replica->FailStart(start_error);
+    }
+    return std::shared_ptr<storage::Replica>(replica);
+  }
+  absl::StatusOr<std::shared_ptr<storage::Replica>> Find(const std::string& group) const override {
+    const auto found = replicas.find(group);
+    if (found == replicas.end()) return absl::NotFoundError(group);
+    return std::shared_ptr<storage::Replica>(found->second);
+  }
+  std::vector<std::shared_ptr<storage::Replica>> List() const override {
+    std::vector<std::shared_ptr<storage::Replica>> list;
+    for (const auto& [name, replica] : replicas) list.push_back(replica);
+    return list;
+  }
+  absl::Status Remove(const std::string& group) override {
+    replicas.erase(group);
+    return absl::OkStatus();
+  }
+  absl::StatusOr<storage::StoreSpace> Space() const override {
+    return storage::StoreSpace{.capacity_bytes = 1000, .free_bytes = 400};
+  }
+
+  std::map<std::string, std::shared_ptr<FakeReplica>> replicas;
+  absl::Status open_error;   // of the next Open()
+  absl::Status start_error;  // of groups opened from now on
+};
+
+// A group of one volume "disk0" of `size_bytes`, top-id "GROUP/disk0".
+inline storage::GroupSpec OneVolume(const std::string& group, uint64_t size_bytes = 1 << 20) {
+  return {.name = group,
+          .volumes = {{.name = "disk0",
+                       .top_id = group + "/disk0",
+                       .disk_path = "/disks/" + group,
+                       .size_bytes = size_bytes}}};
+}
+
+}  // namespace understudy::testing
+
+#endif  // UNDERSTUDY_TESTS_SERVER_FAKE_REPLICA_H_

@@ -1,0 +1,89 @@
+#include "server/metrics.h"
+
+#include <string>
+
+#include <gtest/gtest.h>
+#include <prometheus/text_serializer.h>
+
+#include "tests/server/harness.h"
+
+namespace understudy::server {
+namespace {
+
+using testing::Harness;
+using testing::TestAgent;
+using testing::TestFrame;
+
+std::string Scrape(const Service& service) {
+  return prometheus::TextSerializer().Serialize(Metrics(service).Collect());
+}
+
+bool Has(const std::string& scrape, const std::string& line) {
+  return scrape.find("\n" + line + "\n") != std::string::npos;
+}
+
+TEST(MetricsTest, EverySeriesOfAGroupIsThereFromOpenOn) {
+  Harness harness;
+  const std::string scrape = Scrape(harness.service);
+  for (const absl::string_view reason : kErrorReasonNames) {
+    EXPECT_TRUE(Has(
+        scrape,
+        "understudy_replication_errors_total{group=\"vm1\",volume=\"disk0\",peer=\"\",reason=\"" +
+            std::string(reason) + "\"} 0"))
+        << reason;
+  }
+  for (const char* const line : {
+           "understudy_volume_state{group=\"vm1\",volume=\"disk0\",state=\"none\"} 1",
+           "understudy_volume_state{group=\"vm1\",volume=\"disk0\",state=\"failover_failed\"} 0",
+           "understudy_volume_role{group=\"vm1\",volume=\"disk0\",role=\"none\"} 1",
+           "understudy_volume_size_bytes{group=\"vm1\",volume=\"disk0\"} 1048576",
+           "understudy_checksum_failures_total{group=\"vm1\",volume=\"disk0\",where=\"wire\"} 0",
+           "understudy_checksum_failures_total{group=\"vm1\",volume=\"disk0\",where=\"disk\"} 0",
+           "understudy_failovers_total{group=\"vm1\",result=\"ok\"} 0",
+           "understudy_checkpoints_total{group=\"vm1\",result=\"aborted\"} 0",
+           "understudy_replication_connected{group=\"vm1\",peer=\"\"} 0",
+           "understudy_store_capacity_bytes 1000",
+           "understudy_store_free_bytes 400",
+       }) {
+    EXPECT_TRUE(Has(scrape, line)) << line;
+  }
+}
+
+TEST(MetricsTest, TheSeriesSayWhatHappened) {
+  Harness harness;
+  harness.Start();
+  TestAgent agent(harness.service);
+  ASSERT_TRUE(agent.Greet(TestAgent::Hello("vm1")));
+  agent.Send(TestFrame().Data(0, std::string(1024, 'x')).Add(OperationKind::kCheckpoint));
+  ASSERT_TRUE(agent.sink.AckThat([](const Ack& ack) { return ack.committed_sequence == 2; }));
+  harness.replica().Mutate([](storage::ReplicaState& state) { state.usage[0].hidden_bytes = 12; });
+  const std::string scrape = Scrape(harness.service);
+  for (const char* const line : {
+           "understudy_volume_state{group=\"vm1\",volume=\"disk0\",state=\"running\"} 1",
+           "understudy_volume_sync_state{group=\"vm1\",volume=\"disk0\",peer=\"agent-1\",state="
+           "\"assumed\"} 1",
+           "understudy_volume_role{group=\"vm1\",volume=\"disk0\",role=\"secondary\"} 1",
+           "understudy_replication_connected{group=\"vm1\",peer=\"agent-1\"} 1",
+           "understudy_replication_sessions_total{group=\"vm1\",peer=\"agent-1\",result=\"ok\"} 1",
+           "understudy_replication_received_bytes_total{group=\"vm1\"} 1024",
+           "understudy_replication_received_operations_total{group=\"vm1\"} 2",
+           "understudy_overlay_bytes{group=\"vm1\",volume=\"disk0\",overlay=\"hidden\"} 12",
+           "understudy_checkpoints_total{group=\"vm1\",result=\"ok\"} 1",
+           "understudy_checkpoint_duration_seconds_bucket{phase=\"commit\",le=\"0.001\"} 0",
+           "understudy_checkpoint_duration_seconds_bucket{phase=\"commit\",le=\"0.002\"} 1",
+           "understudy_checkpoint_duration_seconds_count{phase=\"commit\"} 1",
+           "understudy_volume_epoch{group=\"vm1\",volume=\"disk0\"} 2",
+       }) {
+    EXPECT_TRUE(Has(scrape, line)) << line << "\n" << scrape;
+  }
+}
+
+TEST(MetricsTest, SeriesGoWithTheirGroup) {
+  Harness harness;
+  EXPECT_NE(Scrape(harness.service).find("vm1"), std::string::npos);
+  ASSERT_TRUE(harness.service.Remove("vm1", false, {}, testing::Soon()).ok());
+  EXPECT_EQ(Scrape(harness.service).find("vm1"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace understudy::server

@@ -1,0 +1,243 @@
+// The RPCs over a real connection, on the fake store: codes, reasons and fields as they arrive at a client.
+#include <memory>
+#include <string>
+
+#include <gmock/gmock.h>
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+
+#include "proto/status_codec.h"
+#include "server/rpc/replication_service.h"
+#include "server/rpc/write_stream.h"
+#include "storage/base/reason.h"
+#include "tests/server/harness.h"
+
+namespace understudy::server {
+namespace {
+
+using ::testing::ElementsAre;
+using testing::TestFrame;
+
+class RpcTest : public ::testing::Test {
+ protected:
+  RpcTest() : replication_(harness_.service), writes_(harness_.service) {
+    grpc::ServerBuilder builder;
+    builder.RegisterService(&replication_).RegisterService(&writes_);
+    server_ = builder.BuildAndStart();
+    const auto channel = server_->InProcessChannel({});
+    stub_ = v1::Replication::NewStub(channel);
+    writes_stub_ = v1::PrimaryWrites::NewStub(channel);
+  }
+  ~RpcTest() override { server_->Shutdown(std::chrono::system_clock::now()); }
+
+  template <typename Request, typename Response>
+  absl::Status Call(grpc::Status (v1::Replication::Stub::*method)(grpc::ClientContext*,
+                                                                  const Request&, Response*),
+                    const Request& request, Response& response) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+    return proto::FromGrpcStatus((stub_.get()->*method)(&context, request, &response));
+  }
+  absl::Status Start() {
+    v1::StartRequest request;
+    request.set_group("vm1");
+    request.set_mode(v1::MODE_SECONDARY);
+    v1::StartResponse response;
+    return Call(&v1::Replication::Stub::Start, request, response);
+  }
+
+  testing::Harness harness_;
+  ReplicationService replication_;
+  PrimaryWritesService writes_;
+  std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<v1::Replication::Stub> stub_;
+  std::unique_ptr<v1::PrimaryWrites::Stub> writes_stub_;
+};
+
+v1::WriteRequest Hello() {
+  v1::WriteRequest request;
+  v1::Handshake& handshake = *request.mutable_handshake();
+  handshake.set_group("vm1");
+  handshake.set_agent_id("agent-1");
+  handshake.set_stream_id(5);
+  handshake.set_first_available_sequence(1);
+  v1::StreamVolume& volume = *handshake.add_volumes();
+  volume.set_name("disk0");
+  volume.set_size_bytes(1 << 20);
+  return request;
+}
+
+// The frame as a generated stub would send it, from the bytes that the decoder's tests use.
+v1::WriteRequest Parsed(const TestFrame& frame) {
+  v1::WriteRequest request;
+  EXPECT_TRUE(request.ParseFromString(frame.Encode()));
+  return request;
+}
+
+TEST_F(RpcTest, OpenStartAndStatusCarryTheirFields) {
+  v1::OpenRequest open;
+  open.set_group("vm2");
+  open.set_mode(v1::MODE_SECONDARY);
+  v1::VolumeSpec& volume = *open.add_volumes();
+  volume.set_name("a");
+  volume.set_top_id("vm2/a");
+  volume.set_disk_path("/disks/a");
+  volume.set_size_bytes(8192);
+  v1::OpenResponse opened;
+  ASSERT_TRUE(Call(&v1::Replication::Stub::Open, open, opened).ok());
+  EXPECT_EQ(opened.stage(), v1::STAGE_NONE);
+  EXPECT_FALSE(opened.ignored());
+  ASSERT_TRUE(Call(&v1::Replication::Stub::Open, open, opened).ok());
+  EXPECT_TRUE(opened.ignored());
+
+  v1::StartRequest start;
+  start.set_group("vm2");
+  start.set_mode(v1::MODE_SECONDARY);
+  v1::StartResponse started;
+  ASSERT_TRUE(Call(&v1::Replication::Stub::Start, start, started).ok());
+  EXPECT_EQ(started.stage(), v1::STAGE_RUNNING);
+  EXPECT_EQ(started.term(), 1u);
+  EXPECT_EQ(started.incarnation(), std::string("\0\0\0\0\0\0\0\7\0\0\0\0\0\0\0\1", 16));
+
+  v1::GetStatusRequest ask;
+  ask.set_group("vm2");
+  v1::GetStatusResponse status;
+  ASSERT_TRUE(Call(&v1::Replication::Stub::GetStatus, ask, status).ok());
+  ASSERT_EQ(status.groups_size(), 1);
+  EXPECT_EQ(status.groups(0).mode(), v1::MODE_SECONDARY);
+  EXPECT_EQ(status.groups(0).sync_state(), v1::SYNC_STATE_DISCONNECTED);
+  EXPECT_EQ(status.groups(0).volumes(0).size_bytes(), 8192u);
+
+  v1::ListGroupsResponse list;
+  ASSERT_TRUE(Call(&v1::Replication::Stub::ListGroups, v1::ListGroupsRequest(), list).ok());
+  EXPECT_THAT(list.groups(), ElementsAre("vm1", "vm2"));
+}
+
+TEST_F(RpcTest, RefusalsCarryCodeTextAndReason) {
+  v1::OpenRequest open;
+  open.set_group("vm9");
+  v1::OpenResponse opened;
+  EXPECT_EQ(Call(&v1::Replication::Stub::Open, open, opened).message(), "Missing the option mode");
+  open.set_mode(static_cast<v1::Mode>(17));
+  EXPECT_EQ(Call(&v1::Replication::Stub::Open, open, opened).message(),
+            "The option mode's value should be primary or secondary");
+
+  v1::GetErrorRequest ask;
+  ask.set_group("vm9");
+  v1::GetErrorResponse errors;
+  const absl::Status unknown = Call(&v1::Replication::Stub::GetError, ask, errors);
+  EXPECT_EQ(unknown.code(), absl::StatusCode::kNotFound);
+  EXPECT_TRUE(HasReason(unknown, kReasonUnknownGroup));
+
+  v1::CheckpointRequest checkpoint;
+  checkpoint.set_group("vm1");
+  v1::CheckpointResponse answer;
+  EXPECT_EQ(Call(&v1::Replication::Stub::Checkpoint, checkpoint, answer).message(),
+            "Block replication is not running");
+  checkpoint.set_mode(v1::CHECKPOINT_MODE_PREPARE);
+  EXPECT_EQ(Call(&v1::Replication::Stub::Checkpoint, checkpoint, answer).code(),
+            absl::StatusCode::kUnimplemented);
+  checkpoint.clear_mode();
+  checkpoint.mutable_expected()->set_incarnation("short");
+  EXPECT_EQ(Call(&v1::Replication::Stub::Checkpoint, checkpoint, answer).code(),
+            absl::StatusCode::kInvalidArgument);
+
+  ASSERT_TRUE(Start().ok());
+  v1::RemoveRequest remove;
+  remove.set_group("vm1");
+  v1::RemoveResponse removed;
+  EXPECT_EQ(Call(&v1::Replication::Stub::Remove, remove, removed).message(),
+            "Block device is in use by internal backup job");
+}
+
+TEST_F(RpcTest, AStreamOfAGeneratedStubIsTakenAndAcknowledged) {
+  ASSERT_TRUE(Start().ok());
+  grpc::ClientContext context;
+  const auto stream = writes_stub_->Write(&context);
+  ASSERT_TRUE(stream->Write(Hello()));
+  v1::WriteResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  ASSERT_TRUE(response.has_handshake());
+  EXPECT_EQ(response.handshake().term(), 1u);
+  EXPECT_THAT(response.handshake().volume_ids(), ElementsAre(0));
+  EXPECT_EQ(response.handshake().frame_payload_bytes_max(), kFramePayloadBytesMax);
+  TestFrame frame;
+  frame.Data(0, std::string(256 << 10, 'x')).Data(1 << 19, std::string(512, 'y'));
+  ASSERT_TRUE(stream->Write(Parsed(frame.Add(OperationKind::kCheckpoint))));
+  while (response.ack().committed_sequence() != 3) ASSERT_TRUE(stream->Read(&response));
+  EXPECT_EQ(response.ack().received_sequence(), 3u);
+  EXPECT_EQ(response.ack().committed_epoch(), 1u);
+  EXPECT_EQ(harness_.replica().disk(0).substr(0, 256 << 10), std::string(256 << 10, 'x'));
+  EXPECT_EQ(harness_.replica().disk(0).substr(1 << 19, 512), std::string(512, 'y'));
+  stream->WritesDone();
+  while (stream->Read(&response)) {
+  }
+  EXPECT_TRUE(stream->Finish().ok());
+}
+
+TEST_F(RpcTest, AStreamWithoutHandshakeIsRefused) {
+  grpc::ClientContext context;
+  const auto stream = writes_stub_->Write(&context);
+  stream->Write(Parsed(TestFrame().Add(OperationKind::kFlush)));
+  v1::WriteResponse response;
+  EXPECT_FALSE(stream->Read(&response));
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(RpcTest, AStreamBeforeStartIsToldToTryAgain) {
+  grpc::ClientContext context;
+  const auto stream = writes_stub_->Write(&context);
+  stream->Write(Hello());
+  v1::WriteResponse response;
+  EXPECT_FALSE(stream->Read(&response));
+  EXPECT_TRUE(HasReason(proto::FromGrpcStatus(stream->Finish()), kReasonNotRunning));
+}
+
+// The answer comes within 100 ms, and the agent is told, while the stream's storage thread hangs in file I/O.
+TEST_F(RpcTest, AFailoverAnswersAtOnceWithAStuckStream) {
+  ASSERT_TRUE(Start().ok());
+  grpc::ClientContext context;
+  const auto stream = writes_stub_->Write(&context);
+  ASSERT_TRUE(stream->Write(Hello()));
+  v1::WriteResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  harness_.replica().Stick(true);
+  ASSERT_TRUE(stream->Write(Parsed(TestFrame().Add(OperationKind::kFlush))));
+  harness_.replica().AwaitStuckAppend();
+  v1::StopRequest stop;
+  stop.set_group("vm1");
+  stop.set_failover(true);
+  v1::StopResponse stopped;
+  const absl::Time begun = absl::Now();
+  ASSERT_TRUE(Call(&v1::Replication::Stub::Stop, stop, stopped).ok());
+  EXPECT_LT(absl::Now() - begun, absl::Milliseconds(100));
+  EXPECT_EQ(stopped.stage(), v1::STAGE_FAILOVER);
+  while (stream->Read(&response)) {
+  }
+  const absl::Status end = proto::FromGrpcStatus(stream->Finish());
+  EXPECT_TRUE(HasReason(end, kReasonFenced)) << end;
+  harness_.replica().Stick(false);
+}
+
+TEST_F(RpcTest, AnAgentThatVanishesIsDisconnected) {
+  ASSERT_TRUE(Start().ok());
+  {
+    grpc::ClientContext context;
+    const auto stream = writes_stub_->Write(&context);
+    ASSERT_TRUE(stream->Write(Hello()));
+    v1::WriteResponse response;
+    ASSERT_TRUE(stream->Read(&response));
+    EXPECT_TRUE(harness_.group->Status().connected);
+    context.TryCancel();
+    stream->Finish();
+  }
+  const absl::Time deadline = testing::Soon();
+  while (harness_.group->Status().connected && absl::Now() < deadline) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  EXPECT_FALSE(harness_.group->Status().connected);
+  EXPECT_TRUE(harness_.group->GetError()->errors.empty());
+}
+
+}  // namespace
+}  // namespace understudy::server

@@ -1,0 +1,121 @@
+#include "server/service.h"
+
+#include <cerrno>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include <gtest/gtest.h>
+
+#include "storage/base/reason.h"
+#include "tests/server/harness.h"
+
+namespace understudy::server {
+namespace {
+
+using testing::FakeStore;
+using testing::Harness;
+using testing::OneVolume;
+using testing::Soon;
+
+std::string Refusal(const absl::Status& status) {
+  return absl::StrCat(absl::StatusCodeToString(status.code()), ": ", status.message());
+}
+
+TEST(ServiceTest, ModeAndTopIdAreCheckedInOrder) {
+  FakeStore store;
+  Service service(store, base::Clock::Real());
+  storage::GroupSpec spec = OneVolume("BAD NAME");
+  const auto open = [&](Mode mode) { return Refusal(service.Open(mode, spec, Soon()).status()); };
+  EXPECT_EQ(open(Mode::kMissing), "INVALID_ARGUMENT: Missing the option mode");
+  EXPECT_EQ(open(Mode::kUnknown),
+            "INVALID_ARGUMENT: The option mode's value should be primary or secondary");
+  EXPECT_EQ(open(Mode::kPrimary),
+            "INVALID_ARGUMENT: The primary side does not support option top-id");
+  spec.volumes[0].top_id.clear();
+  EXPECT_EQ(open(Mode::kPrimary),
+            "INVALID_ARGUMENT: The parameter mode's value is invalid, needs 1, but got 0");
+  EXPECT_EQ(open(Mode::kSecondary), "INVALID_ARGUMENT: Missing the option top-id");
+  spec.volumes[0].top_id = "ok";
+  EXPECT_NE(open(Mode::kSecondary).find("INVALID_ARGUMENT: group name \"BAD NAME\""),
+            std::string::npos);
+  EXPECT_TRUE(service.groups().empty());
+  EXPECT_TRUE(store.replicas.empty());
+}
+
+TEST(ServiceTest, ATopIdBelongsToOneVolume) {
+  Harness harness;
+  const std::string taken = "FAILED_PRECONDITION: No top_bs or it is invalid";
+  storage::GroupSpec other = OneVolume("vm2");
+  other.volumes[0].top_id = "vm1/disk0";
+  EXPECT_EQ(Refusal(harness.service.Open(Mode::kSecondary, other, Soon()).status()), taken);
+  other.volumes.push_back(other.volumes[0]);
+  other.volumes[0].top_id = other.volumes[1].top_id = "twice";
+  other.volumes[1].name = "disk1";
+  EXPECT_EQ(Refusal(harness.service.Open(Mode::kSecondary, other, Soon()).status()), taken);
+  EXPECT_EQ(harness.service.groups().size(), 1u);
+  const auto again = harness.service.Open(Mode::kSecondary, OneVolume("vm1"), Soon());
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_TRUE(again->ignored);
+}
+
+TEST(ServiceTest, AStartThatFailsLeavesNoGroupBehind) {
+  FakeStore store;
+  store.start_error = WithReason(absl::FailedPreconditionError("another disk"), kReasonWrongDisk);
+  Service service(store, base::Clock::Real());
+  const auto failed = service.Start(Mode::kSecondary, OneVolume("vm1"), {}, Soon());
+  EXPECT_TRUE(HasReason(failed.status(), kReasonWrongDisk));
+  EXPECT_TRUE(service.groups().empty());
+  EXPECT_TRUE(store.replicas.empty());
+  store.start_error = absl::OkStatus();
+  EXPECT_EQ(service.Start(Mode::kSecondary, OneVolume("vm1"), {}, Soon())->stage, Stage::kRunning);
+}
+
+TEST(ServiceTest, ExportsComeWithOpenAndGoWithRemove) {
+  FakeStore store;
+  Service service(store, base::Clock::Real());
+  EXPECT_EQ(service.DefaultExportName(), "");
+  storage::GroupSpec spec = OneVolume("vm1");
+  spec.volumes[0].top_id = "top";
+  ASSERT_TRUE(service.Open(Mode::kSecondary, spec, Soon()).ok());
+  EXPECT_EQ(service.DefaultExportName(), "vm1/disk0");
+  const auto volume = service.FindExport("vm1/disk0").value();
+  EXPECT_EQ(service.FindExport("top").value(), volume);
+  EXPECT_EQ(volume->size_bytes(), 1u << 20);
+  char byte;
+  EXPECT_EQ(IoErrno(volume->Read(0, {&byte, 1})), EIO) << "stage NONE";
+  ASSERT_TRUE(service.Open(Mode::kSecondary, OneVolume("vm2"), Soon()).ok());
+  EXPECT_EQ(service.DefaultExportName(), "") << "two volumes: none is the default";
+  ASSERT_TRUE(service.Remove("vm1", false, {}, Soon()).ok());
+  EXPECT_FALSE(service.FindExport("top").ok());
+  EXPECT_EQ(service.ExportNames(), std::vector<std::string>{"vm2/disk0"});
+  EXPECT_TRUE(HasReason(service.Remove("vm1", false, {}, Soon()), kReasonUnknownGroup));
+}
+
+TEST(ServiceTest, IoErrorsOfTheVmAreCountedAndLatched) {
+  Harness harness;
+  harness.Start();
+  const auto volume = harness.service.FindExport("vm1/disk0").value();
+  std::string data(512, 'x');
+  ASSERT_TRUE(volume->Write(0, data, false).ok());
+  EXPECT_EQ(harness.replica().disk(0).substr(0, 512), data);
+  harness.replica().FailIo(absl::DataLossError("bad block"));
+  EXPECT_EQ(IoErrno(volume->Read(0, data)), EIO);
+  IoStats& stats = harness.group->io_stats(VolumeId(0));
+  EXPECT_EQ(stats.kinds[static_cast<size_t>(IoKind::kWrite)].bytes.value(), 512u);
+  EXPECT_EQ(stats.kinds[static_cast<size_t>(IoKind::kRead)].errors.value(), 1u);
+  EXPECT_EQ(stats.disk_checksum_failures.value(), 1u);
+  ASSERT_EQ(harness.group->GetError()->errors.size(), 1u);
+  EXPECT_EQ(harness.group->GetError()->errors[0].range, (ByteRange{0, 512}));
+}
+
+TEST(ServiceTest, AfterShutdownExportsAnswerAndTouchNothing) {
+  Harness harness;
+  harness.Start();
+  const auto volume = harness.service.FindExport("vm1/disk0").value();
+  harness.service.Shutdown();
+  EXPECT_EQ(IoErrno(volume->Write(0, std::string(512, 'x'), false)), ESHUTDOWN);
+  EXPECT_EQ(harness.replica().disk(0)[0], '\0');
+}
+
+}  // namespace
+}  // namespace understudy::server
