@@ -1,0 +1,50 @@
+#include "client/agent/agent.h"
+
+#include "storage/base/log.h"
+#include "storage/base/status_macros.h"
+
+namespace understudy::client {
+namespace {
+constexpr absl::Duration kDrainGrace = absl::Seconds(2);
+constexpr absl::Duration kCallGrace = absl::Milliseconds(500);
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(const AgentOptions& options) {
+  auto agent = std::unique_ptr<Agent>(new Agent(options));
+  ASSIGN_OR_RETURN(std::unique_ptr<AgentState> state,
+                   AgentState::Open(base::FileSystem::Posix(), options.state_dir));
+  agent->stream_ = std::make_unique<WriteStream>(options.server);
+  ASSIGN_OR_RETURN(agent->primary_, Primary::Create(options.primary, base::FileSystem::Posix(),
+                                                    std::move(state), agent->stream_.get()));
+  ASSIGN_OR_RETURN(agent->endpoint_, base::MetricsEndpoint::Start(options.metrics_listen));
+  agent->metrics_ =
+      std::make_shared<Metrics>(agent->primary_.get(), options.server, options.checkpoint_interval);
+  agent->endpoint_->Register(agent->metrics_);
+  agent->service_ = std::make_unique<AgentService>(agent->primary_.get(), &agent->pool_);
+  RETURN_IF_ERROR(agent->primary_->Resume());
+  if (options.start && agent->primary_->stage() == Stage::kNone) {
+    // Refused with FENCED it stays in NONE, visible in status; the exports and the control service come up all the same.
+    const auto started = agent->primary_->Start(/*takeover=*/false, absl::Now() + absl::Seconds(1));
+    if (!started.ok()) base::LogError("start_refused").With("status", started.status());
+  }
+  if (options.checkpoint_interval > absl::ZeroDuration()) {
+    agent->timer_ =
+        std::make_unique<CheckpointTimer>(agent->primary_.get(), options.checkpoint_interval);
+  }
+  ASSIGN_OR_RETURN(agent->host_, proto::GrpcHost::Start(options.listen, {agent->service_.get()}));
+  base::LogInfo("agent_ready")
+      .With("grpc", agent->host_->address())
+      .With("metrics", agent->endpoint_->address())
+      .With("nbd", options.nbd_socket);
+  return agent;
+}
+
+Agent::~Agent() = default;
+
+void Agent::Shutdown() {
+  host_->SetServing(false);
+  primary_->Shutdown(kDrainGrace);
+  host_->Shutdown(kCallGrace);
+}
+
+}  // namespace understudy::client

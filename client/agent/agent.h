@@ -1,0 +1,51 @@
+// client/agent/agent.h
+//
+// Agent is the whole daemon without nbdkit: state, transport, group, control service, metrics. Built in order, shut down in
+// reverse.
+#ifndef UNDERSTUDY_CLIENT_AGENT_AGENT_H_
+#define UNDERSTUDY_CLIENT_AGENT_AGENT_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+#include "client/agent/agent_options.h"
+#include "client/checkpoint_timer.h"
+#include "client/metrics/metrics.h"
+#include "client/primary.h"
+#include "client/rpc/agent_service.h"
+#include "client/rpc/write_stream.h"
+#include "proto/grpc_host.h"
+#include "storage/base/metrics/endpoint.h"
+#include "storage/base/worker_pool.h"
+
+namespace understudy::client {
+
+class Agent {
+ public:
+  // After the fork: starts threads. Prints `agent_ready grpc=ADDR metrics=ADDR nbd=PATH` on standard error when it serves.
+  static absl::StatusOr<std::unique_ptr<Agent>> Start(const AgentOptions& options);
+  ~Agent();
+
+  Primary& primary() { return *primary_; }
+  // Health first, then what is queued (2 s at most), then the calls. Once; requests fail afterwards.
+  void Shutdown();
+
+ private:
+  explicit Agent(const AgentOptions& options) : options_(options), pool_("agent-rpc", 16) {}
+
+  const AgentOptions options_;
+  std::unique_ptr<WriteStream> stream_;
+  std::unique_ptr<Primary> primary_;
+  base::WorkerPool pool_;
+  std::unique_ptr<AgentService> service_;
+  std::unique_ptr<base::MetricsEndpoint> endpoint_;
+  std::shared_ptr<Metrics> metrics_;
+  std::unique_ptr<CheckpointTimer> timer_;
+  std::unique_ptr<proto::GrpcHost> host_;
+};
+
+}  // namespace understudy::client
+
+#endif  // UNDERSTUDY_CLIENT_AGENT_AGENT_H_

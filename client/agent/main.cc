@@ -1,0 +1,156 @@
+// understudy-agent: serves the primary VM's disks over NBD and forwards its writes to the standby. Checks what it was told, then
+// becomes nbdkit with the agent inside as a plugin (by exec: the process id stays).
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+
+#include "client/agent/agent_options.h"
+#include "storage/base/nbdkit.h"
+
+namespace understudy::client {
+namespace {
+
+constexpr int kExitFailed = 1;
+constexpr int kExitUsage = 2;
+
+struct Flag {
+  std::string name;
+  std::string help;
+  enum { kOne, kMany, kSwitch } shape = kOne;
+  std::vector<std::string> values = {};
+};
+
+std::vector<Flag> Flags() {
+  const AgentOptions defaults;
+  return {
+      {"server", "gRPC address of the standby's understudyd, host:port or unix:/path. Required"},
+      {"group", "Name of the group: all volumes of one VM. Required"},
+      {"volume",
+       "NAME[,disk=PATH][,size=BYTES]: with a disk it is read, written and forwarded (tee), "
+       "without "
+       "one writes are only forwarded and size is needed. Repeatable, required",
+       Flag::kMany},
+      {"nbd-socket", "Unix socket of the NBD exports, named GROUP/VOLUME. Required"},
+      {"listen", absl::StrCat("gRPC address, host:port or unix:/path [", defaults.listen, "]")},
+      {"metrics-listen",
+       absl::StrCat("Address of /metrics, host:port [", defaults.metrics_listen, "]")},
+      {"ack",
+       "When a write is answered: forwarded, received or durable at the standby [forwarded]"},
+      {"window-bytes", "Memory for writes not yet durable at the standby [64M]"},
+      {"on-full",
+       "Window full and the standby stalled: degrade (skip, GetError tells) or block [degrade]"},
+      {"stall-timeout", "How long a full window waits for an acknowledgement to advance [500ms]"},
+      {"checkpoint-interval",
+       "Take a checkpoint every so often, such as 5s; without it on demand only"},
+      {"start", "Begin replication at once", Flag::kSwitch},
+      {"state-dir",
+       "Directory of agent id, stage and term [DISK.state beside the first volume's disk]"},
+      {"on-fenced", "Another primary has taken over: stop (guest I/O fails) or continue [stop]"},
+      {"report-forward-errors",
+       "Volumes without a disk: the guest gets an error when a write is not forwarded",
+       Flag::kSwitch},
+  };
+}
+
+std::string EnvironmentName(const std::string& flag) {
+  return absl::StrCat("UNDERSTUDY_",
+                      absl::AsciiStrToUpper(absl::StrReplaceAll(flag, {{"-", "_"}})));
+}
+
+void AddFlag(CLI::App& app, Flag& flag) {
+  CLI::Option* const option = app.add_option("--" + flag.name, flag.values, flag.help);
+  option->envname(EnvironmentName(flag.name))->type_name("TEXT");
+  option->allow_extra_args(false);
+  if (flag.shape == Flag::kMany) {
+    option->take_all();
+  } else if (flag.shape == Flag::kOne) {
+    option->expected(1)->take_last();
+  }
+}
+
+// A switch may stand alone on the command line: CLI11 would take the next argument for its value.
+std::vector<std::string> SpellSwitches(int argc, char** argv, const std::vector<Flag>& flags) {
+  std::vector<std::string> arguments;
+  for (int i = argc - 1; i > 0; --i) {  // reversed, as CLI11 wants it
+    std::string argument = argv[i];
+    for (const Flag& flag : flags) {
+      if (flag.shape == Flag::kSwitch && argument == "--" + flag.name) argument += "=true";
+    }
+    arguments.push_back(argument);
+  }
+  return arguments;
+}
+
+// Every problem of the command line, the configuration file and the environment.
+std::vector<std::string> Collect(const std::vector<Flag>& flags,
+                                 const std::vector<std::string>& unknown, AgentOptions& options) {
+  std::vector<std::string> problems;
+  for (const std::string& argument : unknown) {
+    problems.push_back(absl::StrCat("unknown: ", argument));
+  }
+  for (const Flag& flag : flags) {
+    for (const std::string& value : flag.values) {
+      const absl::Status status = options.Set(flag.name, value);
+      if (!status.ok()) problems.emplace_back(status.message());
+    }
+  }
+  if (const absl::Status status = options.Validate(); !status.ok()) {
+    problems.emplace_back(status.message());
+  }
+  return problems;
+}
+
+int Fail(int exit_status, absl::string_view message) {
+  std::cerr << "understudy-agent: " << message << std::endl;
+  return exit_status;
+}
+
+int RunInNbdkit(const AgentOptions& options) {
+  const absl::Status status = base::ClaimUnixSocket(options.nbd_socket);
+  if (!status.ok()) return Fail(kExitFailed, status.message());
+  const absl::StatusOr<std::string> plugin = base::FindPlugin("understudy-agent-plugin.so");
+  if (!plugin.ok()) return Fail(kExitFailed, plugin.status().message());
+  const base::NbdkitOptions nbdkit{.plugin_path = *plugin,
+                                   .socket_path = options.nbd_socket,
+                                   .parameters = options.Parameters()};
+  return Fail(kExitFailed, base::ExecNbdkit(nbdkit).message());
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app(
+      "understudy-agent: serves a primary VM's disks and forwards its writes to the standby",
+      "understudy-agent");
+  std::vector<Flag> flags = Flags();
+  for (Flag& flag : flags) AddFlag(app, flag);
+  app.set_config(
+      "--config", "",
+      "Configuration file (TOML or INI); flags beat it, it beats UNDERSTUDY_* variables");
+  app.allow_extras();
+  app.allow_config_extras(CLI::config_extras_mode::capture);
+  try {
+    app.parse(SpellSwitches(argc, argv, flags));
+  } catch (const CLI::CallForHelp&) {
+    std::cout << app.help();
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    return Fail(kExitUsage, error.what());
+  }
+  AgentOptions options;
+  const std::vector<std::string> problems = Collect(flags, app.remaining(), options);
+  if (!problems.empty()) {
+    return Fail(kExitUsage, absl::StrCat("wrong usage\n  ", absl::StrJoin(problems, "\n  "),
+                                         "\ntry understudy-agent --help"));
+  }
+  return RunInNbdkit(options);
+}
+
+}  // namespace
+}  // namespace understudy::client
+
+int main(int argc, char** argv) { return understudy::client::Main(argc, argv); }

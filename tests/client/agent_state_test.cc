@@ -1,0 +1,90 @@
+#include "client/agent_state.h"
+
+#include <cstdlib>
+#include <filesystem>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace understudy::client {
+namespace {
+
+using ::testing::HasSubstr;
+
+class AgentStateTest : public ::testing::Test {
+ protected:
+  AgentStateTest() {
+    char name[] = "/tmp/understudy-state-XXXXXX";
+    directory_ = mkdtemp(name);
+  }
+  ~AgentStateTest() override { std::filesystem::remove_all(directory_); }
+  absl::StatusOr<std::unique_ptr<AgentState>> Open() {
+    return AgentState::Open(base::FileSystem::Posix(), directory_ + "/state");
+  }
+  std::string directory_;
+};
+
+TEST_F(AgentStateTest, TheAgentIdStaysTheSameOverRestarts) {
+  const std::string id = (*Open())->record().agent_id;
+  EXPECT_TRUE(CheckName("agent id", id).ok()) << id;
+  EXPECT_EQ((*Open())->record().agent_id, id);
+}
+
+TEST_F(AgentStateTest, WhatIsStoredIsReadBack) {
+  AgentRecord written;
+  {
+    const auto state = Open();
+    ASSERT_TRUE((*state)
+                    ->Update([](AgentRecord& record) {
+                      record.stage = Stage::kRunning;
+                      record.grant = {.incarnation = {.high = 1, .low = 2}, .term = Term(9)};
+                      record.fenced = true;
+                      record.resume = {.stream_id = 77, .next_sequence = 12};
+                    })
+                    .ok());
+    written = (*state)->record();
+  }
+  EXPECT_TRUE((*Open())->record() == written);
+}
+
+TEST_F(AgentStateTest, AnUncleanMarkForgetsTheResumePointDurably) {
+  const auto resume = [](AgentRecord& record) {
+    record.resume = {.stream_id = 7, .next_sequence = 2};
+  };
+  {
+    const auto state = Open();
+    ASSERT_TRUE((*state)->Update(resume).ok());
+    ASSERT_TRUE((*state)->MarkUnclean().ok());
+  }
+  EXPECT_EQ((*Open())->record().resume.stream_id, 0u);
+}
+
+TEST_F(AgentStateTest, ADirectoryInUseIsRefusedByName) {
+  const auto first = Open();
+  const auto second = Open();
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(second.status().message()), HasSubstr(directory_));
+}
+
+TEST_F(AgentStateTest, ADamagedOrNewerFileIsRefusedAndLeftAsItIs) {
+  ASSERT_TRUE(Open().ok());
+  for (const char* text : {"version=2\nagent_id=a\n", "version=1\n", "version=1\nagent_id=a\nx\n",
+                           "version=1\nagent_id=UPPER\n"}) {
+    ASSERT_TRUE(
+        base::FileSystem::Posix().WriteFileAtomically(directory_ + "/state/agent", text).ok());
+    const auto state = Open();
+    EXPECT_FALSE(state.ok()) << text;
+    EXPECT_THAT(std::string(state.status().message()), HasSubstr(directory_ + "/state/agent"));
+    EXPECT_EQ(*base::FileSystem::Posix().ReadWholeFile(directory_ + "/state/agent"), text);
+  }
+}
+
+TEST_F(AgentStateTest, WithoutADirectoryNothingIsKept) {
+  const auto state = AgentState::Open(base::FileSystem::Posix(), "");
+  ASSERT_TRUE(state.ok());
+  EXPECT_FALSE((*state)->kept());
+  EXPECT_TRUE((*state)->MarkUnclean().ok());
+}
+
+}  // namespace
+}  // namespace understudy::client

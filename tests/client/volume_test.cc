@@ -1,0 +1,230 @@
+#include "client/volume.h"
+
+#include <cstdlib>
+#include <filesystem>
+#include <random>
+#include <thread>
+#include <unistd.h>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "client/agent_state.h"
+#include "client/primary.h"
+#include "tests/client/fake_transport.h"
+
+namespace understudy::client {
+namespace {
+
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+constexpr uint64_t kDiskBytes = 1 << 20;
+
+absl::Time Soon() { return absl::Now() + absl::Seconds(10); }
+
+class VolumeTest : public ::testing::Test {
+ protected:
+  VolumeTest() : transport_({kDiskBytes}) {
+    char name[] = "/tmp/understudy-volume-XXXXXX";
+    directory_ = mkdtemp(name);
+    disk_ = directory_ + "/disk.raw";
+    auto file = base::FileSystem::Posix().Open(disk_, {.create = true});
+    EXPECT_TRUE((*file)->Truncate(kDiskBytes).ok());
+  }
+  ~VolumeTest() override {
+    primary_.reset();
+    std::filesystem::remove_all(directory_);
+  }
+
+  Primary& Make(bool tee, bool report = false, bool stop_when_fenced = true) {
+    primary_.reset();
+    PrimaryOptions options{
+        .forwarder = {.group = "vm1",
+                      .heartbeat = absl::Milliseconds(20),
+                      .lost_peer = absl::Milliseconds(300),
+                      .backoff_min = absl::Milliseconds(5),
+                      .backoff_max = absl::Milliseconds(20)},
+        .volumes = {{.name = "disk0", .disk_path = tee ? disk_ : "", .size_bytes = kDiskBytes}},
+        .report_forward_errors = report,
+        .stop_when_fenced = stop_when_fenced};
+    auto state = AgentState::Open(base::FileSystem::Posix(), directory_ + "/state");
+    EXPECT_TRUE(state.ok()) << state.status();
+    auto primary =
+        Primary::Create(options, base::FileSystem::Posix(), *std::move(state), &transport_);
+    EXPECT_TRUE(primary.ok()) << primary.status();
+    primary_ = *std::move(primary);
+    EXPECT_TRUE(primary_->Resume().ok());
+    return *primary_;
+  }
+  Volume& Disk() { return *primary_->volumes()[0]; }
+  static std::string Block(char c, size_t bytes = 4096) { return std::string(bytes, c); }
+  std::string Local() { return *base::FileSystem::Posix().ReadWholeFile(disk_); }
+  void Fence() {
+    transport_.Set([](auto& b) {
+      b.refuse = WithReason(absl::FailedPreconditionError("term 4 has taken over"), kReasonFenced);
+    });
+    transport_.Disconnect();
+    ASSERT_TRUE(Eventually([&] { return primary_->fenced(); }));
+  }
+
+  FakeTransport transport_;
+  std::string directory_;
+  std::string disk_;
+  std::unique_ptr<Primary> primary_;
+};
+
+TEST_F(VolumeTest, ForwardModeTakesWritesOnlyWhileRunningAndIsNeverRead) {
+  Primary& primary = Make(/*tee=*/false);
+  std::string out(4096, 'z');
+  EXPECT_FALSE(Disk().Write(0, Block('a'), false).ok());
+  ASSERT_TRUE(primary.Start(false, Soon()).ok());
+  EXPECT_TRUE(Disk().Write(0, Block('a'), true).ok());
+  EXPECT_FALSE(Disk().Read(0, out).ok());
+  ASSERT_TRUE(primary.Stop(false, Soon()).ok());
+  EXPECT_EQ(transport_.seen().disk0.substr(0, 4096), Block('a'));
+  EXPECT_FALSE(Disk().Write(0, Block('b'), false).ok());
+}
+
+TEST_F(VolumeTest, TeeModeWritesLocallyInEveryStageAndForwardsWhileRunning) {
+  Primary& primary = Make(/*tee=*/true);
+  ASSERT_TRUE(Disk().Write(0, Block('a'), false).ok());
+  ASSERT_TRUE(primary.Start(false, Soon()).ok());
+  ASSERT_TRUE(Disk().Write(4096, Block('b'), false).ok());
+  ASSERT_TRUE(Disk().Write(8192, Block('c', 8192), false).ok());
+  ASSERT_TRUE(Disk().WriteZeroes(8192, 4096, false).ok());
+  ASSERT_TRUE(Disk().Flush().ok());
+  std::string out(4096, 'z');
+  ASSERT_TRUE(Disk().Read(12288, out).ok());
+  EXPECT_EQ(out, Block('c'));
+  const auto checkpoint = primary.Checkpoint(Soon());
+  ASSERT_TRUE(checkpoint.ok());
+  EXPECT_EQ(checkpoint->checkpoint.epoch, Epoch(1));
+  const std::string standby = transport_.seen().disk0;
+  EXPECT_EQ(standby.substr(0, 4096), Block('\0'));  // before Start: declared equal, not forwarded
+  EXPECT_EQ(standby.substr(4096), Local().substr(4096));
+  EXPECT_EQ(Local()[0], 'a');
+}
+
+TEST_F(VolumeTest, OverlappingConcurrentWritesHaveTheSameOrderOnDiskAndInTheStream) {
+  Primary& primary = Make(/*tee=*/true);
+  ASSERT_TRUE(primary.Start(false, Soon()).ok());
+  std::vector<std::thread> writers;
+  for (int w = 0; w < 4; ++w) {
+    writers.emplace_back([&, w] {
+      std::mt19937 random(static_cast<uint32_t>(w));
+      for (int i = 0; i < 300; ++i) {
+        const uint64_t offset = 512 * (random() % 64);
+        const uint64_t length = 512 * (1 + random() % 64);
+        if (random() % 8 == 0) {
+          EXPECT_TRUE(Disk().Discard(offset, length, false).ok());
+        } else {
+          EXPECT_TRUE(
+              Disk()
+                  .Write(offset, Block(static_cast<char>(1 + random() % 255), length), false)
+                  .ok());
+        }
+      }
+    });
+  }
+  for (std::thread& writer : writers) writer.join();
+  ASSERT_TRUE(primary.Stop(false, Soon()).ok());
+  EXPECT_TRUE(transport_.seen().disk0 == Local());
+}
+
+TEST_F(VolumeTest, ForwardErrorsAreHiddenUnlessAskedFor) {
+  transport_.Set([](auto& b) { b.incomplete = true; });
+  for (const bool report : {false, true}) {
+    Primary& primary = Make(/*tee=*/false, report);
+    if (primary.stage() == Stage::kNone) ASSERT_TRUE(primary.Start(false, Soon()).ok());
+    ASSERT_TRUE(Eventually([&] { return primary.forwarder().state().incomplete; }));
+    EXPECT_EQ(Disk().Write(0, Block('a'), false).ok(), !report);
+    EXPECT_FALSE(primary.errors().empty());
+    EXPECT_EQ(primary.Stop(false, Soon()).status().code(), absl::StatusCode::kAborted);
+  }
+}
+
+TEST_F(VolumeTest, OnceFencedEverythingFailsAlsoAfterARestart) {
+  ASSERT_TRUE(Make(/*tee=*/true).Start(false, Soon()).ok());
+  Fence();
+  std::string out(4096, 'z');
+  EXPECT_FALSE(Disk().Write(0, Block('a'), false).ok());
+  EXPECT_FALSE(Disk().Read(0, out).ok());
+  EXPECT_FALSE(Disk().Flush().ok());
+  EXPECT_EQ(Local()[0], '\0');
+  EXPECT_GE(Disk().figures().fenced_requests.load(), 3u);
+  Primary& again = Make(/*tee=*/true);
+  EXPECT_EQ(again.stage(), Stage::kRunning);
+  EXPECT_TRUE(again.fenced());
+  EXPECT_FALSE(Disk().Read(0, out).ok());
+  EXPECT_THAT(again.errors(), SizeIs(1));
+  transport_.Set([](auto& b) { b.refuse = absl::OkStatus(); });
+  EXPECT_TRUE(again.Start(/*takeover=*/true, Soon()).ok());
+  EXPECT_TRUE(transport_.seen().handshakes.back().takeover);
+  EXPECT_TRUE(Disk().Write(0, Block('a'), false).ok());
+}
+
+TEST_F(VolumeTest, OnFencedContinueGoesOnWithTheLocalDisk) {
+  ASSERT_TRUE(Make(/*tee=*/true, false, /*stop_when_fenced=*/false).Start(false, Soon()).ok());
+  Fence();
+  EXPECT_TRUE(Disk().Write(0, Block('a'), false).ok());
+  EXPECT_EQ(Local()[0], 'a');
+}
+
+TEST_F(VolumeTest, AStartThatIsFencedLeavesTheStageAsItWas) {
+  transport_.Set([](auto& b) {
+    b.refuse = WithReason(absl::FailedPreconditionError("bound to host-b"), kReasonFenced);
+  });
+  Primary& primary = Make(/*tee=*/true);
+  EXPECT_TRUE(HasReason(primary.Start(false, Soon()).status(), kReasonFenced));
+  EXPECT_EQ(primary.stage(), Stage::kNone);
+  EXPECT_TRUE(Disk().Write(0, Block('a'), false).ok());
+}
+
+TEST_F(VolumeTest, ACleanRestartResumesTheStreamAndACrashDoesNot) {
+  Primary* primary = &Make(/*tee=*/true);
+  ASSERT_TRUE(primary->Start(false, Soon()).ok());
+  ASSERT_TRUE(Disk().Write(0, Block('a'), false).ok());
+  primary->Shutdown(absl::Seconds(10));
+  const uint64_t stream = transport_.seen().stream_id;
+  primary = &Make(/*tee=*/true);
+  EXPECT_EQ(primary->stage(), Stage::kRunning);
+  ASSERT_TRUE(primary->forwarder().WaitForAnswer(Soon()).connected);
+  EXPECT_EQ(transport_.seen().stream_id, stream);
+  EXPECT_EQ(transport_.seen().handshakes.back().first_available_sequence, 2u);
+  EXPECT_FALSE(transport_.seen().handshakes.back().grant.none());
+  ASSERT_TRUE(Disk().Write(0, Block('b'), false).ok());
+  primary = &Make(/*tee=*/true);  // without Shutdown()
+  ASSERT_TRUE(primary->forwarder().WaitForAnswer(Soon()).connected);
+  EXPECT_NE(transport_.seen().stream_id, stream);
+}
+
+TEST_F(VolumeTest, StagesFollowTheTable) {
+  Primary& primary = Make(/*tee=*/true);
+  EXPECT_TRUE(primary.Checkpoint(Soon())->ignored);
+  EXPECT_EQ(primary.Stop(false, Soon()).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(primary.Remove().ok());
+  ASSERT_TRUE(primary.Start(false, Soon()).ok());
+  EXPECT_EQ(primary.Start(false, Soon()).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(primary.Remove().status().code(), absl::StatusCode::kFailedPrecondition);
+  ASSERT_TRUE(primary.Stop(true, Soon()).ok());
+  EXPECT_TRUE(primary.Start(false, Soon())->ignored);
+  EXPECT_TRUE(primary.Stop(true, Soon())->ignored);
+  EXPECT_TRUE(primary.Checkpoint(Soon())->ignored);
+  ASSERT_TRUE(primary.Remove().ok());
+  EXPECT_EQ(primary.stage(), Stage::kNone);
+}
+
+TEST_F(VolumeTest, TheMapShowsDataAndHoles) {
+  Make(/*tee=*/true);
+  ASSERT_TRUE(Disk().Write(65536, Block('a', 65536), false).ok());
+  const auto runs = Disk().Map({0, kDiskBytes});
+  ASSERT_TRUE(runs.ok());
+  ASSERT_THAT(*runs, SizeIs(3));
+  EXPECT_TRUE((*runs)[0].hole);
+  EXPECT_EQ((*runs)[1].range, (ByteRange{65536, 131072}));
+  EXPECT_FALSE((*runs)[1].hole);
+}
+
+}  // namespace
+}  // namespace understudy::client
