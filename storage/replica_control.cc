@@ -178,59 +178,25 @@ absl::Status ReplicaImpl::Start() {
     return absl::FailedPreconditionError("Block replication is running or done");
   }
   Chain next;
-  next.disks = old_chain->disks;
+  next.stage = Stage::kRunning;
   next.committed = old_chain->committed;
-  if (!again) {
-    next.disks.clear();
-    RETURN_IF_ERROR(OpenDisks(&next.disks));
-  }
+  next.merged_through.resize(volumes_.size());
+  if (again) next.disks = old_chain->disks;
+  if (!again) RETURN_IF_ERROR(OpenDisks(&next.disks));
   for (const auto& disk : next.disks) {
     RETURN_IF_ERROR(disk->WriteMarker(name_, context_.options.data_dir));
   }
   const Epoch epoch = std::max(record.epoch, record.committed_epoch).Next();
   ASSIGN_OR_RETURN(const auto hidden, NewOverlay(LogRole::kHidden, epoch, hidden_log_.end()));
   ASSIGN_OR_RETURN(next.active, NewOverlay(LogRole::kActive, epoch, active_log_.end()));
-
-  Index::Batch batch(context_.index);
-  if (record.hidden != OverlayId()) batch.DeleteOverlay(record.hidden);
-  if (record.active != OverlayId()) batch.DeleteOverlay(record.active);
-  record.stage = Stage::kRunning;
-  record.incarnation = {.high = context_.random(), .low = context_.random() | 1};
-  record.term = record.term.Next();
-  record.agent_id.clear();
-  record.epoch = epoch;
   // A commit job that stopped half-way has mixed active into the disk: only a sync makes that a state the primary had.
-  record.valid =
-      !again && std::all_of(record.volumes.begin(), record.volumes.end(),
-                            [](const auto& volume) { return volume.initial == Initial::kEqual; });
-  record.hidden = hidden->id();
-  record.active = next.active->id();
-  record.roll_forward_through = Epoch();
-  for (VolumeRecord& volume : record.volumes) volume.merged_through = 0;
-  batch.PutOverlay(hidden->id(), hidden->record());
-  batch.PutOverlay(next.active->id(), next.active->record());
-  batch.PutPosition(record.number, LogRole::kHidden,
-                    {.position = hidden_log_.end(), .incomplete = !record.valid});
-  batch.PutPosition(record.number, LogRole::kActive, {.position = active_log_.end()});
-  RETURN_IF_ERROR(WriteGroup(record, std::move(batch)));
-
-  next.stage = Stage::kRunning;
-  next.valid = record.valid;
-  next.merged_through.resize(volumes_.size());
+  next.valid = !again && std::all_of(record.volumes.begin(), record.volumes.end(),
+                                     [](const auto& v) { return v.initial == Initial::kEqual; });
+  record.epoch = epoch;
+  record.valid = next.valid;
+  RETURN_IF_ERROR(StoreStart(&record, *hidden, *next.active));
   Publish(std::make_shared<const Chain>(std::move(next)));
-  {
-    base::MutexLock lock(mutex_);
-    hidden_ = hidden;
-    open_epoch_ = epoch;
-    incomplete_ = !record.valid;
-    refusing_ = false;
-    stream_id_ = received_sequence_ = durable_sequence_ = 0;
-    failed_ = absl::OkStatus();
-    job_status_ = absl::OkStatus();
-    hidden_pending_.clear();
-    active_pending_.clear();
-    active_reached_ = {.position = active_log_.end(), .sequence = active_sequence_};
-  }
+  ResetForStart(epoch, hidden, /*incomplete=*/!record.valid);
   base::LogInfo("replication_started")
       .With("group", name_)
       .With("term", record.term.value())
@@ -239,6 +205,42 @@ absl::Status ReplicaImpl::Start() {
   NotifyChange();
   ScheduleJob();
   return absl::OkStatus();
+}
+
+// The batch of Start(): a new pairing, with empty overlays in the place of stale ones.
+absl::Status ReplicaImpl::StoreStart(GroupRecord* record, const Overlay& hidden,
+                                     const Overlay& active) {
+  Index::Batch batch(context_.index);
+  if (record->hidden != OverlayId()) batch.DeleteOverlay(record->hidden);
+  if (record->active != OverlayId()) batch.DeleteOverlay(record->active);
+  record->stage = Stage::kRunning;
+  record->incarnation = {.high = context_.random(), .low = context_.random() | 1};
+  record->term = record->term.Next();
+  record->agent_id.clear();
+  record->hidden = hidden.id();
+  record->active = active.id();
+  record->roll_forward_through = Epoch();
+  for (VolumeRecord& volume : record->volumes) volume.merged_through = 0;
+  batch.PutOverlay(hidden.id(), hidden.record());
+  batch.PutOverlay(active.id(), active.record());
+  batch.PutPosition(record->number, LogRole::kHidden,
+                    {.position = hidden_log_.end(), .incomplete = !record->valid});
+  batch.PutPosition(record->number, LogRole::kActive, {.position = active_log_.end()});
+  return WriteGroup(*record, std::move(batch));
+}
+
+void ReplicaImpl::ResetForStart(Epoch epoch, std::shared_ptr<Overlay> hidden, bool incomplete) {
+  base::MutexLock lock(mutex_);
+  hidden_ = std::move(hidden);
+  open_epoch_ = epoch;
+  incomplete_ = incomplete;
+  refusing_ = false;
+  stream_id_ = received_sequence_ = durable_sequence_ = 0;
+  failed_ = absl::OkStatus();
+  job_status_ = absl::OkStatus();
+  hidden_pending_.clear();
+  active_pending_.clear();
+  active_reached_ = {.position = active_log_.end(), .sequence = active_sequence_};
 }
 
 absl::Status ReplicaImpl::WriteGroup(const GroupRecord& record, Index::Batch batch) {

@@ -134,6 +134,8 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
 
   // replica_control.cc
   absl::Status OpenDisks(std::vector<std::shared_ptr<SecondaryDisk>>* disks);
+  absl::Status StoreStart(GroupRecord* record, const Overlay& hidden, const Overlay& active);
+  void ResetForStart(Epoch epoch, std::shared_ptr<Overlay> hidden, bool incomplete);
   absl::Status FailoverFromRunning();
   absl::Status RetryFailover();
   absl::Status CommitReceived();
