@@ -147,6 +147,8 @@ void StreamSession::OnCommitted(Epoch epoch, uint64_t sequence, uint64_t bytes,
   {
     base::MutexLock lock(mutex_);
     if (epoch.value() < ack_.committed_epoch) return;
+    // The commit may be done before the storage thread says that it has taken the marker.
+    ack_.received_sequence = std::max(ack_.received_sequence, sequence);
     ack_.committed_epoch = epoch.value();
     ack_.committed_sequence = sequence;
     ack_.committed_bytes = bytes;
@@ -160,6 +162,7 @@ void StreamSession::OnCommitted(Epoch epoch, uint64_t sequence, uint64_t bytes,
 void StreamSession::OnMarkerRefused(uint64_t sequence) {
   {
     base::MutexLock lock(mutex_);
+    ack_.received_sequence = std::max(ack_.received_sequence, sequence);
     ack_.aborted_sequence = std::max(ack_.aborted_sequence, sequence);
   }
   AnswerIfDue();

@@ -130,7 +130,7 @@ class TestAgent {
   ~TestAgent() {
     session->End(absl::CancelledError("gone"));
     session->WaitFinished(absl::Seconds(20));
-    sink.End();
+    (void)sink.End();
   }
 
   static server::Handshake Hello(const std::string& group) {

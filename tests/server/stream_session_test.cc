@@ -193,7 +193,7 @@ TEST(StreamSessionTest, EndsMeetEverythingElse) {
     });
     sender.join();
     ender.join();
-    agent.sink.End();
+    (void)agent.sink.End();
     EXPECT_EQ(agent.sink.ends(), 1);
   }
 }
