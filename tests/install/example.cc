@@ -9,9 +9,10 @@
 int main(int, char** argv) {
   using namespace understudy::client;  // NOLINT(google-build-using-namespace): ten lines
   WriteStream stream(argv[1]);
-  Forwarder forwarder(
-      {.group = "vm1", .volumes = {{.name = "disk0", .size_bytes = 1 << 20}}, .agent_id = "example"},
-      &stream);
+  Forwarder forwarder({.group = "vm1",
+                       .volumes = {{.name = "disk0", .size_bytes = 1 << 20}},
+                       .agent_id = "example"},
+                      &stream);
   absl::Status status = forwarder.Start();
   if (status.ok()) status = forwarder.Write(0, 4096, std::string(4096, 'u'));
   const auto checkpoint = forwarder.Checkpoint(absl::Now() + absl::Seconds(2));

@@ -1,9 +1,9 @@
 #include "client/rpc/frame_encoder.h"
 
+#include <cstring>
+
 #include <grpcpp/support/proto_buffer_reader.h>
 #include <gtest/gtest.h>
-
-#include <cstring>
 
 #include "client/window.h"
 #include "storage/base/crc32c.h"
@@ -52,7 +52,8 @@ TEST(FrameEncoderTest, AnyGeneratedStubReadsWhatWasWritten) {
     Operation operation;
     std::memcpy(&operation, frame.operations().data(), kOperationBytes);
     EXPECT_EQ(operation, sent->operations[0]);
-    EXPECT_EQ(frame.payload(), std::string(sent->payload_span().begin(), sent->payload_span().end()));
+    EXPECT_EQ(frame.payload(),
+              std::string(sent->payload_span().begin(), sent->payload_span().end()));
     EXPECT_EQ(frame.crc32c(), CrcOf(frame));
   }
 }
