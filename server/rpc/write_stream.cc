@@ -103,6 +103,7 @@ class WriteStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc:
       if (!answer) return;
       writing_ = true;
       bool own_buffer;
+      outgoing_.Clear();  // gRPC leaves the last message in it
       const v1::WriteResponse response = ToProto(*answer);
       grpc::SerializationTraits<v1::WriteResponse>::Serialize(response, &outgoing_, &own_buffer);
     }
