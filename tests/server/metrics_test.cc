@@ -56,6 +56,8 @@ TEST(MetricsTest, TheSeriesSayWhatHappened) {
   ASSERT_TRUE(agent.Greet(TestAgent::Hello("vm1")));
   agent.Send(TestFrame().Data(0, std::string(1024, 'x')).Add(OperationKind::kCheckpoint));
   ASSERT_TRUE(agent.sink.AckThat([](const Ack& ack) { return ack.committed_sequence == 2; }));
+  agent.SendRaw(testing::EncodeHeartbeat(false, 7));  // taken after the frame was counted
+  ASSERT_TRUE(agent.sink.AckThat([](const Ack& ack) { return ack.echo_micros == 7; }));
   harness.replica().Mutate([](storage::ReplicaState& state) { state.usage[0].hidden_bytes = 12; });
   const std::string scrape = Scrape(harness.service);
   for (const char* const line : {
