@@ -100,8 +100,11 @@ class WriteStream::Session : public grpc::ClientBidiReactor<grpc::ByteBuffer, gr
     self_ = shared_from_this();
     stub.PrepareBidiStreamingCall(&context_, kMethod, grpc::StubOptions(), this);
     AddHold();  // writes come from outside the reactions; released in Release()
-    writing_ = Writing::kOther;
-    outgoing_ = std::move(handshake);
+    {
+      base::MutexLock lock(mutex_);
+      writing_ = Writing::kOther;
+      outgoing_ = std::move(handshake);
+    }
     StartWrite(&outgoing_);
     StartRead(&incoming_);
     StartCall();
