@@ -1,0 +1,488 @@
+"""What the integration tests share: real daemons in a directory of their own, real NBD clients, answers as JSON.
+
+A test case starts daemons with Case.service() and Case.agent(); whatever still runs when it ends is killed by its pid, and if
+the case failed the daemons' logs are printed. A report of a sanitizer in a log fails the case.
+
+The programs come from the environment (see CMakeLists.txt): UNDERSTUDYD, UNDERSTUDY_AGENT, UNDERSTUDYCTL.
+Standard library only.
+"""
+
+import collections
+import hashlib
+import json
+import os
+import pathlib
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+import urllib.parse
+import urllib.request
+
+MIB = 1 << 20
+SKIPPED = 77
+# A sanitizer makes everything several times slower; a test that passes does not wait for any of these.
+PATIENCE_SECONDS = 60
+
+SERVICE = os.environ.get("UNDERSTUDYD", "understudyd")
+AGENT = os.environ.get("UNDERSTUDY_AGENT", "understudy-agent")
+CTL = os.environ.get("UNDERSTUDYCTL", "understudyctl")
+SOURCE = pathlib.Path(__file__).resolve().parents[2]
+
+
+def run_tests(*tools):
+    """The main() of a test file: skips (77) when a tool is missing, prints the seed, runs the cases."""
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if missing:
+        print("skipped, not installed:", *missing)
+        sys.exit(SKIPPED)
+    print(f"UNDERSTUDY_SEED={SEED}", flush=True)
+    unittest.main(verbosity=2)
+
+
+SEED = int(os.environ.get("UNDERSTUDY_SEED", random.SystemRandom().randrange(1 << 32)))
+
+
+def wait_for(condition, what, seconds=PATIENCE_SECONDS):
+    """Asks until the condition is true and returns what it said: for states that no daemon announces to us."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {seconds} s for: {what}")
+        time.sleep(0.02)
+
+
+def run(*command, check=True, **options):
+    """Runs a command to its end; its output is in the exception when it fails."""
+    done = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL, **options
+    )
+    if check and done.returncode != 0:
+        raise AssertionError(
+            f"exit status {done.returncode}: {shlex.join(map(str, command))}\n{done.stdout}{done.stderr}"
+        )
+    return done
+
+
+# ---- understudyctl ------------------------------------------------------------------------------------------------------------
+
+
+class Answer:
+    """What one call of understudyctl said."""
+
+    def __init__(self, done):
+        self.status = done.returncode
+        self.out = done.stdout
+        self.error = done.stderr
+
+    @property
+    def objects(self):
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def object(self):
+        (only,) = self.objects
+        return only
+
+
+def ctl(address, *arguments, timeout="60s"):
+    """Calls understudyctl --json; never raises."""
+    return Answer(run(CTL, "--server", address, "--json", "--timeout", timeout, *arguments, check=False))
+
+
+# ---- daemons --------------------------------------------------------------------------------------------------------------------
+
+
+class Daemon:
+    """One run of a daemon. `ready` holds the keys of its ready line."""
+
+    def __init__(self, name, command, log_path, ready_event, environment=None):
+        self.name = name
+        self.log_path = log_path
+        self.ready_event = ready_event
+        self._log_start = log_path.stat().st_size if log_path.exists() else 0
+        with open(log_path, "ab") as log:
+            self.process = subprocess.Popen(
+                [str(word) for word in command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **(environment or {})},
+            )
+        self.pid = self.process.pid
+        self.ready = {}
+
+    def log(self):
+        """What this run has logged so far."""
+        with open(self.log_path, "rb") as file:
+            file.seek(self._log_start)
+            return file.read().decode(errors="replace")
+
+    def events(self, event):
+        """The log lines of one event, each as a dictionary of its keys."""
+        found = []
+        for line in self.log().splitlines():
+            words = line.split(" ", 3)
+            if len(words) >= 3 and words[2] == event:
+                rest = shlex.split(words[3]) if len(words) == 4 else []
+                found.append(dict(word.split("=", 1) for word in rest if "=" in word))
+        return found
+
+    def wait_ready(self):
+        def ready():
+            if self.process.poll() is not None:
+                raise AssertionError(f"{self.name} ended with {self.process.returncode} before it was ready:\n{self.log()}")
+            return self.events(self.ready_event)
+
+        self.ready = wait_for(ready, f"{self.name} to be ready")[0]
+        return self
+
+    def kill(self):
+        """As the death of a host: SIGKILL, and gone."""
+        self.process.kill()
+        self.process.wait()
+
+    def signal(self, number):
+        self.process.send_signal(number)
+
+    def end(self):
+        """SIGTERM; returns the exit status."""
+        self.process.terminate()
+        return self.process.wait(PATIENCE_SECONDS)
+
+    @property
+    def running(self):
+        return self.process.poll() is None
+
+
+class Endpoint:
+    """A daemon that can be started again with the same addresses. Base of Service and Agent."""
+
+    ready_event = ""
+    name = ""
+
+    def __init__(self, case, name):
+        self.case = case
+        self.name = name
+        self.address = f"unix:{case.dir / name}.grpc"
+        self.nbd_socket = case.dir / f"{name}.nbd"
+        self.log_path = case.dir / f"{name}.log"
+        self.daemon = None
+
+    def command(self):
+        raise NotImplementedError
+
+    def spawn(self, environment=None):
+        """Starts it without waiting, for tests of what it refuses."""
+        self.daemon = Daemon(self.name, self.command(), self.log_path, self.ready_event, environment)
+        self.case.daemons.append(self.daemon)
+        return self.daemon
+
+    def start(self):
+        self.spawn().wait_ready()
+        return self
+
+    def kill(self):
+        self.daemon.kill()
+
+    def restart(self):
+        """After kill() or an orderly end."""
+        return self.start()
+
+    def ctl(self, *arguments, **options):
+        return ctl(self.address, *arguments, **options)
+
+    def call(self, *arguments):
+        """A call that must succeed; returns the JSON object it printed."""
+        answer = self.ctl(*arguments)
+        self.case.assertEqual(answer.status, 0, f"{arguments}: {answer.error}")
+        return answer.object
+
+    def status(self, group="vm1"):
+        return self.call("status", group)
+
+    def wait_stage(self, stage, group="vm1"):
+        return wait_for(
+            lambda: (lambda s: s if s["stage"] == stage else None)(self.status(group)), f"{self.name} in stage {stage}"
+        )
+
+    def uri(self, volume="vda", group="vm1", export=None):
+        name = urllib.parse.quote(export or f"{group}/{volume}")
+        return f"nbd+unix:///{name}?socket={self.nbd_socket}"
+
+    def scrape(self):
+        """The text of /metrics."""
+        with urllib.request.urlopen(self.metrics_url, timeout=30) as answer:
+            return answer.read().decode()
+
+    @property
+    def metrics_url(self):
+        return f"http://{self.daemon.ready['metrics']}/metrics"
+
+    def metric(self, name, **labels):
+        """The sum of the samples of `name` that carry these labels; None when there is none."""
+        values = [
+            value
+            for sample, sample_labels, value in samples(self.scrape())
+            if sample == name and labels.items() <= sample_labels.items()
+        ]
+        return sum(values) if values else None
+
+
+class Service(Endpoint):
+    """understudyd on its data directory."""
+
+    ready_event = "understudyd_ready"
+
+    def __init__(self, case, name="service", options=(), data_dir=None):
+        super().__init__(case, name)
+        self.options = options
+        self.data_dir = data_dir or case.dir / f"{name}.data"
+
+    def command(self):
+        return [
+            SERVICE, "--data-dir", self.data_dir, "--listen", self.address, "--metrics-listen", "127.0.0.1:0",
+            "--nbd-socket", self.nbd_socket, "--disk-dir", self.case.dir, *self.options,
+        ]  # fmt: skip
+
+    def start_group(self, *volumes, group="vm1"):
+        """start --mode secondary; each volume as NAME,disk=PATH..."""
+        flags = [word for volume in volumes for word in ("--volume", volume)]
+        return self.call("start", group, "--mode", "secondary", *flags)
+
+
+class Agent(Endpoint):
+    """understudy-agent of one group; each volume as NAME,disk=PATH or NAME,size=BYTES."""
+
+    ready_event = "agent_ready"
+
+    def __init__(self, case, service, *volumes, name="agent", group="vm1", options=("--start",)):
+        super().__init__(case, name)
+        self.service, self.volumes, self.group, self.options = service, volumes, group, options
+
+    def command(self):
+        flags = [word for volume in self.volumes for word in ("--volume", volume)]
+        return [
+            AGENT, "--server", self.service.address, "--group", self.group, *flags, "--nbd-socket", self.nbd_socket,
+            "--listen", self.address, "--metrics-listen", "127.0.0.1:0",
+            "--state-dir", self.case.dir / f"{self.name}.state", *self.options,
+        ]  # fmt: skip
+
+    def wait_connected(self):
+        wait_for(lambda: self.status(self.group)["connected"], "the agent's stream")
+        return self
+
+
+def samples(text):
+    """Yields (name, labels, value) of a Prometheus text page."""
+    for line in text.splitlines():
+        if not line or line.startswith("#"):
+            continue
+        head, value = line.rsplit(" ", 1)
+        name, _, inside = head.partition("{")
+        labels = {}
+        for pair in inside.rstrip("}").split('",'):
+            if "=" in pair:
+                key, _, text_value = pair.partition("=")
+                labels[key.strip()] = text_value.strip().strip('"')
+        yield name.strip(), labels, float(value)
+
+
+# ---- NBD clients ----------------------------------------------------------------------------------------------------------------
+
+
+def qemu_io(uri, *commands, check=True):
+    """Runs qemu-io's commands in order on one connection, then flushes; every one must succeed."""
+    words = [word for command in commands for word in ("-c", command)]
+    done = run("qemu-io", "-t", "writeback", "-f", "raw", *words, uri, check=check)
+    return done
+
+
+def nbdcopy(source, target):
+    """Copies everything; one of the two is a local file."""
+    return run("nbdcopy", "--requests=16", source, target)
+
+
+def digest(path):
+    sha = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(MIB):
+            sha.update(chunk)
+    return sha.hexdigest()
+
+
+# One request of a guest: kind is write, zero or discard.
+Request = collections.namedtuple("Request", "kind offset length pattern")
+
+
+def random_requests(rng, count, size, length_max=128 * 1024):
+    """Requests of a guest: sector-aligned, mostly writes, often on the same places."""
+    requests = []
+    for _ in range(count):
+        length = min(512 * rng.randint(1, length_max // 512), size)
+        if rng.random() < 0.4:
+            length = min(4096, size)
+        offset = 512 * rng.randint(0, (size - length) // 512)
+        kind = rng.choices(["write", "zero", "discard"], [8, 1, 1])[0]
+        requests.append(Request(kind, offset, length, rng.randint(1, 255)))
+    return requests
+
+
+def command_of(request):
+    if request.kind == "write":
+        return f"write -q -P {request.pattern} {request.offset} {request.length}"
+    if request.kind == "zero":
+        return f"write -q -z {request.offset} {request.length}"
+    return f"discard -q {request.offset} {request.length}"
+
+
+def apply_to(image, requests):
+    """What the requests make of a bytearray. A discarded range reads as zeroes: that is what Understudy promises."""
+    for request in requests:
+        fill = request.pattern if request.kind == "write" else 0
+        image[request.offset : request.offset + request.length] = bytes([fill]) * request.length
+
+
+class Writer:
+    """A guest that writes without pause on one connection until it is told to stop.
+
+    Plays `requests` round and round through qemu-io, a batch at a time; `done` counts the requests that were answered.
+    """
+
+    def __init__(self, uri, requests, batch=50):
+        self.script = tempfile.NamedTemporaryFile("w", suffix=".qemu-io")
+        for request in requests:
+            self.script.write(command_of(request) + "\n")
+        self.script.flush()
+        # A loop in the shell would open a new connection per round; qemu-io reads its commands from a pipe instead.
+        self.process = subprocess.Popen(
+            ["qemu-io", "-t", "writeback", "-f", "raw", uri],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        self.requests = requests
+        self.batch = batch
+        self.done = 0
+        self.output = []
+
+    def write_batch(self):
+        """Sends one batch and returns when every request of it has been answered."""
+        start = self.done % len(self.requests)
+        chosen = [self.requests[(start + i) % len(self.requests)] for i in range(self.batch)]
+        lines = [command_of(request).replace(" -q", "", 1) for request in chosen]
+        self.process.stdin.write("\n".join(lines) + "\n")
+        self.process.stdin.flush()
+        answered = 0
+        while answered < len(chosen):
+            line = self.process.stdout.readline()
+            if not line:
+                raise AssertionError("qemu-io ended:\n" + "".join(self.output))
+            self.output = self.output[-20:] + [line]
+            if "failed" in line:
+                raise AssertionError(f"a guest request failed: {line}")
+            answered += line.count("ops; ")
+        self.done += len(chosen)
+        return chosen
+
+    def close(self):
+        """Flushes and ends; every request has been answered."""
+        self.process.communicate("flush\nquit\n", timeout=PATIENCE_SECONDS)
+        self.script.close()
+        if self.process.returncode != 0:
+            raise AssertionError("qemu-io failed:\n" + "".join(self.output))
+
+
+# ---- a test case ----------------------------------------------------------------------------------------------------------------
+
+
+class Case(unittest.TestCase):
+    """A directory, the daemons in it, and comparisons of whole disks."""
+
+    maxDiff = 2000
+
+    def setUp(self):
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="us-"))
+        self.daemons = []
+        self.rng = random.Random(f"{SEED} {self.id()}")
+
+    def tearDown(self):
+        for daemon in self.daemons:
+            if daemon.running:
+                daemon.signal(signal.SIGCONT)
+                daemon.kill()
+        logs = {path: path.read_text(errors="replace") for path in sorted(self.dir.glob("*.log"))}
+        failed = any(error for _, error in self._outcome.errors) if hasattr(self._outcome, "errors") else False
+        failed = failed or not self._outcome.success
+        if failed:
+            for path, text in logs.items():
+                print(f"---- {path.name}\n{text[-6000:]}", flush=True)
+        shutil.rmtree(self.dir)
+        for path, text in logs.items():
+            for report in ("AddressSanitizer", "LeakSanitizer", "runtime error:", "CHECK failed"):
+                self.assertNotIn(report, text, path.name)
+
+    def disk(self, name, size, fill=None):
+        """A raw file of `size` bytes, sparse or with the given bytes."""
+        path = self.dir / name
+        with open(path, "wb") as file:
+            if fill is not None:
+                file.write(fill)
+            file.truncate(size)
+        return path
+
+    def random_bytes(self, size):
+        """Like a disk in use: random data and some empty places."""
+        blocks = []
+        for start in range(0, size, 64 * 1024):
+            length = min(64 * 1024, size - start)
+            blocks.append(bytes(length) if self.rng.random() < 0.3 else self.rng.randbytes(length))
+        return b"".join(blocks)
+
+    def service(self, *options, name="service", **named):
+        return Service(self, name=name, options=options, **named).start()
+
+    def agent(self, service, *volumes, **named):
+        return Agent(self, service, *volumes, **named).start()
+
+    def read_disk(self, uri):
+        """The bytes of a whole export, read by nbdcopy."""
+        target = self.dir / "read.tmp"
+        nbdcopy(uri, target)
+        content = target.read_bytes()
+        target.unlink()
+        return content
+
+    def assert_bytes(self, found, expected, what):
+        """Equality of disks, with the first difference instead of megabytes of output."""
+        self.assertEqual(len(found), len(expected), f"{what}: length")
+        if found == expected:
+            return
+        for start in range(0, len(expected), 512):
+            if found[start : start + 512] != expected[start : start + 512]:
+                different = sum(
+                    found[i : i + 512] != expected[i : i + 512] for i in range(0, len(expected), 512)
+                )
+                self.fail(
+                    f"{what}: {different} sectors differ, the first at byte {start}: "
+                    f"{found[start:start + 16].hex()} instead of {expected[start:start + 16].hex()}"
+                )
+
+    def assert_export(self, uri, expected, what):
+        self.assert_bytes(self.read_disk(uri), bytes(expected), what)
+
+    def assert_file(self, path, expected, what):
+        self.assert_bytes(pathlib.Path(path).read_bytes(), bytes(expected), what)
+
+    def assert_refused(self, answer, code, text):
+        """The call failed with `error: CODE: ...text...` on standard error, printed nothing else and exited with 1."""
+        self.assertEqual(answer.status, 1, answer.out + answer.error)
+        self.assertTrue(answer.error.startswith(f"error: {code}: "), answer.error)
+        self.assertIn(text, answer.error)
+        self.assertEqual(answer.out, "")
