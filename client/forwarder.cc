@@ -99,7 +99,10 @@ void Forwarder::DegradeLocked(const absl::Status& cause) {
 }
 
 bool Forwarder::StalledLocked(absl::Duration since) const {
-  return lost_ || clock_.Monotonic() - std::max(since, last_progress_) >= options_.stall_timeout;
+  if (lost_) return true;
+  // A standby that has received everything and is only syncing is slow, not gone.
+  if (window_.unreceived_bytes() == 0) return false;
+  return clock_.Monotonic() - std::max(since, last_progress_) >= options_.stall_timeout;
 }
 
 absl::Status Forwarder::WaitForRoom(uint32_t volume, ByteRange range, uint64_t bytes) {
@@ -121,8 +124,9 @@ absl::Status Forwarder::WaitForRoom(uint32_t volume, ByteRange range, uint64_t b
                                                     "nothing for --stall-timeout; remedy: look at "
                                                     "the standby and the link, then start anew")));
     } else {
-      changed_.WaitFor(
-          mutex_, std::max(began, last_progress_) + options_.stall_timeout - clock_.Monotonic());
+      const absl::Duration left =
+          std::max(began, last_progress_) + options_.stall_timeout - clock_.Monotonic();
+      changed_.WaitFor(mutex_, left > absl::ZeroDuration() ? left : options_.stall_timeout);
     }
   }
 }

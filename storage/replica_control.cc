@@ -102,9 +102,18 @@ ReplicaState ReplicaImpl::state() const {
 }
 
 void ReplicaImpl::SetListener(ReplicaListener* listener) {
-  base::MutexLock lock(listener_mutex_);
-  listener_ = listener;
-  while (listener_calls_ > 0) listener_idle_.Wait(listener_mutex_);
+  {
+    base::MutexLock lock(listener_mutex_);
+    listener_ = listener;
+    while (listener_calls_ > 0) listener_idle_.Wait(listener_mutex_);
+  }
+  absl::Status failed;
+  {
+    base::MutexLock lock(mutex_);
+    failed = failed_;
+  }
+  // What went wrong before anybody listened, such as a disk that could not be opened at recovery.
+  if (listener != nullptr && !failed.ok()) Report({.operation = "open", .status = failed});
 }
 
 void ReplicaImpl::NotifyChange() {

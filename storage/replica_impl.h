@@ -199,6 +199,7 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   absl::Status LoadOverlays(const std::vector<std::pair<OverlayId, OverlayRecord>>& overlays,
                             std::vector<OverlayId>* stale);
   absl::StatusOr<std::shared_ptr<Overlay>> LoadOverlay(OverlayId id, const OverlayRecord& record);
+  void AttachDisks();
   absl::Status RollHiddenForward();
   absl::Status ReplayHidden(const ReplayedFrame& frame);
   absl::Status RollActiveForward();

@@ -28,6 +28,7 @@ absl::Status ReplicaImpl::Recover(const std::vector<std::pair<OverlayId, Overlay
   RETURN_IF_ERROR(FlushIndex(/*sync=*/true));
   hidden_log_.ForgetAdopted();  // what no overlay holds returns to the pool
   active_log_.ForgetAdopted();
+  AttachDisks();
   const ReplicaState recovered = state();
   base::LogInfo("group_recovered")
       .With("group", name_)
@@ -92,14 +93,6 @@ absl::Status ReplicaImpl::LoadOverlays(
   }
   std::sort(next.committed.begin(), next.committed.end(),
             [](const auto& a, const auto& b) { return a->epoch() > b->epoch(); });
-  absl::Status disks;
-  if (record.stage != Stage::kNone) {
-    disks = OpenDisks(&next.disks);
-    if (!disks.ok()) {  // the group is there and says why, its disks are not served
-      base::LogError("disk_not_opened").With("group", name_).With("status", disks);
-      next.valid = false;
-    }
-  }
   next.disks.resize(volumes_.size());
   base::WriterLock lock(view_mutex_);
   base::MutexLock memory_lock(mutex_);
@@ -111,9 +104,25 @@ absl::Status ReplicaImpl::LoadOverlays(
                 .sequence = record.committed_sequence,
                 .stream_id = record.committed_stream,
                 .unix_micros = record.committed_micros};
-  failed_ = disks;
-  closing_ = !disks.ok();  // no job without disks
+  closing_ = true;  // no job before AttachDisks()
   return absl::OkStatus();
+}
+
+// Without its disks the group is there and says why, but serves and takes nothing.
+void ReplicaImpl::AttachDisks() {
+  Chain next = *chain();
+  absl::Status opened;
+  next.disks.clear();
+  if (next.stage != Stage::kNone) opened = OpenDisks(&next.disks);
+  next.disks.resize(volumes_.size());
+  next.valid = next.valid && opened.ok();
+  Publish(std::make_shared<const Chain>(std::move(next)));
+  if (!opened.ok()) {
+    base::LogError("disk_not_opened").With("group", name_).With("status", opened);
+  }
+  base::MutexLock lock(mutex_);
+  failed_ = opened;
+  closing_ = !opened.ok();
 }
 
 absl::Status ReplicaImpl::RollHiddenForward() {

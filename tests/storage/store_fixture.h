@@ -20,6 +20,7 @@
 #include "storage/base/clock.h"
 #include "storage/base/file_system.h"
 #include "storage/store.h"
+#include "tests/testing/fault_file_system.h"
 #include "tests/testing/temp_dir.h"
 
 namespace understudy::storage {
@@ -45,7 +46,7 @@ class StoreFixture {
   }
 
   absl::Status OpenStore() {
-    auto store = Store::Open(options_, base::FileSystem::Posix(), base::Clock::Real(), random_);
+    auto store = Store::Open(options_, files_, base::Clock::Real(), random_);
     if (!store.ok()) return store.status();
     store_ = *std::move(store);
     auto replica = store_->Open(spec_);
@@ -60,7 +61,7 @@ class StoreFixture {
   // As after kill -9 of an idle store: goes on from a copy of the data directory as it is now, with nothing flushed that
   // closing would flush.
   absl::Status CrashAndOpen() {
-    if (auto idle = replica_->WaitForJobs(absl::InfiniteFuture()); !idle.ok()) return idle;
+    replica_->WaitForJobs(absl::InfiniteFuture()).IgnoreError();
     const std::string copy = absl::StrCat(options_.data_dir, "+");
     std::filesystem::copy(options_.data_dir, copy, std::filesystem::copy_options::recursive);
     CloseStore();
@@ -138,6 +139,7 @@ class StoreFixture {
 
   Replica& replica() { return *replica_; }
   Store& store() { return *store_; }
+  testing::FaultFileSystem& files() { return files_; }
   StoreOptions& options() { return options_; }
   GroupSpec& spec() { return spec_; }
   const std::string& initial(size_t volume) const { return initial_[volume]; }
@@ -148,6 +150,7 @@ class StoreFixture {
 
  private:
   testing::TempDir directory_;
+  testing::FaultFileSystem files_;
   std::mt19937_64 random_;
   const uint64_t volume_bytes_;
   StoreOptions options_;

@@ -1,0 +1,201 @@
+// The log alone: what is read back, where a damaged log is cut, and where it goes on.
+#include "storage/segment_log.h"
+
+#include <atomic>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "storage/base/file_system.h"
+#include "tests/testing/fault_file_system.h"
+#include "tests/testing/temp_dir.h"
+
+namespace understudy::storage {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+constexpr uint64_t kSegmentBytes = 4 << 20;
+
+class SegmentLogTest : public ::testing::Test {
+ protected:
+  void SetUp() override { Open(); }
+
+  void Open() {
+    log_ = nullptr;
+    pool_ =
+        std::make_unique<SegmentPool>(files_, directory_.path(), kSegmentBytes, 64 << 20, ++seed_);
+    log_ = std::make_unique<SegmentLog>(*pool_, 7, LogRole::kHidden);
+    auto found = pool_->Scan();
+    ASSERT_TRUE(found.ok());
+    std::vector<std::shared_ptr<Segment>> segments;
+    for (const auto& segment : *found) segments.push_back(*pool_->Adopt(segment));
+    log_->Adopt(std::move(segments));
+  }
+  void Reopen() {
+    pool_->StopRecycling();
+    Open();
+  }
+
+  absl::StatusOr<AppendedFrame> Append(uint64_t sequence, const std::string& data,
+                                       uint64_t offset = 0) {
+    const Operation operation = {
+        .kind = OperationKind::kData, .offset = offset, .length = data.size()};
+    const std::vector<std::span<const char>> payload = {data};
+    return log_->Append({.overlay = OverlayId(3),
+                         .first_sequence = sequence,
+                         .operations = {&operation, 1},
+                         .payload = payload});
+  }
+  // The sequences that come back; the payloads must be what `data_of` says.
+  std::vector<uint64_t> RollForward(LogPosition start = {}) {
+    std::vector<uint64_t> sequences;
+    const absl::Status status = log_->RollForward(start, [&](const ReplayedFrame& frame) {
+      sequences.push_back(frame.header.first_sequence);
+      std::string data(frame.header.payload_bytes, '?');
+      EXPECT_TRUE(
+          frame.segment->file().Read(frame.payload, std::span(data.data(), data.size())).ok());
+      EXPECT_EQ(data, DataOf(frame.header.first_sequence));
+      held_.push_back(frame.segment);
+      return absl::OkStatus();
+    });
+    EXPECT_TRUE(status.ok()) << status;
+    return sequences;
+  }
+  static std::string DataOf(uint64_t sequence) {
+    return std::string(512 * (1 + sequence % 20), static_cast<char>('a' + sequence % 26));
+  }
+  void AppendMany(uint64_t from, uint64_t to) {
+    for (uint64_t sequence = from; sequence <= to; ++sequence) {
+      auto frame = Append(sequence, DataOf(sequence), 512 * sequence);
+      ASSERT_TRUE(frame.ok()) << frame.status();
+      frames_.push_back(*frame);
+    }
+  }
+  void FlipByte(const Segment& segment, uint64_t at) {
+    char byte;
+    ASSERT_TRUE(segment.file().Read(at, std::span(&byte, 1)).ok());
+    byte = static_cast<char>(byte ^ 0x40);
+    ASSERT_TRUE(segment.file().Write(at, absl::string_view(&byte, 1)).ok());
+  }
+
+  testing::TempDir directory_;
+  testing::FaultFileSystem files_;
+  uint64_t seed_ = 1;
+  std::unique_ptr<SegmentPool> pool_;
+  std::unique_ptr<SegmentLog> log_;
+  std::vector<AppendedFrame> frames_;
+  std::vector<std::shared_ptr<Segment>> held_;
+};
+
+TEST_F(SegmentLogTest, FramesComeBackInOrderAcrossSegments) {
+  std::vector<uint64_t> expected;
+  for (uint64_t i = 1; i <= 1200; ++i) expected.push_back(i);
+  AppendMany(1, 1200);
+  ASSERT_GT(log_->end().ordinal, 1u);  // more than one segment
+  frames_.clear();
+  Reopen();
+  EXPECT_EQ(RollForward(), expected);
+}
+
+TEST_F(SegmentLogTest, FramesBeginAndEndOnFourKibibytes) {
+  AppendMany(1, 30);
+  for (const AppendedFrame& frame : frames_) {
+    EXPECT_EQ(frame.end.offset % kBlockBytes, 0u);
+    EXPECT_EQ(frame.payload % kBlockBytes, 0u);
+  }
+}
+
+TEST_F(SegmentLogTest, RollForwardBeginsWhereItIsTold) {
+  AppendMany(1, 10);
+  const LogPosition fourth = frames_[3].end;
+  frames_.clear();
+  Reopen();
+  EXPECT_THAT(RollForward(fourth), ElementsAre(5, 6, 7, 8, 9, 10));
+}
+
+TEST_F(SegmentLogTest, ADamagedPayloadEndsTheLogThere) {
+  AppendMany(1, 6);
+  FlipByte(*frames_[3].segment, frames_[3].payload + 100);
+  frames_.clear();
+  Reopen();
+  EXPECT_THAT(RollForward(), ElementsAre(1, 2, 3));
+}
+
+TEST_F(SegmentLogTest, ADamagedHeaderEndsTheLogThere) {
+  AppendMany(1, 6);
+  FlipByte(*frames_[3].segment, frames_[2].end.offset + 50);
+  frames_.clear();
+  Reopen();
+  EXPECT_THAT(RollForward(), ElementsAre(1, 2, 3));
+}
+
+TEST_F(SegmentLogTest, StaleFramesBehindTheCutNeverComeBack) {
+  AppendMany(1, 6);
+  FlipByte(*frames_[3].segment, frames_[3].payload + 100);
+  frames_.clear();
+  Reopen();
+  ASSERT_THAT(RollForward(), ElementsAre(1, 2, 3));
+  // Same sizes as before: frames 5 and 6 of the first life lie exactly where a careless log would find them.
+  AppendMany(4, 4);
+  frames_.clear();
+  Reopen();
+  EXPECT_THAT(RollForward(), ElementsAre(1, 2, 3, 4));
+}
+
+TEST_F(SegmentLogTest, ARecycledSegmentShowsNothingOfItsEarlierUse) {
+  AppendMany(1, 50);
+  frames_.clear();
+  log_ = nullptr;  // the file returns to the pool
+  log_ = std::make_unique<SegmentLog>(*pool_, 8, LogRole::kHidden);
+  AppendMany(1, 2);
+  frames_.clear();
+  Reopen();
+  ASSERT_EQ(pool_->Scan()->size(), 1u);  // the same file
+  EXPECT_THAT(RollForward(), ElementsAre(1, 2));
+}
+
+TEST_F(SegmentLogTest, AFailedWriteMovesTheLogToAFreshSegment) {
+  AppendMany(1, 3);
+  std::atomic<int> failures = 1;
+  files_.SetHook([&](testing::FileOperation operation, const std::string&) {
+    if (operation == testing::FileOperation::kWrite && failures.fetch_sub(1) == 1) {
+      return base::ErrnoStatus(EIO, "injected");
+    }
+    return absl::OkStatus();
+  });
+  const auto failed = Append(4, DataOf(4));
+  EXPECT_EQ(base::ErrnoOf(failed.status()), EIO);
+  EXPECT_THAT(std::string(failed.status().message()), ::testing::HasSubstr("segment 1"));
+  AppendMany(4, 6);
+  EXPECT_EQ(log_->end().ordinal, 2u);
+  frames_.clear();
+  files_.SetHook(nullptr);
+  Reopen();
+  EXPECT_THAT(RollForward(), ElementsAre(1, 2, 3, 4, 5, 6));
+}
+
+TEST_F(SegmentLogTest, AFailedSyncIsNeverTriedAgain) {
+  AppendMany(1, 3);
+  std::atomic<int> syncs = 0;
+  files_.SetHook([&](testing::FileOperation operation, const std::string&) {
+    if (operation != testing::FileOperation::kSync) return absl::OkStatus();
+    ++syncs;
+    return base::ErrnoStatus(EIO, "injected");
+  });
+  EXPECT_EQ(base::ErrnoOf(log_->Sync()), EIO);
+  EXPECT_EQ(base::ErrnoOf(log_->Sync()), EIO);
+  EXPECT_EQ(base::ErrnoOf(Append(4, DataOf(4)).status()), EIO);
+  EXPECT_EQ(syncs.load(), 1);
+}
+
+TEST_F(SegmentLogTest, AnEmptyDirectoryHasNothingToRollForward) {
+  EXPECT_THAT(RollForward(), IsEmpty());
+}
+
+}  // namespace
+}  // namespace understudy::storage
