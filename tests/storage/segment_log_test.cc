@@ -24,9 +24,12 @@ constexpr uint64_t kSegmentBytes = 4 << 20;
 class SegmentLogTest : public ::testing::Test {
  protected:
   void SetUp() override { Open(); }
+  void TearDown() override { pool_->StopRecycling(); }
 
   void Open() {
-    log_ = nullptr;
+    frames_.clear();
+    held_.clear();
+    log_ = nullptr;  // segments end before their pool
     pool_ =
         std::make_unique<SegmentPool>(files_, directory_.path(), kSegmentBytes, 64 << 20, ++seed_);
     log_ = std::make_unique<SegmentLog>(*pool_, 7, LogRole::kHidden);
@@ -97,7 +100,6 @@ TEST_F(SegmentLogTest, FramesComeBackInOrderAcrossSegments) {
   for (uint64_t i = 1; i <= 1200; ++i) expected.push_back(i);
   AppendMany(1, 1200);
   ASSERT_GT(log_->end().ordinal, 1u);  // more than one segment
-  frames_.clear();
   Reopen();
   EXPECT_EQ(RollForward(), expected);
 }
@@ -113,7 +115,6 @@ TEST_F(SegmentLogTest, FramesBeginAndEndOnFourKibibytes) {
 TEST_F(SegmentLogTest, RollForwardBeginsWhereItIsTold) {
   AppendMany(1, 10);
   const LogPosition fourth = frames_[3].end;
-  frames_.clear();
   Reopen();
   EXPECT_THAT(RollForward(fourth), ElementsAre(5, 6, 7, 8, 9, 10));
 }
@@ -121,7 +122,6 @@ TEST_F(SegmentLogTest, RollForwardBeginsWhereItIsTold) {
 TEST_F(SegmentLogTest, ADamagedPayloadEndsTheLogThere) {
   AppendMany(1, 6);
   FlipByte(*frames_[3].segment, frames_[3].payload + 100);
-  frames_.clear();
   Reopen();
   EXPECT_THAT(RollForward(), ElementsAre(1, 2, 3));
 }
@@ -129,7 +129,6 @@ TEST_F(SegmentLogTest, ADamagedPayloadEndsTheLogThere) {
 TEST_F(SegmentLogTest, ADamagedHeaderEndsTheLogThere) {
   AppendMany(1, 6);
   FlipByte(*frames_[3].segment, frames_[2].end.offset + 50);
-  frames_.clear();
   Reopen();
   EXPECT_THAT(RollForward(), ElementsAre(1, 2, 3));
 }
@@ -137,12 +136,10 @@ TEST_F(SegmentLogTest, ADamagedHeaderEndsTheLogThere) {
 TEST_F(SegmentLogTest, StaleFramesBehindTheCutNeverComeBack) {
   AppendMany(1, 6);
   FlipByte(*frames_[3].segment, frames_[3].payload + 100);
-  frames_.clear();
   Reopen();
   ASSERT_THAT(RollForward(), ElementsAre(1, 2, 3));
   // Same sizes as before: frames 5 and 6 of the first life lie exactly where a careless log would find them.
   AppendMany(4, 4);
-  frames_.clear();
   Reopen();
   EXPECT_THAT(RollForward(), ElementsAre(1, 2, 3, 4));
 }
@@ -153,7 +150,6 @@ TEST_F(SegmentLogTest, ARecycledSegmentShowsNothingOfItsEarlierUse) {
   log_ = nullptr;  // the file returns to the pool
   log_ = std::make_unique<SegmentLog>(*pool_, 8, LogRole::kHidden);
   AppendMany(1, 2);
-  frames_.clear();
   Reopen();
   ASSERT_EQ(pool_->Scan()->size(), 1u);  // the same file
   EXPECT_THAT(RollForward(), ElementsAre(1, 2));
@@ -173,7 +169,6 @@ TEST_F(SegmentLogTest, AFailedWriteMovesTheLogToAFreshSegment) {
   EXPECT_THAT(std::string(failed.status().message()), ::testing::HasSubstr("segment 1"));
   AppendMany(4, 6);
   EXPECT_EQ(log_->end().ordinal, 2u);
-  frames_.clear();
   files_.SetHook(nullptr);
   Reopen();
   EXPECT_THAT(RollForward(), ElementsAre(1, 2, 3, 4, 5, 6));
