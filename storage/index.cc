@@ -14,6 +14,7 @@
 #include <rocksdb/write_batch.h>
 
 #include "storage/base/log.h"
+#include "storage/base/mutex.h"
 #include "storage/base/status_macros.h"
 
 namespace understudy::storage {
@@ -201,12 +202,9 @@ absl::Status Index::LoadLiveOverlays() {
   if (found.ok() && limit.size() != sizeof(uint64_t)) {
     return absl::DataLossError("index: damaged number record");
   }
-  {
-    base::MutexLock lock(mutex_);
-    next_number_ = 1;
-    if (found.ok()) std::memcpy(&next_number_, limit.data(), sizeof(next_number_));
-    number_limit_ = next_number_;
-  }
+  next_number_ = 1;
+  if (found.ok()) std::memcpy(&next_number_, limit.data(), sizeof(next_number_));
+  number_limit_ = next_number_;
   ASSIGN_OR_RETURN(const auto overlays, Overlays());
   for (const auto& [id, record] : overlays) live_->Add(id.value());
   return absl::OkStatus();
@@ -229,6 +227,8 @@ absl::Status Index::Write(Batch batch, bool sync) {
   }
   return absl::OkStatus();
 }
+
+absl::Status Index::Sync() { return FromRocks(db_->SyncWAL()); }
 
 absl::StatusOr<std::vector<GroupRecord>> Index::Groups() const {
   std::vector<GroupRecord> groups;
@@ -279,7 +279,7 @@ absl::Status Index::ForEachExtent(
 }
 
 absl::StatusOr<uint64_t> Index::NextNumber() {
-  base::MutexLock lock(mutex_);
+  base::Turn::Hold turn(number_turn_);
   if (next_number_ == number_limit_) {
     const uint64_t limit = number_limit_ + kNumbersReserved;
     rocksdb::WriteOptions options;

@@ -22,7 +22,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-#include "storage/base/mutex.h"
+#include "storage/base/turn.h"
 #include "storage/extent_map.h"
 #include "storage/format.h"
 
@@ -68,6 +68,8 @@ class Index {
 
   // All or nothing; durable when it returns if `sync`, else with the next synced one.
   absl::Status Write(Batch batch, bool sync);
+  // Makes every batch written so far durable.
+  absl::Status Sync();
 
   absl::StatusOr<std::vector<GroupRecord>> Groups() const;
   absl::StatusOr<std::vector<std::pair<OverlayId, OverlayRecord>>> Overlays() const;
@@ -90,10 +92,9 @@ class Index {
   std::shared_ptr<LiveOverlays> live_;
   std::unique_ptr<rocksdb::DB> db_;
   std::vector<rocksdb::ColumnFamilyHandle*> families_;  // default, extents
-  base::Mutex mutex_;
-  uint64_t next_number_ ABSL_GUARDED_BY(mutex_) = 0;
-  uint64_t number_limit_ ABSL_GUARDED_BY(mutex_) =
-      0;  // durable: numbers below it may have been given out
+  base::Turn number_turn_;  // guards the two below; held over the sync that raises the limit
+  uint64_t next_number_ = 0;
+  uint64_t number_limit_ = 0;  // durable: numbers below it may have been given out
 };
 
 }  // namespace understudy::storage

@@ -73,7 +73,7 @@ struct IncomingFrame {
 
 struct CheckpointResult {
   Epoch epoch;              // the one this checkpoint committed
-  uint64_t sequence = 0;    // its marker's, 0 without one
+  uint64_t sequence = 0;    // the stream is committed through here: its marker's, when it has one
   uint64_t bytes = 0;       // of volume ranges the epoch changed
   absl::Duration duration;  // from the marker's arrival to the commit
 };
@@ -99,7 +99,7 @@ struct ReplicaState {
   std::string agent_id;             // whom the primaryship is bound to; empty: nobody yet
   Epoch epoch;                      // the open one
   Epoch committed_epoch;            // 0: no checkpoint yet
-  uint64_t committed_sequence = 0;  // marker of committed_epoch in stream_id, 0 without one
+  uint64_t committed_sequence = 0;  // stream_id is committed through here; 0: nothing of it
   absl::Time committed_time = absl::UnixEpoch();
   bool valid =
       false;  // the VM's view is a state the primary had (false: before a first sync has ended)
@@ -152,9 +152,8 @@ class Replica {
 
   // ---- control; blocking, one at a time ------------------------------------------------------------------------------
 
-  // NONE or FAILOVER_FAILED -> RUNNING with an implicit checkpoint: stale hidden and active are discarded, committed
-  // epochs never; new incarnation, term raised, agent unbound. Checks that each disk is the one that was declared
-  // (WRONG_DISK) and takes its lock.
+  // NONE -> RUNNING: empty overlays, new incarnation, term raised, agent unbound. Checks that each disk is the one that was
+  // declared (WRONG_DISK) and takes its lock.
   virtual absl::Status Start() = 0;
   // Binds the primaryship to `agent_id` (or confirms it). Another id is refused with FENCED unless `takeover`, which raises
   // the term. Durable when it answers.

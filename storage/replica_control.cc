@@ -179,30 +179,25 @@ absl::Status ReplicaImpl::Start() {
   base::Turn::Hold control(control_turn_);
   base::Turn::Hold hidden_turn(hidden_turn_);
   base::Turn::Hold flush_turn(flush_turn_);
-  base::Turn::Hold commit_turn(commit_turn_);
-  const std::shared_ptr<const Chain> old_chain = chain();
   GroupRecord record = this->record();
-  const bool again = record.stage == Stage::kFailoverFailed;
-  if (record.stage != Stage::kNone && !again) {
+  if (record.stage != Stage::kNone) {
     return absl::FailedPreconditionError("Block replication is running or done");
   }
   Chain next;
   next.stage = Stage::kRunning;
-  next.committed = old_chain->committed;
   next.merged_through.resize(volumes_.size());
-  if (again) next.disks = old_chain->disks;
-  if (!again) RETURN_IF_ERROR(OpenDisks(&next.disks));
+  RETURN_IF_ERROR(OpenDisks(&next.disks));
   for (const auto& disk : next.disks) {
     RETURN_IF_ERROR(disk->WriteMarker(name_, context_.options.data_dir));
   }
   const Epoch epoch = std::max(record.epoch, record.committed_epoch).Next();
   ASSIGN_OR_RETURN(const auto hidden, NewOverlay(LogRole::kHidden, epoch, hidden_log_.end()));
   ASSIGN_OR_RETURN(next.active, NewOverlay(LogRole::kActive, epoch, active_log_.end()));
-  // A commit job that stopped half-way has mixed active into the disk: only a sync makes that a state the primary had.
-  next.valid = !again && std::all_of(record.volumes.begin(), record.volumes.end(),
-                                     [](const auto& v) { return v.initial == Initial::kEqual; });
+  next.valid = std::all_of(record.volumes.begin(), record.volumes.end(),
+                           [](const auto& v) { return v.initial == Initial::kEqual; });
   record.epoch = epoch;
   record.valid = next.valid;
+  base::Turn::Hold commit_turn(commit_turn_);
   RETURN_IF_ERROR(StoreStart(&record, *hidden, *next.active));
   Publish(std::make_shared<const Chain>(std::move(next)));
   ResetForStart(epoch, hidden, /*incomplete=*/!record.valid);
@@ -216,20 +211,16 @@ absl::Status ReplicaImpl::Start() {
   return absl::OkStatus();
 }
 
-// The batch of Start(): a new pairing, with empty overlays in the place of stale ones.
+// The batch of Start(): a new pairing over empty overlays.
 absl::Status ReplicaImpl::StoreStart(GroupRecord* record, const Overlay& hidden,
                                      const Overlay& active) {
   Index::Batch batch(context_.index);
-  if (record->hidden != OverlayId()) batch.DeleteOverlay(record->hidden);
-  if (record->active != OverlayId()) batch.DeleteOverlay(record->active);
   record->stage = Stage::kRunning;
   record->incarnation = {.high = context_.random(), .low = context_.random() | 1};
   record->term = record->term.Next();
   record->agent_id.clear();
   record->hidden = hidden.id();
   record->active = active.id();
-  record->roll_forward_through = Epoch();
-  for (VolumeRecord& volume : record->volumes) volume.merged_through = 0;
   batch.PutOverlay(hidden.id(), hidden.record());
   batch.PutOverlay(active.id(), active.record());
   batch.PutPosition(record->number, LogRole::kHidden,
@@ -243,12 +234,7 @@ void ReplicaImpl::ResetForStart(Epoch epoch, std::shared_ptr<Overlay> hidden, bo
   hidden_ = std::move(hidden);
   open_epoch_ = epoch;
   incomplete_ = incomplete;
-  refusing_ = false;
   stream_id_ = received_sequence_ = durable_sequence_ = 0;
-  failed_ = absl::OkStatus();
-  job_status_ = absl::OkStatus();
-  hidden_pending_.clear();
-  active_pending_.clear();
   active_reached_ = {.position = active_log_.end(), .sequence = active_sequence_};
 }
 
@@ -355,8 +341,20 @@ absl::Status ReplicaImpl::Stop() {
   return stopped;
 }
 
+// No write of the VM is under way while they are held.
+ReplicaImpl::RangeHolds ReplicaImpl::HoldAllWrites() {
+  RangeHolds holds;
+  for (const VolumeInfo& volume : volumes_) {
+    holds.push_back(std::make_unique<base::RangeLock::Hold>(*range_locks_[volume.id.value()],
+                                                            ByteRange{0, volume.size_bytes}));
+  }
+  return holds;
+}
+
 absl::Status ReplicaImpl::Failover(const FailoverOptions& options) {
+  RangeHolds holds;
   if (options.received) {
+    holds = HoldAllWrites();
     const ReplicaState state = this->state();
     uint64_t active_bytes = 0;
     for (const VolumeUsage& usage : state.usage) active_bytes += usage.active_bytes;
@@ -393,17 +391,30 @@ absl::Status ReplicaImpl::Failover(const FailoverOptions& options) {
 
 absl::Status ReplicaImpl::RetryFailover() {
   GroupRecord record = this->record();
-  record.stage = Stage::kFailover;
-  RETURN_IF_ERROR(WriteGroup(record, Index::Batch(context_.index)));
   Chain next = *chain();
-  next.stage = Stage::kFailover;
+  next.stage = record.stage = Stage::kFailover;
+  const bool missing = std::any_of(next.disks.begin(), next.disks.end(),
+                                   [](const auto& disk) { return disk == nullptr; });
+  if (missing) {  // at the last start
+    next.disks.clear();
+    RETURN_IF_ERROR(OpenDisks(&next.disks));
+    next.valid = record.valid;
+  }
+  RETURN_IF_ERROR(WriteGroup(record, Index::Batch(context_.index)));
   Publish(std::make_shared<const Chain>(std::move(next)));
+  base::MutexLock lock(mutex_);
+  failed_ = absl::OkStatus();
+  if (missing) closing_ = false;
   return absl::OkStatus();
 }
 
 absl::Status ReplicaImpl::FailoverFromRunning() {
   Chain next = *chain();
   if (!next.valid) {
+    {
+      base::MutexLock lock(mutex_);
+      RETURN_IF_ERROR(failed_);  // a disk that could not be opened
+    }
     return WithReason(
         absl::FailedPreconditionError(
             absl::StrCat("group ", name_,
@@ -432,22 +443,26 @@ absl::Status ReplicaImpl::FailoverFromRunning() {
 
   next.stage = Stage::kFailover;
   Publish(std::make_shared<const Chain>(std::move(next)));
-  std::deque<PendingFrame> dropped;
+  auto dropped = std::make_shared<std::deque<PendingFrame>>();
+  std::shared_ptr<Overlay> hidden;
   {
     base::MutexLock lock(mutex_);
-    hidden_ = nullptr;
+    hidden.swap(hidden_);
     failed_ = absl::OkStatus();  // a hidden log that cannot be trusted is no longer needed
     const auto first = hidden_pending_.begin() + static_cast<std::ptrdiff_t>(keep);
-    std::move(first, hidden_pending_.end(), std::back_inserter(dropped));
+    std::move(first, hidden_pending_.end(), std::back_inserter(*dropped));
     hidden_pending_.erase(first, hidden_pending_.end());
   }
-  for (PendingFrame& frame : dropped) {
+  for (PendingFrame& frame : *dropped) {
     if (frame.checkpoint != nullptr) {
       Answer(*frame.checkpoint, WithReason(absl::FailedPreconditionError(
                                                "failed over before the checkpoint was committed"),
                                            kReasonFenced));
     }
   }
+  // Millions of extents and many files may end here: not on the way of a failover's answer.
+  context_.jobs.Submit([dropped, hidden = std::move(hidden)] {});
+  dropped = nullptr;
   base::LogInfo("failover")
       .With("group", name_)
       .With("term", record.term.value())
@@ -456,11 +471,8 @@ absl::Status ReplicaImpl::FailoverFromRunning() {
 }
 
 absl::Status ReplicaImpl::FinishDone(bool drop_hidden) {
-  std::vector<std::unique_ptr<base::RangeLock::Hold>> holds;  // no write of the VM is under way
-  for (const VolumeInfo& volume : volumes_) {
-    holds.push_back(std::make_unique<base::RangeLock::Hold>(*range_locks_[volume.id.value()],
-                                                            ByteRange{0, volume.size_bytes}));
-  }
+  const RangeHolds holds = HoldAllWrites();
+  for (const auto& disk : chain()->disks) RETURN_IF_ERROR(disk->Sync());
   base::Turn::Hold flush_turn(flush_turn_);
   base::Turn::Hold commit_turn(commit_turn_);
   const std::shared_ptr<const Chain> old_chain = chain();
@@ -475,7 +487,6 @@ absl::Status ReplicaImpl::FinishDone(bool drop_hidden) {
     return absl::AbortedError(
         absl::StrCat("group ", name_, ": failed over while it was being stopped"));
   }
-  for (const auto& disk : old_chain->disks) RETURN_IF_ERROR(disk->Sync());
   Index::Batch batch(context_.index);
   if (record.hidden != OverlayId()) batch.DeleteOverlay(record.hidden);
   batch.DeleteOverlay(record.active);
@@ -489,19 +500,25 @@ absl::Status ReplicaImpl::FinishDone(bool drop_hidden) {
   next.merged_through.resize(volumes_.size());
   next.disks = old_chain->disks;
   Publish(std::make_shared<const Chain>(std::move(next)));
-  {
-    base::MutexLock lock(mutex_);
-    hidden_ = nullptr;
-    backlog_epochs_ = 0;
-    hidden_pending_.clear();
-    active_pending_.clear();
-    changed_.NotifyAll();
-  }
+  ForgetOverlays();
   for (const auto& disk : old_chain->disks) RETURN_IF_ERROR(disk->RemoveMarker());
   base::LogInfo("replication_done")
       .With("group", name_)
       .With("epoch", record.committed_epoch.value());
   return absl::OkStatus();
+}
+
+// After their drop is durable. They end outside the lock: many extents and files may go with them.
+void ReplicaImpl::ForgetOverlays() {
+  std::shared_ptr<Overlay> hidden;
+  std::deque<PendingFrame> hidden_pending;
+  std::deque<PendingFrame> active_pending;
+  base::MutexLock lock(mutex_);
+  hidden.swap(hidden_);
+  hidden_pending.swap(hidden_pending_);
+  active_pending.swap(active_pending_);
+  backlog_epochs_ = 0;
+  changed_.NotifyAll();
 }
 
 absl::Status ReplicaImpl::Retire() {
@@ -518,17 +535,20 @@ absl::Status ReplicaImpl::Retire() {
   if (record.hidden != OverlayId()) batch.DeleteOverlay(record.hidden);
   if (record.active != OverlayId()) batch.DeleteOverlay(record.active);
   for (const auto& overlay : old_chain->committed) batch.DeleteOverlay(overlay->id());
-  RETURN_IF_ERROR(context_.index.Write(std::move(batch), /*sync=*/true));
+  const absl::Status written = context_.index.Write(std::move(batch), /*sync=*/true);
+  if (!written.ok()) {
+    base::MutexLock lock(mutex_);
+    closing_ = false;
+    return written;
+  }
   Chain next;
   next.merged_through.resize(volumes_.size());
   next.disks.resize(volumes_.size());
   Publish(std::make_shared<const Chain>(std::move(next)));
+  ForgetOverlays();
   {
     base::MutexLock lock(mutex_);
     record_.stage = Stage::kNone;
-    hidden_ = nullptr;
-    hidden_pending_.clear();
-    active_pending_.clear();
   }
   for (const auto& disk : old_chain->disks) {
     if (disk != nullptr) RETURN_IF_ERROR(disk->RemoveMarker());

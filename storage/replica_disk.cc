@@ -115,6 +115,10 @@ absl::Status ReplicaImpl::Flush(VolumeId volume) {
   RETURN_IF_ERROR(CheckVolume(volume));
   const std::shared_ptr<const Chain> chain = this->chain();
   if (!Serves(*chain)) return NotServing(name_, volumes_[volume.value()], chain->stage);
+  // With --durability=none the checkpoint that began this active overlay may still be only in the hidden log.
+  if (chain->stage == Stage::kRunning && !context_.options.checkpoint_durable) {
+    RETURN_IF_ERROR(hidden_log_.Sync());
+  }
   if (chain->stage != Stage::kDone) RETURN_IF_ERROR(active_log_.Sync());
   if (chain->stage != Stage::kRunning) return chain->disks[volume.value()]->Sync();
   return absl::OkStatus();
@@ -197,7 +201,6 @@ absl::Status ReplicaImpl::AppendActiveBatch(const std::vector<ActiveWrite*>& bat
   FrameContent content{.overlay = active->id(), .operations = operations, .payload = payload};
   {
     base::MutexLock lock(mutex_);
-    RETURN_IF_ERROR(failed_);
     content.term = record_.term;
     content.first_sequence = active_sequence_ + 1;
   }

@@ -139,7 +139,10 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   absl::Status FailoverFromRunning();
   absl::Status RetryFailover();
   absl::Status CommitReceived();
+  using RangeHolds = std::vector<std::unique_ptr<base::RangeLock::Hold>>;
+  RangeHolds HoldAllWrites();
   absl::Status FinishDone(bool drop_hidden);
+  void ForgetOverlays();
   absl::Status WriteGroup(const GroupRecord& record, Index::Batch batch);
   void Publish(std::shared_ptr<const Chain> chain);
   std::shared_ptr<const Chain> chain() const;
@@ -233,8 +236,8 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   uint64_t durable_sequence_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t active_sequence_ ABSL_GUARDED_BY(mutex_) = 0;
   IndexedPosition active_reached_ ABSL_GUARDED_BY(mutex_);  // of the newest frame in active's maps
-  absl::Status failed_
-      ABSL_GUARDED_BY(mutex_);  // log or index cannot be trusted until the next Start()
+  absl::Status failed_ ABSL_GUARDED_BY(
+      mutex_);  // why the primary's writes are refused until a restart or a failover
   std::deque<PendingFrame> hidden_pending_ ABSL_GUARDED_BY(mutex_);
   std::deque<PendingFrame> active_pending_ ABSL_GUARDED_BY(mutex_);
   uint64_t pending_bytes_ ABSL_GUARDED_BY(mutex_) = 0;

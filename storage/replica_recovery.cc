@@ -119,6 +119,7 @@ void ReplicaImpl::AttachDisks() {
   Publish(std::make_shared<const Chain>(std::move(next)));
   if (!opened.ok()) {
     base::LogError("disk_not_opened").With("group", name_).With("status", opened);
+    if (record().stage == Stage::kFailover) FailJob(opened);  // so that it can be tried again
   }
   base::MutexLock lock(mutex_);
   failed_ = opened;
@@ -174,11 +175,8 @@ absl::Status ReplicaImpl::ReplayHidden(const ReplayedFrame& frame) {
     checkpoint->next_active =
         std::make_shared<Overlay>(OverlayId(frame.header.next_active),
                                   NewOverlayRecord(LogRole::kActive, next, {}), volumes_.size());
-    const bool marked =
-        !frame.operations.empty() && frame.operations.back().kind == OperationKind::kCheckpoint;
     checkpoint->result.epoch = Epoch(frame.header.epoch);
-    checkpoint->result.sequence =
-        marked ? frame.header.first_sequence + frame.operations.size() - 1 : 0;
+    checkpoint->result.sequence = frame.header.first_sequence + frame.operations.size() - 1;
     checkpoint->stream_id = frame.header.stream_id;
     checkpoint->unix_micros = frame.header.unix_micros;
     checkpoint->arrived = context_.clock.Monotonic();

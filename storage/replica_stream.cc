@@ -278,6 +278,8 @@ void ReplicaImpl::RequestCheckpoint(CheckpointCallback done) {
   absl::StatusOr<std::shared_ptr<PendingCheckpoint>> checkpoint = PrepareCheckpoint();
   if (!checkpoint.ok()) return done(checkpoint.status());
   (*checkpoint)->stream_id = content.stream_id;
+  // It commits all that was received: a marker among that need not wait for an answer of its own.
+  (*checkpoint)->result.sequence = content.first_sequence - 1;
   (*checkpoint)->done.push_back(std::move(done));
   const absl::Status appended = AppendToHidden(content, *checkpoint);
   if (!appended.ok()) Answer(**checkpoint, appended);
@@ -315,6 +317,7 @@ void ReplicaImpl::PublishCheckpoint(const std::shared_ptr<PendingCheckpoint>& ch
                   .unix_micros = checkpoint->unix_micros};
     apply_generation_ = generation;
     ++backlog_epochs_;
+    job_status_ = absl::OkStatus();  // a new reason to try
   }
   base::LogInfo("checkpoint_committed")
       .With("group", name_)
@@ -370,12 +373,12 @@ absl::Status ReplicaImpl::FlushIndex(bool sync) {
     size_t active_count = 0;
     {
       base::MutexLock lock(mutex_);
-      RETURN_IF_ERROR(failed_);
       hidden_count = hidden_pending_.size();
       active_count = active_pending_.size();
       pending_bytes_ = 0;
     }
-    if (hidden_count + active_count == 0) return absl::OkStatus();
+    // Nothing new; but a flush in the background may have written it without a sync.
+    if (hidden_count + active_count == 0) return sync ? context_.index.Sync() : absl::OkStatus();
     if (hidden_count > 0) flushed = hidden_log_.Sync();
     if (flushed.ok() && active_count > 0) flushed = active_log_.Sync();
     if (flushed.ok()) flushed = FlushPending(hidden_count, active_count, sync, &committed);
@@ -457,16 +460,20 @@ void ReplicaImpl::AddCheckpoint(const PendingCheckpoint& checkpoint, GroupRecord
   record->valid = true;
 }
 
+// The primary's side is over until a restart or a failover: what the index misses, the log may have lost. The secondary VM's
+// writes go on; they stay queued.
 void ReplicaImpl::FailPending(const absl::Status& status) {
-  std::vector<std::shared_ptr<PendingCheckpoint>> waiting;
+  std::deque<PendingFrame> dropped;
   {
     base::MutexLock lock(mutex_);
-    failed_ = status;
-    for (const PendingFrame& frame : hidden_pending_) {
-      if (frame.checkpoint != nullptr) waiting.push_back(frame.checkpoint);
+    if (record_.stage == Stage::kRunning) {
+      failed_ = status;
+      dropped.swap(hidden_pending_);
     }
   }
-  for (const auto& checkpoint : waiting) Answer(*checkpoint, status);
+  for (const PendingFrame& frame : dropped) {
+    if (frame.checkpoint != nullptr) Answer(*frame.checkpoint, status);
+  }
   Report({.operation = "index", .status = status});
 }
 

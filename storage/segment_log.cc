@@ -183,7 +183,6 @@ absl::Status SegmentLog::WriteFrame(const FrameHeader& header, const FrameConten
   {
     base::MutexLock lock(mutex_);
     offset = offset_;
-    if (dirty_.empty() || dirty_.back().get() != &segment) dirty_.push_back(current_);
   }
   const absl::Status written = segment.file().Write(offset, pieces_);
   if (written.ok()) return written;
@@ -214,13 +213,21 @@ absl::StatusOr<AppendedFrame> SegmentLog::Append(const FrameContent& content) {
   frame.checksums =
       offset_ + static_cast<uint32_t>(sizeof(FrameHeader) + content.operations.size_bytes());
   frame.payload = offset_ + static_cast<uint32_t>(metadata_.size());
+  // Only now: a Sync() that ran beside the write may have missed it.
+  MarkDirty(segment);
   offset_ += static_cast<uint32_t>(FrameBytes(header));
   end_ = {.ordinal = segment->ordinal(), .offset = offset_};
   frame.end = end_;
   return frame;
 }
 
+void SegmentLog::MarkDirty(const std::shared_ptr<Segment>& segment) {
+  if (dirty_.empty() || dirty_.back() != segment) dirty_.push_back(segment);
+}
+
 absl::Status SegmentLog::Sync() {
+  // A second caller must not return before the data of the first one is down.
+  base::Turn::Hold sync_turn(sync_turn_);
   std::vector<std::shared_ptr<Segment>> dirty;
   {
     base::MutexLock lock(mutex_);
@@ -305,7 +312,11 @@ std::map<LogPosition, std::shared_ptr<Segment>> SegmentLog::Followers() const {
   for (const auto& [ordinal, segment] : adopted_) {
     FrameHeader header;
     const auto bytes = std::span(reinterpret_cast<char*>(&header), sizeof(header));
-    if (!segment->file().Read(kFirstFrame, bytes).ok() || header.magic != kFrameMagic) continue;
+    // A segment that was made ready and never used may still hold a first frame of its file's earlier use.
+    if (!segment->file().Read(kFirstFrame, bytes).ok() || header.magic != kFrameMagic ||
+        header.segment_incarnation != segment->header().incarnation) {
+      continue;
+    }
     followers[{header.previous_ordinal, header.previous_offset}] = segment;
   }
   return followers;
@@ -330,7 +341,7 @@ absl::Status SegmentLog::RollForward(
     RETURN_IF_ERROR(visit(*frame));
     at = frame->end;
     base::MutexLock lock(mutex_);
-    if (dirty_.empty() || dirty_.back() != frame->segment) dirty_.push_back(frame->segment);
+    MarkDirty(frame->segment);
   }
   base::MutexLock lock(mutex_);
   end_ = at;

@@ -25,6 +25,7 @@
 
 #include "storage/base/mutex.h"
 #include "storage/base/operation.h"
+#include "storage/base/turn.h"
 #include "storage/format.h"
 #include "storage/segment_pool.h"
 
@@ -103,6 +104,9 @@ class SegmentLog {
   std::vector<uint32_t> checksums_;
   std::vector<iovec> pieces_;
 
+  void MarkDirty(const std::shared_ptr<Segment>& segment) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  base::Turn sync_turn_;
   mutable base::Mutex mutex_;
   std::shared_ptr<Segment> current_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<Segment> next_ ABSL_GUARDED_BY(mutex_);

@@ -26,7 +26,7 @@ namespace {
 
 constexpr absl::string_view kVersionPrefix = "understudy ";
 constexpr int kWriteBackThreads = 4;
-constexpr int kJobThreads = 2;
+constexpr int kJobThreads = 16;  // made on demand: a few stuck disks must not block the others
 
 // A generator that any thread may ask.
 class SharedRandom {
@@ -85,7 +85,7 @@ class StoreImpl : public Store {
   }
   absl::Status CheckVersion();
   absl::Status CheckNames(const GroupSpec& spec) const;
-  static bool SameDeclaration(const GroupRecord& record, const GroupSpec& spec);
+  bool SameDeclaration(const GroupRecord& record, const GroupSpec& spec) const;
   absl::StatusOr<std::vector<VolumeRecord>> CheckDisks(const GroupSpec& spec);
 
   const StoreOptions options_;
@@ -198,13 +198,19 @@ absl::Status StoreImpl::CheckNames(const GroupSpec& spec) const {
   return absl::OkStatus();
 }
 
-bool StoreImpl::SameDeclaration(const GroupRecord& record, const GroupSpec& spec) {
+bool StoreImpl::SameDeclaration(const GroupRecord& record, const GroupSpec& spec) const {
   if (record.volumes.size() != spec.volumes.size()) return false;
   for (size_t i = 0; i < spec.volumes.size(); ++i) {
     const VolumeRecord& known = record.volumes[i];
     const VolumeSpec& wanted = spec.volumes[i];
     const bool same_size = wanted.size_bytes == 0 || wanted.size_bytes == known.size_bytes;
-    if (known.name != wanted.name || known.top_id != wanted.top_id || !same_size) return false;
+    const bool same_disk =
+        file_system_.Resolve(wanted.disk_path).value_or(wanted.disk_path) == known.disk_path;
+    const bool same_initial = known.initial == (wanted.create ? Initial::kSync : wanted.initial);
+    if (known.name != wanted.name || known.top_id != wanted.top_id || !same_size || !same_disk ||
+        !same_initial) {
+      return false;
+    }
   }
   return true;
 }

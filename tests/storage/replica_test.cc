@@ -126,6 +126,37 @@ TEST_F(ReplicaTest, AReplayedMarkerIsAnsweredWithTheEpochItMade) {
   EXPECT_EQ(f_.replica().state().epoch, Epoch(2));
 }
 
+TEST_F(ReplicaTest, ACheckpointOfTheServiceAnswersAMarkerThatItOvertook) {
+  Begin();
+  ASSERT_EQ(f_.PrimaryWrite(0, 0, f_.Bytes(512)), absl::OkStatus());
+  ASSERT_EQ(f_.MarkedCheckpoint()->epoch, Epoch(1));
+  const auto direct = f_.Checkpoint();
+  ASSERT_EQ(direct.status(), absl::OkStatus());
+  EXPECT_EQ(direct->sequence, 2u);
+  EXPECT_EQ(f_.replica().state().committed_sequence, 2u);
+  ASSERT_EQ(f_.CrashAndOpen(), absl::OkStatus());
+  EXPECT_EQ(f_.replica().state().committed_sequence, 2u);
+  f_.set_next_sequence(2);
+  EXPECT_EQ(f_.MarkedCheckpoint()->epoch, Epoch(2));
+}
+
+TEST_F(ReplicaTest, TheVmsWritesGoOnWhenThePrimarysLogHasFailed) {
+  Begin();
+  ASSERT_EQ(f_.PrimaryWrite(0, 0, f_.Bytes(4096)), absl::OkStatus());
+  std::atomic<bool> on = true;
+  f_.files().SetHook([&](FileOperation operation, const std::string& path) {
+    if (on && operation == FileOperation::kSync && path.find(".seg") != std::string::npos) {
+      return base::ErrnoStatus(EIO, path);
+    }
+    return absl::OkStatus();
+  });
+  EXPECT_FALSE(f_.Checkpoint().ok());
+  on = false;
+  const std::string data = f_.Bytes(4096);
+  ASSERT_EQ(f_.replica().Write(VolumeId(1), 0, data, true), absl::OkStatus());
+  EXPECT_EQ(f_.View(1).substr(0, 4096), data);
+}
+
 TEST_F(ReplicaTest, BadOperationsAreRefusedAndChangeNothing) {
   Begin();
   const auto refuse = [&](Operation operation, const std::string& payload) {

@@ -2,6 +2,8 @@
 #include "storage/segment_log.h"
 
 #include <atomic>
+#include <chrono>
+#include <future>
 #include <string>
 #include <vector>
 
@@ -186,6 +188,79 @@ TEST_F(SegmentLogTest, AFailedSyncIsNeverTriedAgain) {
   EXPECT_EQ(base::ErrnoOf(log_->Sync()), EIO);
   EXPECT_EQ(base::ErrnoOf(Append(4, DataOf(4)).status()), EIO);
   EXPECT_EQ(syncs.load(), 1);
+}
+
+TEST_F(SegmentLogTest, ASyncBesideAWriteLeavesTheFrameToTheNextSync) {
+  AppendMany(1, 1);
+  std::atomic<bool> once = true;
+  std::atomic<int> syncs = 0;
+  files_.SetHook([&](testing::FileOperation operation, const std::string&) {
+    if (operation == testing::FileOperation::kWrite && once.exchange(false)) {
+      EXPECT_TRUE(log_->Sync().ok());  // begins and ends before the frame is written
+    }
+    if (operation == testing::FileOperation::kSync) ++syncs;
+    return absl::OkStatus();
+  });
+  AppendMany(2, 2);
+  syncs = 0;
+  EXPECT_TRUE(log_->Sync().ok());
+  EXPECT_EQ(syncs.load(), 1);
+}
+
+TEST_F(SegmentLogTest, ASecondSyncWaitsForTheFirst) {
+  AppendMany(1, 1);
+  std::promise<void> inside;
+  std::promise<void> go;
+  std::atomic<bool> once = true;
+  files_.SetHook([&](testing::FileOperation operation, const std::string&) {
+    if (operation == testing::FileOperation::kSync && once.exchange(false)) {
+      inside.set_value();
+      go.get_future().wait();
+    }
+    return absl::OkStatus();
+  });
+  auto first = std::async(std::launch::async, [&] { return log_->Sync(); });
+  inside.get_future().wait();
+  auto second = std::async(std::launch::async, [&] { return log_->Sync(); });
+  EXPECT_EQ(second.wait_for(std::chrono::milliseconds(50)), std::future_status::timeout);
+  go.set_value();
+  EXPECT_TRUE(first.get().ok());
+  EXPECT_TRUE(second.get().ok());
+}
+
+TEST_F(SegmentLogTest, APreparedSegmentsStaleFrameIsNoFollower) {
+  // Another log's segments, whose first frames follow the same positions as this log's will.
+  const std::string big(1 << 20, 'x');
+  {
+    SegmentLog other(*pool_, 9, LogRole::kHidden);
+    const Operation operation = {.kind = OperationKind::kData, .length = big.size()};
+    const std::vector<std::span<const char>> payload = {big};
+    const FrameContent content = {.overlay = OverlayId(1),
+                                  .first_sequence = 1,
+                                  .operations = {&operation, 1},
+                                  .payload = payload};
+    for (int i = 0; i < 4; ++i) ASSERT_TRUE(other.Append(content).ok());
+    for (int i = 0; i < 4; ++i) ASSERT_TRUE(log_->Append(content).ok());
+  }
+  const Operation operation = {.kind = OperationKind::kData, .length = big.size()};
+  const std::vector<std::span<const char>> payload = {big};
+  for (uint64_t i = 5; i <= 6; ++i) {
+    ASSERT_TRUE(log_->Append({.overlay = OverlayId(1),
+                              .first_sequence = i,
+                              .operations = {&operation, 1},
+                              .payload = payload})
+                    .ok());
+  }
+  log_->PrepareNext();  // on the other log's file
+  Reopen();
+  int frames = 0;
+  ASSERT_TRUE(log_->RollForward({},
+                                [&](const ReplayedFrame&) {
+                                  ++frames;
+                                  return absl::OkStatus();
+                                })
+                  .ok());
+  EXPECT_EQ(frames, 6);
 }
 
 TEST_F(SegmentLogTest, AnEmptyDirectoryHasNothingToRollForward) {
