@@ -47,9 +47,6 @@ class Overlay {
   void Erase(VolumeId volume, ByteRange range, std::vector<ExtentMutation>* mutations);
   void Load(VolumeId volume, uint64_t end, const Extent& extent);
   void Hold(const std::shared_ptr<Segment>& segment);
-  void Begin(LogPosition start) { record_.start = start; }
-  void Seal(LogPosition end) { record_.end = end; }
-  void Commit() { record_.committed = true; }
 
   // Where the extent's bytes are; nullptr for zeroes. Under the same rule as the maps; the segment lives as long as the overlay.
   const Segment* SegmentOf(const Extent& extent) const;
@@ -66,9 +63,9 @@ class Overlay {
   }
 
   const OverlayId id_;
-  OverlayRecord record_;
-  std::vector<ExtentMap> maps_;                            // by VolumeId
-  std::vector<std::atomic<uint64_t>> bytes_;               // by VolumeId
+  const OverlayRecord record_;                // as it was when the overlay was opened or loaded
+  std::vector<ExtentMap> maps_;               // by VolumeId
+  std::vector<std::atomic<uint64_t>> bytes_;  // by VolumeId
   std::map<uint32_t, std::shared_ptr<Segment>> segments_;  // by ordinal
 };
 

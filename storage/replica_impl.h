@@ -96,6 +96,7 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   // A sealed epoch on its way to being committed.
   struct PendingCheckpoint {
     std::shared_ptr<Overlay> sealed;
+    LogPosition end;  // of sealed, in the hidden log
     std::shared_ptr<Overlay> next_hidden;
     std::shared_ptr<Overlay> next_active;
     std::shared_ptr<Overlay> old_active;  // held until its drop is durable; set when published

@@ -247,11 +247,9 @@ absl::Status ReplicaImpl::AppendToHidden(FrameContent content,
 }
 
 void ReplicaImpl::SealHidden(PendingCheckpoint& checkpoint, LogPosition end) {
-  hidden_->Seal(end);
-  hidden_->Commit();
   checkpoint.sealed = hidden_;
+  checkpoint.end = end;
   checkpoint.result.bytes = hidden_->bytes();
-  checkpoint.next_hidden->Begin(end);
   hidden_ = checkpoint.next_hidden;
   open_epoch_ = open_epoch_.Next();
 }
@@ -443,7 +441,10 @@ absl::Status ReplicaImpl::FlushPending(size_t hidden_count, size_t active_count,
 
 void ReplicaImpl::AddCheckpoint(const PendingCheckpoint& checkpoint, GroupRecord* record,
                                 Index::Batch* batch) {
-  batch->PutOverlay(checkpoint.sealed->id(), checkpoint.sealed->record());
+  OverlayRecord sealed = checkpoint.sealed->record();
+  sealed.committed = true;
+  sealed.end = checkpoint.end;
+  batch->PutOverlay(checkpoint.sealed->id(), sealed);
   batch->PutOverlay(checkpoint.next_active->id(), checkpoint.next_active->record());
   if (record->active != OverlayId()) batch->DeleteOverlay(record->active);
   record->active = checkpoint.next_active->id();
