@@ -243,15 +243,27 @@ absl::Status Forwarder::WaitForAck(uint64_t stream, uint64_t sequence) {
 uint64_t Forwarder::AppendMarkerLocked(MarkerOwner owner) {
   const absl::Duration now = clock_.Monotonic();
   const uint64_t sequence = window_.Append({.kind = OperationKind::kCheckpoint}, now);
-  markers_.Add(sequence, owner, now);
-  return sequence;
+  return markers_.Add(sequence, owner, now);
+}
+
+// Nothing joins a stream that is being drained to its end, markers neither.
+absl::Status Forwarder::WaitWhileDrainingLocked(absl::Time deadline) {
+  while (draining_ && running_ && !fenced_) {
+    const absl::Duration left = deadline - clock_.Now();
+    if (left <= absl::ZeroDuration()) {
+      return absl::DeadlineExceededError(
+          absl::StrCat("group ", options_.group, ": replication is being stopped"));
+    }
+    changed_.WaitFor(mutex_, std::min(left, absl::Hours(1)));
+  }
+  return CheckRunningLocked();
 }
 
 absl::StatusOr<CheckpointResult> Forwarder::Checkpoint(absl::Time deadline) {
   uint64_t marker = 0;
   {
     base::MutexLock lock(mutex_);
-    RETURN_IF_ERROR(CheckRunningLocked());
+    RETURN_IF_ERROR(WaitWhileDrainingLocked(deadline));
     if (degraded_) {
       ++checkpoints_["aborted"];
       return Incomplete(options_.group);

@@ -108,6 +108,7 @@ class Forwarder : private TransportEvents {
             const base::Clock& clock = base::Clock::Real(), ForwarderListener* listener = nullptr);
   ~Forwarder() override;  // Stop(false)
 
+  // Begins a new stream, or with StartOptions::resume goes on with an earlier one.
   absl::Status Start(const StartOptions& options = {});
   // With `drain`: returns when everything is durable there; kUnavailable at the deadline, and then it is still running.
   // Otherwise what is queued is dropped. Afterwards resume_point() says whether the stream can go on.
@@ -150,6 +151,7 @@ class Forwarder : private TransportEvents {
   absl::Status MissLocked(uint32_t volume, ByteRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void DegradeLocked(const absl::Status& cause) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   uint64_t AppendMarkerLocked(MarkerOwner owner) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status WaitWhileDrainingLocked(absl::Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status WaitUntilDurable(absl::Time deadline);
   // Sends what can be sent now. Called without the lock after anything that may have made a frame ready.
   void Pump();
@@ -175,6 +177,9 @@ class Forwarder : private TransportEvents {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ClassifyCloseLocked(const absl::Status& status, bool was_connected)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // A marker that was received before the reconnect and is not answered has lost its answer for good: whoever waits for it gets a
+  // new one.
+  void RepeatUnansweredMarkers();
   void SendHeartbeat();
   void CloseSession();
   void ContactLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -229,6 +234,9 @@ class Forwarder : private TransportEvents {
   absl::Duration last_contact_ ABSL_GUARDED_BY(mutex_);
   absl::Duration session_began_ ABSL_GUARDED_BY(mutex_);
   absl::Time last_contact_time_ ABSL_GUARDED_BY(mutex_) = absl::UnixEpoch();
+  absl::Duration connected_at_ ABSL_GUARDED_BY(mutex_);
+  // What the secondary had when it connected; 0 once the markers up to there are settled.
+  uint64_t received_at_connect_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Duration last_heartbeat_ ABSL_GUARDED_BY(mutex_);
   absl::Duration next_attempt_ ABSL_GUARDED_BY(mutex_);
   absl::Duration backoff_ ABSL_GUARDED_BY(mutex_);

@@ -16,6 +16,8 @@ namespace {
 constexpr uint64_t kFrameTargetBytes = 256 << 10;
 constexpr size_t kCheckpointDurationsMax = 1024;
 constexpr int kCrcFailuresMax = 3;  // of the same frame, then it is an error
+// How long after a reconnect a marker that was received before it may still be answered.
+constexpr int kAnswerHeartbeats = 3;
 
 uint64_t RandomId() {
   std::random_device device;
@@ -68,19 +70,19 @@ absl::Status Forwarder::Start(const StartOptions& options) {
           absl::StrCat("group ", options_.group, ": Block replication is running or done"));
     }
     changing_ = true;
-    const bool goes_on = resumable_ && !skipped_while_stopped_ && stream_id_ != 0;
+    // A start is a new pairing: what the secondary knows of an older stream means nothing in it.
+    NewStreamLocked();
+    committed_epoch_ = Epoch();
+    committed_time_ = absl::UnixEpoch();
     if (options.resume.stream_id != 0 && !skipped_while_stopped_) {
       stream_id_ = options.resume.stream_id;
       window_.Reset(options.resume.next_sequence);
-    } else if (!goes_on) {
-      NewStreamLocked();
     }
     fenced_ = fenced_reported_ = degraded_ = lost_ = draining_ = closed_by_crc_ = false;
     skipped_while_stopped_ = resumable_ = false;
     grant_ = options.grant;
     takeover_ = options.takeover;
     volume_ids_.clear();
-    durable_needed_ = durable_asked_ = 0;
     for (ForwarderVolumeState& figures : figures_) figures.missed_bytes = 0;
     last_contact_ = last_progress_ = next_attempt_ = clock_.Monotonic();
     backoff_ = options_.backoff_min;
@@ -219,6 +221,7 @@ absl::Duration Forwarder::RunOnce() {
       if (listener_ != nullptr) listener_->OnFenced(fenced);
       break;
     case kBeat:
+      RepeatUnansweredMarkers();
       SendHeartbeat();
       break;
     case kLose:
@@ -347,6 +350,8 @@ void Forwarder::ResumeLocked(const HandshakeReply& reply) {
   }
   session_state_ = Session::kConnected;
   connected_once_ = true;
+  connected_at_ = clock_.Monotonic();
+  received_at_connect_ = reply.received_sequence;
   lost_ = false;
   ++sessions_ok_;
   backoff_ = options_.backoff_min;
@@ -428,7 +433,8 @@ void Forwarder::OnCheckpointWanted(uint64_t session) {
     base::MutexLock lock(mutex_);
     if (session != session_ || session_state_ != Session::kConnected) return;
     ContactLocked();
-    AppendMarkerLocked(MarkerOwner::kSecondary);
+    // Once drained the stream ends, and the secondary commits what it has received.
+    if (!draining_) AppendMarkerLocked(MarkerOwner::kSecondary);
   }
   Pump();
 }
@@ -472,6 +478,24 @@ void Forwarder::ClassifyCloseLocked(const absl::Status& status, bool was_connect
   }
   closed_by_crc_ = absl::IsDataLoss(status);
   if (!Transient(status)) errors_.Latch("", "connect", status);
+}
+
+void Forwarder::RepeatUnansweredMarkers() {
+  {
+    base::MutexLock lock(mutex_);
+    if (session_state_ != Session::kConnected || draining_) return;
+    if (clock_.Monotonic() - connected_at_ < kAnswerHeartbeats * options_.heartbeat) return;
+    const uint64_t through = std::exchange(received_at_connect_, 0);
+    if (through == 0 || !markers_.ForgetUnwanted(through)) return;
+    const absl::Duration now = clock_.Monotonic();
+    const uint64_t sequence = window_.Append({.kind = OperationKind::kCheckpoint}, now);
+    markers_.Repeat(through, sequence);
+    base::LogWarning("marker_repeated")
+        .With("group", options_.group)
+        .With("unanswered_through", through)
+        .With("sequence", sequence);
+  }
+  Pump();
 }
 
 void Forwarder::SendHeartbeat() {

@@ -5,16 +5,18 @@
 
 namespace understudy::client {
 
-void Markers::Add(uint64_t sequence, MarkerOwner owner, absl::Duration now) {
+uint64_t Markers::Add(uint64_t sequence, MarkerOwner owner, absl::Duration now) {
   std::erase_if(markers_, [](const Marker& marker) {
     return marker.owner == MarkerOwner::kAbandoned && marker.outcome.has_value();
   });
-  markers_.push_back({.sequence = sequence, .owner = owner, .queued_at = now, .outcome = {}});
+  markers_.push_back(
+      {.id = next_id_++, .sequence = sequence, .owner = owner, .queued_at = now, .outcome = {}});
+  return markers_.back().id;
 }
 
-Markers::Marker* Markers::Find(uint64_t sequence) {
+Markers::Marker* Markers::Find(uint64_t id) {
   for (Marker& marker : markers_) {
-    if (marker.sequence == sequence) return &marker;
+    if (marker.id == id) return &marker;
   }
   return nullptr;
 }
@@ -24,21 +26,21 @@ std::optional<uint64_t> Markers::Adopt(uint64_t next_sequence) {
     if (marker->owner != MarkerOwner::kAbandoned) continue;
     if (marker->outcome.has_value() && marker->sequence + 1 != next_sequence) continue;
     marker->owner = MarkerOwner::kCaller;
-    return marker->sequence;
+    return marker->id;
   }
   return std::nullopt;
 }
 
-void Markers::Abandon(uint64_t sequence) {
-  if (Marker* marker = Find(sequence)) marker->owner = MarkerOwner::kAbandoned;
+void Markers::Abandon(uint64_t id) {
+  if (Marker* marker = Find(id)) marker->owner = MarkerOwner::kAbandoned;
 }
 
-std::optional<absl::StatusOr<CheckpointResult>> Markers::Take(uint64_t sequence) {
-  Marker* const marker = Find(sequence);
+std::optional<absl::StatusOr<CheckpointResult>> Markers::Take(uint64_t id) {
+  Marker* const marker = Find(id);
   if (marker == nullptr) return absl::AbortedError("the checkpoint's marker was dropped");
   if (!marker->outcome.has_value()) return std::nullopt;
   auto outcome = std::move(marker->outcome);
-  std::erase_if(markers_, [&](const Marker& other) { return other.sequence == sequence; });
+  std::erase_if(markers_, [&](const Marker& other) { return other.id == id; });
   return outcome;
 }
 
@@ -54,15 +56,31 @@ void Markers::DropUnwanted() {
   });
 }
 
+bool Markers::ForgetUnwanted(uint64_t through) {
+  const auto unanswered = [&](const Marker& marker) {
+    return marker.sequence <= through && !marker.outcome.has_value();
+  };
+  std::erase_if(markers_, [&](const Marker& marker) {
+    return unanswered(marker) && marker.owner != MarkerOwner::kCaller;
+  });
+  return std::any_of(markers_.begin(), markers_.end(), unanswered);
+}
+
+void Markers::Repeat(uint64_t through, uint64_t repeated) {
+  for (Marker& marker : markers_) {
+    if (marker.sequence <= through && !marker.outcome.has_value()) marker.sequence = repeated;
+  }
+  std::stable_sort(markers_.begin(), markers_.end(),
+                   [](const Marker& a, const Marker& b) { return a.sequence < b.sequence; });
+}
+
 std::vector<Markers::Finished> Markers::Committed(const CheckpointResult& result) {
   std::vector<Finished> finished;
-  uint64_t epoch = result.epoch.value();
-  for (auto marker = markers_.rbegin(); marker != markers_.rend(); ++marker) {
-    if (marker->sequence > result.sequence || marker->outcome.has_value()) continue;
-    CheckpointResult own{.epoch = Epoch(epoch), .sequence = marker->sequence};
-    if (marker->sequence == result.sequence) own = result;
-    Finish(*marker, own, finished);
-    if (epoch > 0) --epoch;
+  for (Marker& marker : markers_) {
+    if (marker.sequence > result.sequence || marker.outcome.has_value()) continue;
+    CheckpointResult own{.epoch = result.epoch, .sequence = marker.sequence};
+    if (marker.sequence == result.sequence) own = result;
+    Finish(marker, own, finished);
   }
   DropUnwanted();
   return finished;

@@ -69,7 +69,8 @@ absl::StatusOr<std::unique_ptr<Primary>> Primary::Create(PrimaryOptions options,
                       .size_bytes = options.volumes[i].size_bytes,
                       .report_forward_errors = options.report_forward_errors,
                       .stop_when_fenced = options.stop_when_fenced},
-        primary->forwarder_.get(), std::move(disks[i]), [kept] { return kept->MarkUnclean(); }));
+        primary->forwarder_.get(), &primary->gate_, std::move(disks[i]),
+        [kept] { return kept->MarkUnclean(); }));
   }
   return primary;
 }
@@ -90,11 +91,15 @@ absl::Status Primary::Resume() {
 }
 
 void Primary::Shutdown(absl::Duration grace) {
+  const absl::Time deadline = absl::Now() + grace;
+  // A request that stays inside may wait for the standby, or be on the local disk only: half of the time is for the drain.
+  const bool quiet = gate_.Close(grace / 2);
+  if (!quiet) base::LogWarning("io_stuck_at_shutdown").With("group", group());
   const base::MutexLock lock(control_);
   if (!forwarder_->state().running) return;
-  if (!forwarder_->Stop(true, absl::Now() + grace).ok()) forwarder_->Stop(false).IgnoreError();
+  if (!forwarder_->Stop(true, deadline).ok()) forwarder_->Stop(false).IgnoreError();
   const ResumePoint resume = forwarder_->resume_point();
-  if (resume.stream_id == 0) return;
+  if (!quiet || resume.stream_id == 0) return;
   const absl::Status stored = state_->Update([&](AgentRecord& record) { record.resume = resume; });
   if (!stored.ok()) base::LogError("resume_point_lost").With("error", stored);
 }

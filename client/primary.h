@@ -23,6 +23,7 @@
 #include "client/forwarder.h"
 #include "client/volume.h"
 #include "storage/base/clock.h"
+#include "storage/base/io_gate.h"
 #include "storage/base/mutex.h"
 
 namespace understudy::client {
@@ -50,8 +51,9 @@ class Primary : private ForwarderListener {
 
   // Goes on in the stage that the state directory says. Once, before anything else.
   absl::Status Resume();
-  // Drains for at most `grace`, then ends the stream; the stage stays. The stream can go on after a restart when everything was
-  // received. Nothing may be called afterwards.
+  // Lets no request of the VM in any more and waits for those under way, drains, ends the stream, and stores where it can go on:
+  // in this order, so that no write can be answered that a stored resume point does not cover. All within `grace`; when that
+  // is not enough a restart begins a new stream. The stage stays. Nothing may be called afterwards.
   void Shutdown(absl::Duration grace);
 
   struct Outcome {
@@ -89,6 +91,7 @@ class Primary : private ForwarderListener {
   void SetFenced(bool fenced);
 
   const std::unique_ptr<AgentState> state_;
+  base::IoGate gate_;  // every request of the VM passes it
   std::unique_ptr<Forwarder> forwarder_;
   std::vector<std::unique_ptr<Volume>> volumes_;
   base::Mutex

@@ -14,10 +14,11 @@ void Add(std::atomic<uint64_t>& counter, uint64_t amount) {
 }
 }  // namespace
 
-Volume::Volume(VolumeOptions options, Forwarder* forwarder, std::unique_ptr<PrimaryDisk> disk,
-               std::function<absl::Status()> before_write)
+Volume::Volume(VolumeOptions options, Forwarder* forwarder, base::IoGate* gate,
+               std::unique_ptr<PrimaryDisk> disk, std::function<absl::Status()> before_write)
     : options_(std::move(options)),
       forwarder_(forwarder),
+      gate_(gate),
       disk_(std::move(disk)),
       before_write_(std::move(before_write)) {}
 
@@ -26,7 +27,12 @@ void Volume::Count(IoKind kind, uint64_t length) {
   Add(figures_.bytes[static_cast<size_t>(kind)], length);
 }
 
-absl::Status Volume::CheckGate(uint64_t offset, uint64_t length) {
+absl::Status Volume::CheckRequest(const base::IoGate::Pass& pass, uint64_t offset,
+                                  uint64_t length) {
+  if (!pass.open()) {
+    return absl::CancelledError(
+        absl::StrCat("volume ", options_.name, ": the agent is shutting down; connect again"));
+  }
   if (fenced_.load(std::memory_order_acquire) && options_.stop_when_fenced) {
     Add(figures_.fenced_requests, 1);
     return WithReason(
@@ -66,7 +72,8 @@ absl::Status Volume::AfterForward(IoKind kind, const absl::Status& status) {
 }
 
 absl::Status Volume::Read(uint64_t offset, std::span<char> out) {
-  RETURN_IF_ERROR(CheckGate(offset, out.size()));
+  const base::IoGate::Pass pass(*gate_);
+  RETURN_IF_ERROR(CheckRequest(pass, offset, out.size()));
   Count(IoKind::kRead, out.size());
   if (!tee()) {
     return absl::InternalError(absl::StrCat(
@@ -79,7 +86,8 @@ absl::Status Volume::Read(uint64_t offset, std::span<char> out) {
 absl::Status Volume::Change(IoKind kind, uint64_t offset, uint64_t length, bool fua,
                             absl::FunctionRef<absl::Status()> locally,
                             absl::FunctionRef<absl::Status()> forward) {
-  RETURN_IF_ERROR(CheckGate(offset, length));
+  const base::IoGate::Pass pass(*gate_);
+  RETURN_IF_ERROR(CheckRequest(pass, offset, length));
   if (length == 0 || offset % kSectorBytes != 0 || length % kSectorBytes != 0) {
     return absl::InvalidArgumentError(absl::StrCat("volume ", options_.name, ": request at ",
                                                    offset, " of ", length,
@@ -126,14 +134,16 @@ absl::Status Volume::Discard(uint64_t offset, uint64_t length, bool fua) {
 }
 
 absl::Status Volume::Flush() {
-  RETURN_IF_ERROR(CheckGate(0, 0));
+  const base::IoGate::Pass pass(*gate_);
+  RETURN_IF_ERROR(CheckRequest(pass, 0, 0));
   Count(IoKind::kFlush, 0);
   if (tee()) RETURN_IF_ERROR(LocalResult(IoKind::kFlush, {}, disk_->Sync()));
   return AfterForward(IoKind::kFlush, forwarder_->Flush(options_.index));
 }
 
 absl::StatusOr<std::vector<DiskRun>> Volume::Map(ByteRange range) {
-  RETURN_IF_ERROR(CheckGate(range.start, range.size()));
+  const base::IoGate::Pass pass(*gate_);
+  RETURN_IF_ERROR(CheckRequest(pass, range.start, range.size()));
   if (!tee()) return absl::UnimplementedError("forward mode has no map");
   return disk_->Map(range);
 }

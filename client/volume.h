@@ -9,7 +9,8 @@
 //          in the stream, so overlapping concurrent writes have the same order on the local disk and in the stream.
 // Errors   those of the local disk are the guest's, always. Those of forwarding are latched and never the guest's, except in
 //          forward mode with report_forward_errors. Forward mode fails with kInternal (EIO) while replication is not running.
-//          Once fenced, with stop_when_fenced, everything fails, reads too.
+//          Once fenced, with stop_when_fenced, everything fails, reads too. kCancelled once the gate is closed: the agent is
+//          shutting down and does nothing for the request; connect again.
 // Threads  all methods from any thread.
 #ifndef UNDERSTUDY_CLIENT_VOLUME_H_
 #define UNDERSTUDY_CLIENT_VOLUME_H_
@@ -28,6 +29,7 @@
 
 #include "client/forwarder.h"
 #include "client/primary_disk.h"
+#include "storage/base/io_gate.h"
 #include "storage/base/range_lock.h"
 
 namespace understudy::client {
@@ -54,10 +56,10 @@ struct VolumeOptions {
 
 class Volume {
  public:
-  // `disk` null: forward mode. `forwarder` outlives this. `before_write` (may be empty) runs before every request that changes
+  // `disk` null: forward mode. `forwarder` and `gate` outlive this. `before_write` (may be empty) runs before every request that changes
   // the disk and fails it when it fails; it must be cheap after the first time.
-  Volume(VolumeOptions options, Forwarder* forwarder, std::unique_ptr<PrimaryDisk> disk,
-         std::function<absl::Status()> before_write = {});
+  Volume(VolumeOptions options, Forwarder* forwarder, base::IoGate* gate,
+         std::unique_ptr<PrimaryDisk> disk, std::function<absl::Status()> before_write = {});
 
   absl::Status Read(uint64_t offset, std::span<char> out);
   // `fua`: as if a Flush() of this range followed.
@@ -76,7 +78,7 @@ class Volume {
   void SetFenced(bool fenced) { fenced_.store(fenced, std::memory_order_release); }
 
  private:
-  absl::Status CheckGate(uint64_t offset, uint64_t length);
+  absl::Status CheckRequest(const base::IoGate::Pass& pass, uint64_t offset, uint64_t length);
   absl::Status Change(IoKind kind, uint64_t offset, uint64_t length, bool fua,
                       absl::FunctionRef<absl::Status()> locally,
                       absl::FunctionRef<absl::Status()> forward);
@@ -87,6 +89,7 @@ class Volume {
 
   const VolumeOptions options_;
   Forwarder* const forwarder_;
+  base::IoGate* const gate_;
   const std::unique_ptr<PrimaryDisk> disk_;
   const std::function<absl::Status()> before_write_;
   base::RangeLock ranges_;

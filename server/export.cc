@@ -8,7 +8,7 @@
 
 namespace understudy::server {
 
-Export::Export(std::shared_ptr<Group> group, const storage::VolumeInfo& volume, IoGate& gate)
+Export::Export(std::shared_ptr<Group> group, const storage::VolumeInfo& volume, base::IoGate& gate)
     : group_(std::move(group)),
       volume_(volume),
       name_(absl::StrCat(group_->name(), "/", volume.name)),
@@ -19,7 +19,7 @@ template <typename Call>
 absl::Status Export::Count(IoKind kind, ByteRange range, Call call) {
   IoStats::PerKind& stats = stats_.kinds[static_cast<size_t>(kind)];
   stats.requests.Add();
-  const IoGate::Pass pass(gate_);
+  const base::IoGate::Pass pass(gate_);
   const absl::Status status =
       pass.open() ? call() : absl::UnavailableError("the service is shutting down");
   if (status.ok()) [[likely]] {
@@ -65,7 +65,7 @@ absl::Status Export::Flush() {
 }
 
 absl::StatusOr<std::vector<storage::MapRun>> Export::Map(ByteRange range) {
-  const IoGate::Pass pass(gate_);
+  const base::IoGate::Pass pass(gate_);
   if (!pass.open()) return absl::UnavailableError("the service is shutting down");
   return group_->replica().Map(volume_.id, range);
 }

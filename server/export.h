@@ -19,7 +19,7 @@
 #include "absl/status/statusor.h"
 
 #include "server/group.h"
-#include "server/io_gate.h"
+#include "storage/base/io_gate.h"
 #include "storage/replica.h"
 
 namespace understudy::server {
@@ -27,7 +27,7 @@ namespace understudy::server {
 class Export {
  public:
   // `gate` outlives the export.
-  Export(std::shared_ptr<Group> group, const storage::VolumeInfo& volume, IoGate& gate);
+  Export(std::shared_ptr<Group> group, const storage::VolumeInfo& volume, base::IoGate& gate);
 
   const std::string& name() const { return name_; }  // GROUP/VOLUME
   const std::string& group_name() const { return group_->name(); }
@@ -49,7 +49,7 @@ class Export {
   const std::shared_ptr<Group> group_;
   const storage::VolumeInfo volume_;
   const std::string name_;
-  IoGate& gate_;
+  base::IoGate& gate_;
   IoStats& stats_;
 };
 

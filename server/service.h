@@ -21,9 +21,10 @@
 #include "server/export.h"
 #include "server/gate.h"
 #include "server/group.h"
-#include "server/io_gate.h"
 #include "server/stats.h"
 #include "storage/base/clock.h"
+#include "storage/base/file_system.h"
+#include "storage/base/io_gate.h"
 #include "storage/base/mutex.h"
 #include "storage/base/worker_pool.h"
 #include "storage/store.h"
@@ -41,12 +42,15 @@ struct OpenOutcome {
 class Service {
  public:
   // Takes over the groups that the store knows. `store` and `clock` outlive the service.
-  Service(storage::Store& store, const base::Clock& clock);
+  // `file_system` is where a failed Start() takes back the disks that it had made.
+  Service(storage::Store& store, const base::Clock& clock,
+          base::FileSystem& file_system = base::FileSystem::Posix());
   ~Service();  // Shutdown()
 
   // The checks of docs/semantics.md section 3, each leaving nothing behind.
   absl::StatusOr<OpenOutcome> Open(Mode mode, const storage::GroupSpec& spec, absl::Time deadline);
-  // With volumes in `spec`: opens the group first, and forgets it again when it cannot be started.
+  // With volumes in `spec`: opens the group first; when it cannot be started, forgets it again and deletes the disks that this
+  // very call has created.
   absl::StatusOr<StartOutcome> Start(Mode mode, const storage::GroupSpec& spec,
                                      const Expected& expected, absl::Time deadline);
   absl::Status Remove(const std::string& group, bool force, const Expected& expected,
@@ -63,8 +67,10 @@ class Service {
 
   absl::StatusOr<storage::StoreSpace> Space() const { return store_.Space(); }
 
-  // Ends all streams, lets running I/O of the exports end and refuses more. Idempotent.
-  void Shutdown();
+  // Ends all streams, lets running I/O of the exports end and refuses more. False when something is still at work in the
+  // store after a few seconds, such as a planned stop or a request on a dead disk: the store must then not be closed.
+  // Idempotent; a second call says true.
+  bool Shutdown();
 
   const base::Clock& clock() const { return clock_; }
   base::WorkerPool& stream_pool() { return stream_pool_; }
@@ -77,12 +83,16 @@ class Service {
   absl::StatusOr<OpenOutcome> OpenLocked(Mode mode, const storage::GroupSpec& spec);
   absl::Status RemoveLocked(const std::shared_ptr<Group>& group, bool force,
                             const Expected& expected, absl::Time deadline);
+  // The paths in `spec` that opening it would create.
+  std::vector<std::string> MissingDisks(const storage::GroupSpec& spec) const;
+  void UndoOpen(const std::shared_ptr<Group>& group, const std::vector<std::string>& created);
   void Add(const std::shared_ptr<Group>& group);
 
   storage::Store& store_;
   const base::Clock& clock_;
+  base::FileSystem& file_system_;
   ServiceStats stats_;
-  IoGate io_gate_;
+  base::IoGate io_gate_;
   Gate open_gate_;
 
   mutable base::Mutex mutex_;
@@ -96,6 +106,7 @@ class Service {
   // Last: their threads use everything above. One stream each; a stream that waits to join holds one for at most 10 s.
   base::WorkerPool timer_pool_{"stream-timer", 1};
   base::WorkerPool stream_pool_{"stream", 1024};
+  base::WorkerPool stop_pool_{"stop", 1024};  // one planned stop each, as long as it takes
 };
 
 }  // namespace understudy::server

@@ -29,7 +29,8 @@ class Agent {
   ~Agent();
 
   Primary& primary() { return *primary_; }
-  // Health first, then what is queued (2 s at most), then the calls. Once; requests fail afterwards.
+  // Health first, then the requests of the VM and what is queued (2 s at most for both), then the calls. Once; requests fail
+  // with kCancelled from the beginning.
   void Shutdown();
 
  private:

@@ -32,6 +32,7 @@ Agent* running = nullptr;  // set in after_fork, before the first connection; ne
 int Errno(const absl::Status& status) {
   if (absl::IsOutOfRange(status) || absl::IsInvalidArgument(status)) return EINVAL;
   if (absl::IsResourceExhausted(status)) return ENOSPC;
+  if (absl::IsCancelled(status)) return ESHUTDOWN;
   return EIO;
 }
 

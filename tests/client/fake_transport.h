@@ -68,6 +68,19 @@ class FakeTransport : public Transport {
     base::MutexLock lock(mutex_);
     Post([session = session_](TransportEvents* events) { events->OnCheckpointWanted(session); });
   }
+  // The secondary commits what it has received, as it does for a call of its own without a stream.
+  void CommitReceived() {
+    base::MutexLock lock(mutex_);
+    committed_epoch_ = committed_epoch_.Next();
+    committed_sequence_ = marker_sequence_;
+  }
+  // Stopped, removed and started again: nothing is known of any stream, epochs begin anew.
+  void StartAfresh() {
+    base::MutexLock lock(mutex_);
+    stream_id_ = received_ = durable_ = committed_sequence_ = marker_sequence_ = 0;
+    aborted_sequence_ = 0;
+    committed_epoch_ = Epoch();
+  }
   // The secondary forgets this stream's operations after `sequence`, as after a power cut.
   void ForgetAfter(uint64_t sequence) {
     base::MutexLock lock(mutex_);
@@ -105,7 +118,7 @@ class FakeTransport : public Transport {
     if (!behaviour_.refuse.ok()) return End(behaviour_.refuse);
     if (handshake.stream_id != stream_id_) {
       stream_id_ = handshake.stream_id;
-      received_ = durable_ = committed_sequence_ = 0;
+      received_ = durable_ = committed_sequence_ = marker_sequence_ = 0;
     }
     HandshakeReply reply{.grant = grant_,
                          .received_sequence = received_,
@@ -194,6 +207,7 @@ class FakeTransport : public Transport {
         behaviour_.incomplete = true;
         break;
       case OperationKind::kCheckpoint:
+        marker_sequence_ = received_;
         if (behaviour_.incomplete) {
           aborted_sequence_ = received_;
         } else if (behaviour_.commit) {
@@ -259,6 +273,7 @@ class FakeTransport : public Transport {
   uint64_t durable_ ABSL_GUARDED_BY(mutex_) = 0;
   Epoch committed_epoch_ ABSL_GUARDED_BY(mutex_);
   uint64_t committed_sequence_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t marker_sequence_ ABSL_GUARDED_BY(mutex_) = 0;  // the newest, committed or not
   uint64_t aborted_sequence_ ABSL_GUARDED_BY(mutex_) = 0;
   TransportEvents* events_ ABSL_GUARDED_BY(mutex_) = nullptr;
   uint64_t session_ ABSL_GUARDED_BY(mutex_) = 0;

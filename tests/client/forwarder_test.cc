@@ -293,6 +293,50 @@ TEST_F(ForwarderTest, ARepeatedCheckpointReturnsTheEpochOfTheFirstOnesMarker) {
   EXPECT_EQ(forwarder.Checkpoint(Soon())->epoch, Epoch(2));
 }
 
+// The stream breaks before the marker is answered, and it never will be: the next call used to adopt it and time out, for ever.
+TEST_F(ForwarderTest, AMarkerWhoseAnswerIsLostForGoodIsRepeated) {
+  Forwarder& forwarder = Started();
+  transport_.Set([](auto& b) { b.commit = false; });
+  ASSERT_TRUE(forwarder.Write(0, 0, Block('a')).ok());
+  EXPECT_EQ(forwarder.Checkpoint(absl::Now() + absl::Milliseconds(30)).status().code(),
+            absl::StatusCode::kDeadlineExceeded);
+  ASSERT_EQ(transport_.seen().received, 2u);
+  transport_.Set([](auto& b) { b.commit = true; });
+  transport_.Disconnect();
+  const auto result = forwarder.Checkpoint(Soon());
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->epoch, Epoch(1));
+  EXPECT_EQ(result->sequence, 3u);
+  EXPECT_EQ(forwarder.Checkpoint(Soon())->epoch, Epoch(2));
+}
+
+TEST_F(ForwarderTest, ALostMarkerThatNobodyWaitsForIsNotRepeated) {
+  Forwarder& forwarder = Started();
+  transport_.Set([](auto& b) { b.commit = false; });
+  EXPECT_FALSE(forwarder.Checkpoint(absl::Now() + absl::Milliseconds(30)).ok());
+  transport_.Set([](auto& b) { b.commit = true; });
+  transport_.Disconnect();
+  absl::SleepFor(absl::Milliseconds(200));  // ten heartbeats
+  EXPECT_EQ(forwarder.state().next_sequence, 2u);
+  EXPECT_EQ(transport_.seen().committed, Epoch(0));
+  EXPECT_EQ(forwarder.Checkpoint(Soon())->epoch, Epoch(1));
+}
+
+TEST_F(ForwarderTest, AMarkerThatACommitOfTheSecondarysOwnOvertookCountsAsCommitted) {
+  Forwarder& forwarder = Started();
+  transport_.Set([](auto& b) { b.commit = false; });
+  ASSERT_TRUE(forwarder.Write(0, 0, Block('a')).ok());
+  EXPECT_FALSE(forwarder.Checkpoint(absl::Now() + absl::Milliseconds(30)).ok());
+  ASSERT_EQ(transport_.seen().received, 2u);
+  transport_.CommitReceived();
+  transport_.CommitReceived();
+  transport_.Disconnect();
+  const auto result = forwarder.Checkpoint(Soon());
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->epoch, Epoch(2));
+  EXPECT_EQ(forwarder.state().next_sequence, 3u);  // no other marker was needed
+}
+
 TEST_F(ForwarderTest, TheSecondaryMayAskForAMarker) {
   Started();
   transport_.WantCheckpoint();
@@ -358,15 +402,39 @@ TEST_F(ForwarderTest, ADrainedStreamGoesOnWithItsNumbersAndASkippedWriteBeginsAN
   const ResumePoint resume = forwarder.resume_point();
   EXPECT_EQ(resume.next_sequence, 2u);
   EXPECT_EQ(resume.stream_id, transport_.seen().stream_id);
-  ASSERT_TRUE(forwarder.Start().ok());
+  ASSERT_TRUE(forwarder.Start({.resume = resume}).ok());
   EXPECT_TRUE(forwarder.WaitForAnswer(Soon()).connected);
   EXPECT_EQ(transport_.seen().stream_id, resume.stream_id);
+  EXPECT_EQ(forwarder.state().next_sequence, 2u);
   ASSERT_TRUE(forwarder.Stop(true, Soon()).ok());
   EXPECT_FALSE(forwarder.Write(0, 0, Block('b')).ok());
   EXPECT_EQ(forwarder.resume_point().stream_id, 0u);
-  ASSERT_TRUE(forwarder.Start().ok());
+  ASSERT_TRUE(forwarder.Start({.resume = resume}).ok());
   EXPECT_TRUE(forwarder.WaitForAnswer(Soon()).connected);
   EXPECT_NE(transport_.seen().stream_id, resume.stream_id);
+}
+
+TEST_F(ForwarderTest, AStartBeginsANewStreamAtItsFirstSequence) {
+  Forwarder& forwarder = Started();
+  ASSERT_TRUE(forwarder.Write(0, 0, Block('a')).ok());
+  ASSERT_TRUE(forwarder.Checkpoint(Soon()).ok());
+  ASSERT_TRUE(forwarder.Stop(true, Soon()).ok());
+  const uint64_t stream = transport_.seen().stream_id;
+  transport_.StartAfresh();
+  ASSERT_TRUE(forwarder.Start().ok());
+  EXPECT_TRUE(forwarder.WaitForAnswer(Soon()).connected);
+  const ForwarderState state = forwarder.state();
+  EXPECT_NE(transport_.seen().stream_id, stream);
+  EXPECT_EQ(transport_.seen().handshakes.back().first_available_sequence, 1u);
+  EXPECT_EQ(transport_.seen().handshakes.back().last_committed_epoch, Epoch());
+  EXPECT_EQ(state.next_sequence, 1u);
+  EXPECT_EQ(state.committed_epoch, Epoch());
+  EXPECT_FALSE(state.incomplete);
+  ASSERT_TRUE(forwarder.Write(0, 4096, Block('b')).ok());
+  const auto checkpoint = forwarder.Checkpoint(Soon());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  EXPECT_EQ(checkpoint->epoch, Epoch(1));
+  EXPECT_EQ(checkpoint->sequence, 2u);
 }
 
 TEST_F(ForwarderTest, ADrainThatMissesItsDeadlineLeavesItRunning) {

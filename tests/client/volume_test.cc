@@ -1,5 +1,6 @@
 #include "client/volume.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <filesystem>
 #include <random>
@@ -12,6 +13,7 @@
 #include "client/agent_state.h"
 #include "client/primary.h"
 #include "tests/client/fake_transport.h"
+#include "tests/testing/fault_file_system.h"
 
 namespace understudy::client {
 namespace {
@@ -50,8 +52,7 @@ class VolumeTest : public ::testing::Test {
         .stop_when_fenced = stop_when_fenced};
     auto state = AgentState::Open(base::FileSystem::Posix(), directory_ + "/state");
     EXPECT_TRUE(state.ok()) << state.status();
-    auto primary =
-        Primary::Create(options, base::FileSystem::Posix(), *std::move(state), &transport_);
+    auto primary = Primary::Create(options, file_system_, *std::move(state), &transport_);
     EXPECT_TRUE(primary.ok()) << primary.status();
     primary_ = *std::move(primary);
     EXPECT_TRUE(primary_->Resume().ok());
@@ -68,6 +69,7 @@ class VolumeTest : public ::testing::Test {
     ASSERT_TRUE(Eventually([&] { return primary_->fenced(); }));
   }
 
+  testing::FaultFileSystem file_system_;
   FakeTransport transport_;
   std::string directory_;
   std::string disk_;
@@ -136,7 +138,9 @@ TEST_F(VolumeTest, ForwardErrorsAreHiddenUnlessAskedFor) {
   transport_.Set([](auto& b) { b.incomplete = true; });
   for (const bool report : {false, true}) {
     Primary& primary = Make(/*tee=*/false, report);
-    if (primary.stage() == Stage::kNone) ASSERT_TRUE(primary.Start(false, Soon()).ok());
+    if (primary.stage() == Stage::kNone) {
+      ASSERT_TRUE(primary.Start(false, Soon()).ok());
+    }
     ASSERT_TRUE(Eventually([&] { return primary.forwarder().state().incomplete; }));
     EXPECT_EQ(Disk().Write(0, Block('a'), false).ok(), !report);
     EXPECT_FALSE(primary.errors().empty());
@@ -196,6 +200,92 @@ TEST_F(VolumeTest, ACleanRestartResumesTheStreamAndACrashDoesNot) {
   ASSERT_TRUE(Disk().Write(0, Block('b'), false).ok());
   primary = &Make(/*tee=*/true);  // without Shutdown()
   ASSERT_TRUE(primary->forwarder().WaitForAnswer(Soon()).connected);
+  EXPECT_NE(transport_.seen().stream_id, stream);
+}
+
+// Both ends are stopped, removed and started again while the agent's process stays: the old stream's sequences meet a standby
+// that knows nothing of them.
+TEST_F(VolumeTest, AfterStopAndRemoveBothEndsStartAfresh) {
+  Primary& primary = Make(/*tee=*/true);
+  ASSERT_TRUE(primary.Start(false, Soon()).ok());
+  ASSERT_TRUE(Disk().Write(0, Block('a'), false).ok());
+  ASSERT_TRUE(primary.Checkpoint(Soon()).ok());
+  ASSERT_TRUE(primary.Stop(false, Soon()).ok());
+  ASSERT_TRUE(primary.Remove().ok());
+  transport_.StartAfresh();
+  ASSERT_TRUE(primary.Start(false, Soon()).ok());
+  ASSERT_TRUE(primary.forwarder().WaitForAnswer(Soon()).connected);
+  EXPECT_EQ(primary.forwarder().state().sync_state, SyncState::kAssumed);
+  EXPECT_THAT(primary.errors(), IsEmpty());
+  ASSERT_TRUE(Disk().Write(4096, Block('b'), false).ok());
+  const auto checkpoint = primary.Checkpoint(Soon());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  EXPECT_EQ(checkpoint->checkpoint.epoch, Epoch(1));
+  EXPECT_TRUE(transport_.seen().disk0 == Local());
+}
+
+// A write that is answered after the drain would be on the local disk only, while the stored stream says that nothing is missing.
+TEST_F(VolumeTest, AShutdownUnderLoadLeavesAStreamThatGoesOnAndEqualDisks) {
+  ASSERT_TRUE(Make(/*tee=*/true).Start(false, Soon()).ok());
+  for (int round = 0; round < 5; ++round) {
+    Primary& primary = Make(/*tee=*/true);
+    ASSERT_TRUE(primary.forwarder().WaitForAnswer(Soon()).connected);
+    const uint64_t stream = transport_.seen().stream_id;
+    std::atomic<int> written{0};
+    std::vector<std::thread> guests;
+    std::vector<absl::Status> last(4);
+    for (size_t g = 0; g < last.size(); ++g) {
+      guests.emplace_back([&, g] {
+        std::mt19937 random(static_cast<uint32_t>(g) + 100 * static_cast<uint32_t>(round));
+        while (last[g].ok()) {
+          const std::string data(4096, static_cast<char>(1 + random() % 255));
+          last[g] = Disk().Write(4096 * (random() % 256), data, false);
+          ++written;
+        }
+      });
+    }
+    ASSERT_TRUE(Eventually([&] { return written > 200; }));
+    primary.Shutdown(absl::Seconds(10));
+    for (std::thread& guest : guests) guest.join();
+    for (const absl::Status& status : last) {
+      EXPECT_EQ(status.code(), absl::StatusCode::kCancelled) << status;
+    }
+    std::string out(4096, 'z');
+    EXPECT_EQ(Disk().Read(0, out).code(), absl::StatusCode::kCancelled);
+    EXPECT_EQ(Disk().Flush().code(), absl::StatusCode::kCancelled);
+    EXPECT_TRUE(transport_.seen().disk0 == Local()) << "round " << round;
+    Primary& again = Make(/*tee=*/true);
+    ASSERT_TRUE(again.forwarder().WaitForAnswer(Soon()).connected);
+    EXPECT_EQ(transport_.seen().stream_id, stream) << "round " << round;
+    EXPECT_FALSE(again.forwarder().state().incomplete);
+    again.Shutdown(absl::Seconds(10));
+  }
+}
+
+TEST_F(VolumeTest, AWriteStuckOnTheLocalDiskAtShutdownLeavesNoResumePoint) {
+  Primary& primary = Make(/*tee=*/true);
+  ASSERT_TRUE(primary.Start(false, Soon()).ok());
+  ASSERT_TRUE(Disk().Write(0, Block('a'), false).ok());
+  const uint64_t stream = transport_.seen().stream_id;
+  std::atomic<bool> stuck{false};
+  std::atomic<bool> released{false};
+  file_system_.SetHook([&](testing::FileOperation operation, const std::string& path) {
+    if (operation == testing::FileOperation::kWrite && path == disk_) {
+      stuck = true;
+      while (!released) absl::SleepFor(absl::Milliseconds(1));
+    }
+    return absl::OkStatus();
+  });
+  std::thread guest([&] { EXPECT_TRUE(Disk().Write(0, Block('b'), false).ok()); });
+  ASSERT_TRUE(Eventually([&] { return stuck.load(); }));
+  primary.Shutdown(absl::Milliseconds(100));
+  released = true;
+  guest.join();
+  EXPECT_EQ(Local()[0], 'b');  // answered, and not forwarded
+  EXPECT_EQ(transport_.seen().disk0[0], 'a');
+  file_system_.SetHook({});
+  Primary& again = Make(/*tee=*/true);
+  ASSERT_TRUE(again.forwarder().WaitForAnswer(Soon()).connected);
   EXPECT_NE(transport_.seen().stream_id, stream);
 }
 
