@@ -47,7 +47,11 @@ void Daemon::Shutdown() {
   if (grpc_ != nullptr) grpc_->SetServing(false);
   metrics_.reset();  // scraped no more, before what it reads goes
   if (grpc_ != nullptr) grpc_->Shutdown(kShutdownGrace);
-  if (service_ != nullptr) service_->Shutdown();
+  if (service_ != nullptr && !service_->Shutdown()) {
+    // Closing it under those who are in it would do harm; left as a kill -9 leaves it, it recovers.
+    base::LogWarning("store_left_open");
+    static_cast<void>(store_.release());
+  }
   store_.reset();
   if (endpoint_ != nullptr) base::LogInfo("understudyd_stopped");  // it was ready once
 }

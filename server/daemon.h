@@ -29,7 +29,8 @@ class Daemon {
   ~Daemon();  // Shutdown()
 
   Service& service() { return *service_; }
-  // Health says NOT_SERVING, running I/O and calls end, the store is closed. Idempotent, from any thread. Exports that
+  // Health says NOT_SERVING, running I/O and calls end, the store is closed, unless something is stuck in it or a planned
+  // stop is at work: it is then left as a kill -9 would leave it. Idempotent, from any thread. Exports that
   // clients still hold answer errors from now on.
   void Shutdown();
 

@@ -17,10 +17,12 @@ bool ErrorLog::Latch(const std::string& volume, const std::string& operation, By
                      .range = range,
                      .first = now,
                      .last = now,
-                     .count = 1};
+                     .count = 1,
+                     .generation = generation_};
   auto known = std::find_if(errors_.begin(), errors_.end(), [&](const LatchedError& other) {
     return other.volume == error.volume && other.operation == error.operation &&
-           other.code == error.code && other.reason == error.reason;
+           other.code == error.code && other.reason == error.reason &&
+           other.generation == error.generation;
   });
   if (known == errors_.end() && errors_.size() < kErrorsMax) {
     errors_.push_back(std::move(error));
@@ -38,9 +40,8 @@ bool ErrorLog::Latch(const std::string& volume, const std::string& operation, By
   return false;
 }
 
-void ErrorLog::Restore(ErrorLog older) {
-  older.errors_.insert(older.errors_.end(), errors_.begin(), errors_.end());
-  errors_ = std::move(older.errors_);
+void ErrorLog::ClearBefore(uint64_t mark) {
+  std::erase_if(errors_, [mark](const LatchedError& error) { return error.generation < mark; });
 }
 
 void ErrorLog::ClearMissedWrites() {

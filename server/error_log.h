@@ -2,6 +2,8 @@
 //
 // The latched errors of a group: what GetError answers. Equal errors (same volume, operation, code and reason) are counted,
 // with the newest message and range. At most kErrorsMax different ones; later ones are only counted in the last entry.
+// Clearing  a call that clears what came before it (Start, Stop) takes Mark() when it begins and ClearBefore() when it has
+//          succeeded: what was latched meanwhile, by the job that it started, stays; after a failed call everything does.
 // Threads  none of its own; the group's mutex guards it.
 #ifndef UNDERSTUDY_SERVER_ERROR_LOG_H_
 #define UNDERSTUDY_SERVER_ERROR_LOG_H_
@@ -27,6 +29,7 @@ struct LatchedError {
   absl::Time first;
   absl::Time last;
   uint64_t count = 0;
+  uint64_t generation = 0;  // of the log when it was latched
 };
 
 class ErrorLog {
@@ -36,10 +39,9 @@ class ErrorLog {
   // True when it is a new one, worth a log line.
   bool Latch(const std::string& volume, const std::string& operation, ByteRange range,
              const absl::Status& status, absl::Time now);
-  // Start and Stop.
-  void Clear() { errors_.clear(); }
-  // Puts errors that were cleared too early before those that came since.
-  void Restore(ErrorLog older);
+  // Errors of before and after it are kept apart.
+  uint64_t Mark() { return ++generation_; }
+  void ClearBefore(uint64_t mark);
   // A checkpoint has committed the resync of missed writes. DATA_LOSS stays.
   void ClearMissedWrites();
 
@@ -47,6 +49,7 @@ class ErrorLog {
 
  private:
   std::vector<LatchedError> errors_;
+  uint64_t generation_ = 0;
 };
 
 }  // namespace understudy::server

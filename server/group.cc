@@ -6,7 +6,6 @@
 #include "absl/strings/str_cat.h"
 
 #include "server/fenced.h"
-#include "server/stage_table.h"
 #include "server/stream_session.h"
 #include "storage/base/log.h"
 #include "storage/base/reason.h"
@@ -38,17 +37,19 @@ SyncState SyncStateOf(const storage::ReplicaState& state, bool connected, bool p
 }  // namespace
 
 std::shared_ptr<Group> Group::Make(std::shared_ptr<storage::Replica> replica,
-                                   const base::Clock& clock, ServiceStats& service_stats) {
-  std::shared_ptr<Group> group(new Group(std::move(replica), clock, service_stats));
+                                   const base::Clock& clock, ServiceStats& service_stats,
+                                   base::WorkerPool& stop_pool) {
+  std::shared_ptr<Group> group(new Group(std::move(replica), clock, service_stats, stop_pool));
   group->replica_->SetListener(group.get());
   return group;
 }
 
 Group::Group(std::shared_ptr<storage::Replica> replica, const base::Clock& clock,
-             ServiceStats& service_stats)
+             ServiceStats& service_stats, base::WorkerPool& stop_pool)
     : replica_(std::move(replica)),
       clock_(clock),
       service_stats_(service_stats),
+      stop_pool_(stop_pool),
       disconnected_since_(clock.Monotonic()) {
   for (size_t i = 0; i < volumes().size(); ++i) io_stats_.push_back(std::make_unique<IoStats>());
 }
@@ -73,26 +74,37 @@ absl::Status Group::CheckExpected(const Expected& expected) const {
                      state.term);
 }
 
+absl::StatusOr<bool> Group::Ask(Verb verb, const Expected& expected) const {
+  RETURN_IF_ERROR(CheckExpected(expected));
+  const Verdict verdict = Judge(verb, replica_->state().stage);
+  RETURN_IF_ERROR(verdict.refusal);
+  return verdict.ignored;
+}
+
 absl::StatusOr<StartOutcome> Group::Start(bool secondary, const Expected& expected,
                                           absl::Time deadline) {
-  ASSIGN_OR_RETURN(const Gate::Pass pass, gate_.Enter(deadline));
-  RETURN_IF_ERROR(CheckExpected(expected));
-  const Verdict verdict =
-      Judge(secondary ? Verb::kStartSecondary : Verb::kStartPrimary, replica_->state().stage);
-  RETURN_IF_ERROR(verdict.refusal);
-  if (!verdict.ignored) {
-    RETURN_IF_ERROR(replica_->Start());
-    base::MutexLock lock(mutex_);
-    errors_.Clear();
-    resync_complete_ = proved_ = false;
-    disconnected_since_ = clock_.Monotonic();
+  const Verb verb = secondary ? Verb::kStartSecondary : Verb::kStartPrimary;
+  ASSIGN_OR_RETURN(bool ignored, Ask(verb, expected));
+  if (!ignored) {
+    ASSIGN_OR_RETURN(const Gate::Pass pass, gate_.Enter(deadline));
+    ASSIGN_OR_RETURN(ignored, Ask(verb, expected));  // another call was in the gate
+    const uint64_t mark = MarkErrors();
+    if (!ignored) {
+      RETURN_IF_ERROR(replica_->Start());
+      ClearErrorsBefore(mark);
+      base::MutexLock lock(mutex_);
+      resync_complete_ = proved_ = false;
+      disconnected_since_ = clock_.Monotonic();
+    }
   }
   const storage::ReplicaState state = replica_->state();
   return StartOutcome{.stage = state.stage,
-                      .ignored = verdict.ignored,
+                      .ignored = ignored,
                       .incarnation = state.incarnation,
                       .term = state.term};
 }
+
+// ---- Stop ---------------------------------------------------------------------------------------------------------------
 
 StopOutcome Group::StopOutcomeNow(bool ignored) const {
   const storage::ReplicaState state = replica_->state();
@@ -101,35 +113,89 @@ StopOutcome Group::StopOutcomeNow(bool ignored) const {
 }
 
 absl::StatusOr<StopOutcome> Group::Stop(const StopCommand& command, absl::Time deadline) {
-  ASSIGN_OR_RETURN(const Gate::Pass pass, gate_.Enter(deadline));
-  RETURN_IF_ERROR(CheckExpected(command.expected));
-  const Verdict verdict =
-      Judge(command.failover ? Verb::kFailover : Verb::kStop, replica_->state().stage);
-  RETURN_IF_ERROR(verdict.refusal);
-  if (verdict.ignored) return StopOutcomeNow(true);
-  // Cleared before, not after: the commit job may fail before this thread goes on.
-  ErrorLog cleared;
-  {
-    base::MutexLock lock(mutex_);
-    std::swap(cleared, errors_);
+  if (command.failover) return Failover(command);
+  ASSIGN_OR_RETURN(const std::shared_ptr<PlannedStop> stop, BeginStop(command.expected, deadline));
+  if (stop == nullptr) return StopOutcomeNow(true);
+  base::MutexLock lock(mutex_);
+  while (!stop->outcome) {
+    if (!stop_done_.WaitUntil(mutex_, deadline) && !stop->outcome) {
+      return absl::DeadlineExceededError(
+          absl::StrCat("group ", name(),
+                       ": the stop goes on in the background, until the secondary disk has "
+                       "everything; look with "
+                       "status (stage DONE when it has ended), or call stop again to wait for it"));
+    }
   }
+  return *stop->outcome;
+}
+
+// No gate: nothing that can be stuck in file I/O may stand in the way.
+absl::StatusOr<StopOutcome> Group::Failover(const StopCommand& command) {
+  ASSIGN_OR_RETURN(const bool ignored, Ask(Verb::kFailover, command.expected));
+  if (ignored) return StopOutcomeNow(true);
+  // Before the call: the commit job may fail before this thread goes on.
+  const uint64_t mark = MarkErrors();
   const absl::Status status =
-      command.failover ? replica_->Failover({.received = command.received, .epoch = command.epoch})
-                       : replica_->Stop();
-  if (command.failover) (status.ok() ? stats_.failovers_ok : stats_.failovers_failed).Add();
+      replica_->Failover({.received = command.received, .epoch = command.epoch});
   if (!status.ok()) {
-    base::MutexLock lock(mutex_);
-    errors_.Restore(std::move(cleared));
+    // Another failover, or the end of a planned stop, came first.
+    if (Judge(Verb::kFailover, replica_->state().stage).ignored) return StopOutcomeNow(true);
+    stats_.failovers_failed.Add();
     return status;
   }
-  const StopOutcome outcome = StopOutcomeNow(false);
-  if (const auto stream = TakeSession(); stream != nullptr) {
-    stream->End(
-        FencedError(absl::StrCat("group ", name(),
-                                 command.failover ? ": the standby has taken over" : ": stopped",
-                                 "; stop this primary"),
-                    outcome.term));
+  stats_.failovers_ok.Add();
+  ClearErrorsBefore(mark);
+  return EndReplication("the standby has taken over");
+}
+
+absl::StatusOr<std::shared_ptr<Group::PlannedStop>> Group::BeginStop(const Expected& expected,
+                                                                     absl::Time deadline) {
+  const std::shared_ptr<PlannedStop> ignored;
+  ASSIGN_OR_RETURN(const bool done, Ask(Verb::kStop, expected));
+  if (done) return ignored;
+  {
+    base::MutexLock lock(mutex_);
+    if (stopping_ != nullptr) return stopping_;
   }
+  ASSIGN_OR_RETURN(Gate::Pass pass, gate_.Enter(deadline));
+  ASSIGN_OR_RETURN(const bool done_meanwhile, Ask(Verb::kStop, expected));
+  if (done_meanwhile) return ignored;
+  const auto stop = std::make_shared<PlannedStop>();
+  {
+    base::MutexLock lock(mutex_);
+    stopping_ = stop;
+  }
+  stop_pool_.Submit([self = shared_from_this(), stop, pass = std::move(pass)] {
+    absl::StatusOr<StopOutcome> outcome = self->RunStop();
+    base::LogInfo("stop_ended").With("group", self->name()).With("status", outcome.status());
+    base::MutexLock lock(self->mutex_);
+    stop->outcome = std::move(outcome);
+    self->stopping_ = nullptr;
+    self->stop_done_.NotifyAll();
+  });
+  return stop;
+}
+
+absl::StatusOr<StopOutcome> Group::RunStop() {
+  const uint64_t mark = MarkErrors();
+  RETURN_IF_ERROR(replica_->Stop());
+  ClearErrorsBefore(mark);
+  return EndReplication("stopped");
+}
+
+bool Group::AwaitPlannedStop(absl::Time deadline) {
+  base::MutexLock lock(mutex_);
+  while (stopping_ != nullptr) {
+    if (!stop_done_.WaitUntil(mutex_, deadline) && stopping_ != nullptr) return false;
+  }
+  return true;
+}
+
+StopOutcome Group::EndReplication(absl::string_view why) {
+  const StopOutcome outcome = StopOutcomeNow(false);
+  const absl::Status fenced =
+      FencedError(absl::StrCat("group ", name(), ": ", why, "; stop this primary"), outcome.term);
+  for (const auto& stream : TakeStreams()) stream->End(fenced);
   return outcome;
 }
 
@@ -186,18 +252,30 @@ GroupStatus Group::Status() const {
   return status;
 }
 
-void Group::Detach(const absl::Status& status) {
+bool Group::Detach(const absl::Status& status) {
   {
     base::MutexLock lock(mutex_);
-    if (std::exchange(detached_, true)) return;
+    if (std::exchange(detached_, true)) return true;
   }
-  if (const absl::Status evicted = EvictStreams(status); !evicted.ok()) {
+  const absl::Status evicted = EvictStreams(status);
+  if (!evicted.ok()) {
     base::LogWarning("stream_stuck").With("group", name()).With("status", evicted);
   }
   replica_->SetListener(nullptr);
+  return evicted.ok();
 }
 
 // ---- errors -------------------------------------------------------------------------------------------------------------
+
+uint64_t Group::MarkErrors() {
+  base::MutexLock lock(mutex_);
+  return errors_.Mark();
+}
+
+void Group::ClearErrorsBefore(uint64_t mark) {
+  base::MutexLock lock(mutex_);
+  errors_.ClearBefore(mark);
+}
 
 std::string Group::VolumeName(std::optional<VolumeId> volume) const {
   return volume && volume->value() < volumes().size() ? volumes()[volume->value()].name : "";
@@ -224,6 +302,11 @@ void Group::Latch(std::optional<VolumeId> volume, const std::string& operation, 
 }
 
 void Group::OnBackgroundError(const storage::BackgroundError& error) {
+  // The secondary VM's own I/O: Export, which made the request, counts and latches it.
+  if (error.operation == "read" || error.operation == "write") return;
+  const bool known = error.volume && error.volume->value() < io_stats_.size();
+  auto& errors = known ? io_stats_[error.volume->value()]->replication_errors : stats_.errors;
+  errors[static_cast<size_t>(ErrorReasonOf(error.status))].Add();
   if (error.operation == "commit") stats_.failovers_failed.Add();
   Latch(error.volume, error.operation, error.range, error.status);
 }

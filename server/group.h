@@ -3,8 +3,9 @@
 // Group is what a replica may do and when: the stages of docs/semantics.md section 1 around one storage::Replica, its latched
 // errors, the one write stream that may be attached to it, and who may attach.
 //
-// Threads  all methods from any thread. Start, Stop and the second half of a handshake go through a Gate, one at a time; a
-//          failover among them waits for the index only, never for a stream that is stuck in file I/O. Getters never wait.
+// Threads  all methods from any thread. Start, a planned Stop, Remove and the second half of a handshake go through a Gate, one
+//          at a time, each held across the replica's I/O. A failover takes no gate and waits for the index only, never for a
+//          stream or another call that is stuck in file I/O; whom it overtakes finds the new stage. Getters never wait.
 // Errors   texts and codes of docs/semantics.md; kDeadlineExceeded when another control call is stuck; reason FENCED with
 //          the current term for a wrong incarnation, term or agent.
 // Durable  what the replica promises for each call; latched errors and counters live in memory.
@@ -14,6 +15,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -24,10 +26,12 @@
 #include "server/error_log.h"
 #include "server/gate.h"
 #include "server/group_status.h"
+#include "server/stage_table.h"
 #include "server/stats.h"
 #include "server/stream_types.h"
 #include "storage/base/clock.h"
 #include "storage/base/mutex.h"
+#include "storage/base/worker_pool.h"
 #include "storage/replica.h"
 
 namespace understudy::server {
@@ -74,9 +78,11 @@ struct StopOutcome {
 
 class Group final : public storage::ReplicaListener, public std::enable_shared_from_this<Group> {
  public:
-  // Listens to the replica from now on, until Detach(). `clock` and `service_stats` outlive the group.
+  // Listens to the replica from now on, until Detach(). `clock` and `service_stats` outlive the group; `stop_pool` is used by
+  // Stop() only, one thread for each planned stop at work.
   static std::shared_ptr<Group> Make(std::shared_ptr<storage::Replica> replica,
-                                     const base::Clock& clock, ServiceStats& service_stats);
+                                     const base::Clock& clock, ServiceStats& service_stats,
+                                     base::WorkerPool& stop_pool);
   ~Group() override;
 
   const std::string& name() const { return replica_->name(); }
@@ -86,10 +92,11 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
   // ---- control calls; may block until `deadline` ----------------------------------------------------------------------
 
   absl::StatusOr<StartOutcome> Start(bool secondary, const Expected& expected, absl::Time deadline);
-  // With a stream attached: asks the agent for a marker and waits for its commit; when the stream goes away meanwhile, or
-  // without one, commits what was received.
+  // With a stream attached: asks the agent for a marker and waits for its commit; when the stream goes away before the marker
+  // has come, or without one, commits what was received.
   absl::StatusOr<CheckpointAnswer> Checkpoint(const Expected& expected, absl::Time deadline);
   absl::StatusOr<ErrorReport> GetError() const;
+  // A planned stop that is not done at `deadline` goes on, kDeadlineExceeded says so; calling again waits for the same one.
   absl::StatusOr<StopOutcome> Stop(const StopCommand& command, absl::Time deadline);
   // Checks that the group may go, ends its stream, calls `forget` (the store's half) and, when that succeeds, detaches.
   absl::Status Remove(bool force, const Expected& expected, absl::Time deadline,
@@ -97,8 +104,10 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
   GroupStatus Status() const;
 
   // Ends the stream with `status`, waits until its storage thread is out of the replica, and listens no more. For Remove and
-  // shutdown.
-  void Detach(const absl::Status& status);
+  // shutdown. False when a stream is stuck in the replica.
+  bool Detach(const absl::Status& status);
+  // Waits for a planned stop that is at work; false when it is not done at `deadline`.
+  bool AwaitPlannedStop(absl::Time deadline);
 
   // ---- the write stream -----------------------------------------------------------------------------------------------
 
@@ -144,18 +153,37 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
     uint64_t stream_id = 0;
     uint64_t sequence = 0;
   };
+  class MarkerTicket;
+  struct PlannedStop {
+    std::optional<absl::StatusOr<StopOutcome>> outcome;
+  };
 
   Group(std::shared_ptr<storage::Replica> replica, const base::Clock& clock,
-        ServiceStats& service_stats);
+        ServiceStats& service_stats, base::WorkerPool& stop_pool);
 
   absl::Status CheckExpected(const Expected& expected) const;
+  // Whether the call is ignored; an error when it is refused.
+  absl::StatusOr<bool> Ask(Verb verb, const Expected& expected) const;
+  uint64_t MarkErrors();
+  void ClearErrorsBefore(uint64_t mark);
   StopOutcome StopOutcomeNow(bool ignored) const;
+  absl::StatusOr<StopOutcome> Failover(const StopCommand& command);
+  // The planned stop to wait for; nullptr: ignored.
+  absl::StatusOr<std::shared_ptr<PlannedStop>> BeginStop(const Expected& expected,
+                                                         absl::Time deadline);
+  absl::StatusOr<StopOutcome> RunStop();
+  // The replica takes no more writes: tells the streams.
+  StopOutcome EndReplication(absl::string_view why);
 
   absl::StatusOr<storage::CheckpointResult> CommitAtMarker(StreamSession& session,
                                                            absl::Time deadline, bool& stream_lost);
   absl::StatusOr<storage::CheckpointResult> CommitReceived(absl::Time deadline);
   void OnCheckpointDone(const Marker& marker,
                         const absl::StatusOr<storage::CheckpointResult>& result);
+  // The marker's frame was not taken: there will be no outcome.
+  void OnMarkerDropped(const Marker& marker);
+  // Whether a marker that would answer `waiter` has come and has no outcome yet.
+  bool MarkerPendingLocked(const MarkerWaiter& waiter) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   absl::Status CheckHandshake(const Handshake& handshake, const storage::ReplicaState& state) const;
   absl::StatusOr<std::vector<uint32_t>> MatchVolumes(const Handshake& handshake) const;
@@ -170,14 +198,15 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
                                                const std::shared_ptr<StreamSession>& session);
 
   std::shared_ptr<StreamSession> session() const;
-  // Takes the stream away from the group; waiters for a marker learn of it.
-  std::shared_ptr<StreamSession> TakeSession();
+  // Takes the stream, and one that is being attached, away from the group; waiters for a marker learn of it.
+  std::vector<std::shared_ptr<StreamSession>> TakeStreams();
   void LoseStreamLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::string VolumeName(std::optional<VolumeId> volume) const;
 
   const std::shared_ptr<storage::Replica> replica_;
   const base::Clock& clock_;
   ServiceStats& service_stats_;
+  base::WorkerPool& stop_pool_;
   GroupStats stats_;
   std::vector<std::unique_ptr<IoStats>> io_stats_;  // by VolumeId
 
@@ -185,12 +214,16 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
 
   mutable base::Mutex mutex_;
   base::CondVar marker_done_;
+  base::CondVar stop_done_;
+  std::shared_ptr<PlannedStop> stopping_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<StreamSession> session_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<StreamSession> joining_ ABSL_GUARDED_BY(mutex_);  // in AttachStream()
   std::vector<std::weak_ptr<StreamSession>> earlier_
       ABSL_GUARDED_BY(mutex_);  // may still be in the replica
   bool detached_ ABSL_GUARDED_BY(mutex_) = false;
   ErrorLog errors_ ABSL_GUARDED_BY(mutex_);
   uint64_t markers_begun_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::set<uint64_t> markers_pending_ ABSL_GUARDED_BY(mutex_);  // their numbers
   std::vector<std::shared_ptr<MarkerWaiter>> waiters_ ABSL_GUARDED_BY(mutex_);
   storage::CheckpointResult last_checkpoint_ ABSL_GUARDED_BY(mutex_);
   bool resync_complete_ ABSL_GUARDED_BY(mutex_) = false;  // COMPLETE came, its checkpoint not yet

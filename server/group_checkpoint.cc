@@ -21,6 +21,28 @@ CheckpointOutcome OutcomeOf(const absl::Status& status) {
 
 }  // namespace
 
+// Travels with the callback of one marker: whether or not it is called, the marker stops being pending.
+class Group::MarkerTicket {
+ public:
+  MarkerTicket(std::weak_ptr<Group> group, const Marker& marker)
+      : group_(std::move(group)), marker_(marker) {}
+  ~MarkerTicket() {
+    if (const auto group = answered_ ? nullptr : group_.lock(); group != nullptr) {
+      group->OnMarkerDropped(marker_);
+    }
+  }
+  void Answer(const absl::StatusOr<storage::CheckpointResult>& result) {
+    answered_ = true;
+    if (const auto group = group_.lock(); group != nullptr)
+      group->OnCheckpointDone(marker_, result);
+  }
+
+ private:
+  const std::weak_ptr<Group> group_;
+  const Marker marker_;
+  bool answered_ = false;
+};
+
 absl::StatusOr<CheckpointAnswer> Group::Checkpoint(const Expected& expected, absl::Time deadline) {
   RETURN_IF_ERROR(CheckExpected(expected));
   const absl::Duration begun = clock_.Monotonic();
@@ -58,12 +80,16 @@ absl::StatusOr<storage::CheckpointResult> Group::CommitAtMarker(StreamSession& s
   }
   session.WantCheckpoint();
   base::MutexLock lock(mutex_);
-  while (!waiter->result && !waiter->stream_lost) {
-    if (!marker_done_.WaitUntil(mutex_, deadline) && !waiter->result && !waiter->stream_lost) break;
+  // A marker that came before its stream was lost still commits; a second checkpoint would be an empty one.
+  const auto waiting = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return !waiter->result && (!waiter->stream_lost || MarkerPendingLocked(*waiter));
+  };
+  while (waiting()) {
+    if (!marker_done_.WaitUntil(mutex_, deadline) && waiting()) break;
   }
   std::erase(waiters_, waiter);
   if (waiter->result) return *std::move(waiter->result);
-  stream_lost = waiter->stream_lost;
+  stream_lost = !MarkerPendingLocked(*waiter) && waiter->stream_lost;
   return absl::DeadlineExceededError(
       absl::StrCat("group ", name(),
                    ": the agent has put no marker into the stream in time, or its checkpoint is "
@@ -97,11 +123,20 @@ storage::CheckpointCallback Group::BeginMarker(uint64_t stream_id, uint64_t sequ
   {
     base::MutexLock lock(mutex_);
     marker.number = ++markers_begun_;
+    markers_pending_.insert(marker.number);
   }
-  return
-      [weak = weak_from_this(), marker](const absl::StatusOr<storage::CheckpointResult>& result) {
-        if (const auto self = weak.lock(); self != nullptr) self->OnCheckpointDone(marker, result);
-      };
+  return [ticket = std::make_unique<MarkerTicket>(weak_from_this(), marker)](
+             const absl::StatusOr<storage::CheckpointResult>& result) { ticket->Answer(result); };
+}
+
+bool Group::MarkerPendingLocked(const MarkerWaiter& waiter) const {
+  return !markers_pending_.empty() && *markers_pending_.rbegin() >= waiter.first_marker;
+}
+
+void Group::OnMarkerDropped(const Marker& marker) {
+  base::MutexLock lock(mutex_);
+  markers_pending_.erase(marker.number);
+  marker_done_.NotifyAll();
 }
 
 void Group::OnCheckpointDone(const Marker& marker,
@@ -116,6 +151,7 @@ void Group::OnCheckpointDone(const Marker& marker,
   std::shared_ptr<StreamSession> stream;
   {
     base::MutexLock lock(mutex_);
+    markers_pending_.erase(marker.number);
     if (result.ok()) {
       if (result->epoch > last_checkpoint_.epoch) last_checkpoint_ = *result;
       if (std::exchange(resync_complete_, false)) {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 
 #include "server/fenced.h"
@@ -35,10 +36,18 @@ void Group::LoseStreamLocked() {
   earlier_.push_back(session_);
 }
 
-std::shared_ptr<StreamSession> Group::TakeSession() {
+std::vector<std::shared_ptr<StreamSession>> Group::TakeStreams() {
+  std::vector<std::shared_ptr<StreamSession>> taken;
   base::MutexLock lock(mutex_);
-  if (session_ != nullptr) LoseStreamLocked();
-  return std::exchange(session_, nullptr);
+  if (session_ != nullptr) {
+    LoseStreamLocked();
+    taken.push_back(std::exchange(session_, nullptr));
+  }
+  if (joining_ != nullptr) {
+    earlier_.push_back(joining_);
+    taken.push_back(std::exchange(joining_, nullptr));
+  }
+  return taken;
 }
 
 absl::StatusOr<Group::Joined> Group::Join(const Handshake& handshake,
@@ -126,7 +135,7 @@ absl::StatusOr<std::vector<uint32_t>> Group::MatchVolumes(const Handshake& hands
 }
 
 absl::Status Group::EvictStreams(const absl::Status& status) {
-  if (const auto stream = TakeSession(); stream != nullptr) stream->End(status);
+  for (const auto& stream : TakeStreams()) stream->End(status);
   std::vector<std::shared_ptr<StreamSession>> earlier;
   {
     base::MutexLock lock(mutex_);
@@ -158,8 +167,13 @@ absl::StatusOr<std::optional<Group::Joined>> Group::Attach(
     if (detached_)
       return absl::UnavailableError(absl::StrCat("group ", name(), " is being closed"));
     if (session_ != nullptr) return std::optional<Joined>();
+    joining_ = session;
   }
-  // The stage, and who is bound, may have changed while earlier streams ended.
+  const absl::Cleanup joined_or_not = [&] {
+    base::MutexLock lock(mutex_);
+    if (joining_ == session) joining_ = nullptr;
+  };
+  // The stage, and who is bound, may have changed while earlier streams ended. A failover from here on takes joining_ away.
   const storage::ReplicaState before = replica_->state();
   RETURN_IF_ERROR(CheckHandshake(handshake, before));
   if (before.agent_id != handshake.agent_id) {
@@ -167,8 +181,10 @@ absl::StatusOr<std::optional<Group::Joined>> Group::Attach(
         absl::StrCat("group ", name(), ": agent ", before.agent_id, " has taken over"),
         before.term);
   }
-  RETURN_IF_ERROR(replica_->AttachStream(handshake.stream_id));
+  const absl::Status attached = replica_->AttachStream(handshake.stream_id);
   const storage::ReplicaState state = replica_->state();
+  RETURN_IF_ERROR(CheckHandshake(handshake, state));
+  RETURN_IF_ERROR(attached);
   const bool known = state.stream_id == handshake.stream_id;
   reply.incarnation = state.incarnation;
   reply.term = state.term;
@@ -178,12 +194,17 @@ absl::StatusOr<std::optional<Group::Joined>> Group::Attach(
   reply.committed_sequence = known ? state.committed_sequence : 0;
   reply.committed_time = state.committed_time;
   reply.incomplete = state.incomplete;
+  base::MutexLock lock(mutex_);
+  if (joining_ != session) {
+    return absl::AbortedError(
+        absl::StrCat("group ", name(), ": the write stream was ended during its handshake"));
+  }
   base::LogInfo("stream_attached")
       .With("group", name())
       .With("agent", handshake.agent_id)
       .With("term", state.term.value())
       .With("received_sequence", reply.received_sequence);
-  base::MutexLock lock(mutex_);
+  joining_ = nullptr;
   session_ = session;
   Joined joined{.reply = std::move(reply)};
   if (last_checkpoint_.epoch == state.committed_epoch) {

@@ -124,9 +124,12 @@ void DeclareReplication(Families& families) {
           "Write streams that were attached (ok) or refused (failed); without a group when it was "
           "unknown.");
   counter("understudy_replication_errors_total",
-          "Replication operations that failed, by reason, counted once.");
-  counter("understudy_fenced_requests_total",
-          "Requests refused because of an old term, incarnation or agent.");
+          "Replication operations that failed, by reason, counted once; without a volume: of the "
+          "group's write stream.");
+  counter(
+      "understudy_fenced_requests_total",
+      "Requests refused because of an old term, incarnation or agent; counted without a volume, "
+      "as they concern the whole group.");
   counter("understudy_checksum_failures_total",
           "Data that did not match its checksum: frames on the wire, blocks on disk.");
   counter("understudy_checkpoints_total", "Checkpoints of the group, by result.");
@@ -200,6 +203,22 @@ void AddStates(Families& families, const Labels& volume, const std::string& peer
   }
 }
 
+void AddFailures(Families& families, const Labels& volume, const std::string& peer,
+                 const std::array<Counter, kErrorReasonNames.size()>& errors, uint64_t fenced,
+                 uint64_t wire_checksums, uint64_t disk_checksums) {
+  const Labels with_peer = With(volume, "peer", peer);
+  for (size_t i = 0; i < kErrorReasonNames.size(); ++i) {
+    families.Add("understudy_replication_errors_total",
+                 With(with_peer, "reason", kErrorReasonNames[i]),
+                 static_cast<double>(errors[i].value()));
+  }
+  families.Add("understudy_fenced_requests_total", volume, static_cast<double>(fenced));
+  families.Add("understudy_checksum_failures_total", With(volume, "where", "wire"),
+               static_cast<double>(wire_checksums));
+  families.Add("understudy_checksum_failures_total", With(volume, "where", "disk"),
+               static_cast<double>(disk_checksums));
+}
+
 void AddVolume(Families& families, Group& group, const GroupStatus& status,
                const storage::VolumeInfo& info) {
   const storage::ReplicaState& state = status.replica;
@@ -219,20 +238,9 @@ void AddVolume(Families& families, Group& group, const GroupStatus& status,
   families.Add("understudy_replication_lag_seconds", with_peer, absl::ToDoubleSeconds(status.lag));
   families.Add("understudy_replication_last_contact_timestamp_seconds", with_peer,
                absl::ToDoubleSeconds(status.last_contact - absl::UnixEpoch()));
-  // A stream carries all volumes of a group, so what fails on it fails for each of them.
-  const GroupStats& stats = group.stats();
-  for (size_t i = 0; i < kErrorReasonNames.size(); ++i) {
-    families.Add("understudy_replication_errors_total",
-                 With(with_peer, "reason", kErrorReasonNames[i]),
-                 static_cast<double>(stats.errors[i].value()));
-  }
-  families.Add("understudy_fenced_requests_total", volume,
-               static_cast<double>(stats.fenced_requests.value()));
-  families.Add("understudy_checksum_failures_total", With(volume, "where", "wire"),
-               static_cast<double>(stats.wire_checksum_failures.value()));
   IoStats& io = group.io_stats(info.id);
-  families.Add("understudy_checksum_failures_total", With(volume, "where", "disk"),
-               static_cast<double>(io.disk_checksum_failures.value()));
+  AddFailures(families, volume, peer, io.replication_errors, 0, 0,
+              io.disk_checksum_failures.value());
   AddIo(families, volume, io);
 }
 
@@ -258,6 +266,9 @@ void AddGroup(Families& families, Group& group) {
   }
   result("understudy_failovers_total", labels, "ok", stats.failovers_ok);
   result("understudy_failovers_total", labels, "failed", stats.failovers_failed);
+  // A stream carries all volumes of a group: what fails on it is counted once, for no volume, so that sums stay true.
+  AddFailures(families, With(labels, "volume", ""), status.replica.agent_id, stats.errors,
+              stats.fenced_requests.value(), stats.wire_checksum_failures.value(), 0);
   for (const storage::VolumeInfo& volume : group.volumes())
     AddVolume(families, group, status, volume);
 }

@@ -14,6 +14,7 @@ namespace understudy::server {
 namespace {
 
 constexpr absl::Duration kShutdownTimeout = absl::Seconds(5);
+constexpr absl::Duration kUndoTimeout = absl::Seconds(5);
 
 bool AnyTopId(const storage::GroupSpec& spec) {
   for (const storage::VolumeSpec& volume : spec.volumes) {
@@ -62,15 +63,24 @@ absl::Status CheckNames(const storage::GroupSpec& spec) {
   return absl::OkStatus();
 }
 
+// A disk that was just created is one hole. One with data was put there by somebody else at the same moment, and stays.
+absl::Status DeleteEmpty(base::FileSystem& file_system, const std::string& path) {
+  ASSIGN_OR_RETURN(const auto file, file_system.Open(path, {}));
+  ASSIGN_OR_RETURN(const uint64_t allocated_bytes, file->AllocatedBytes());
+  if (allocated_bytes == 0) return file_system.Remove(path);
+  return absl::FailedPreconditionError(absl::StrCat(path, " holds data: left where it is"));
+}
+
 std::string ExportName(const std::string& group, const std::string& volume) {
   return absl::StrCat(group, "/", volume);
 }
 
 }  // namespace
 
-Service::Service(storage::Store& store, const base::Clock& clock) : store_(store), clock_(clock) {
+Service::Service(storage::Store& store, const base::Clock& clock, base::FileSystem& file_system)
+    : store_(store), clock_(clock), file_system_(file_system) {
   for (std::shared_ptr<storage::Replica>& replica : store.List()) {
-    Add(Group::Make(std::move(replica), clock_, stats_));
+    Add(Group::Make(std::move(replica), clock_, stats_, stop_pool_));
   }
 }
 
@@ -115,7 +125,7 @@ absl::StatusOr<OpenOutcome> Service::OpenLocked(Mode mode, const storage::GroupS
   if (auto known = FindGroup(spec.name); known.ok()) {
     return OpenOutcome{.group = *std::move(known), .ignored = true};
   }
-  auto group = Group::Make(std::move(replica), clock_, stats_);
+  auto group = Group::Make(std::move(replica), clock_, stats_, stop_pool_);
   Add(group);
   base::LogInfo("group_opened").With("group", spec.name).With("volumes", spec.volumes.size());
   return OpenOutcome{.group = std::move(group)};
@@ -135,15 +145,36 @@ absl::StatusOr<StartOutcome> Service::Start(Mode mode, const storage::GroupSpec&
     return group->Start(mode == Mode::kSecondary, expected, deadline);
   }
   ASSIGN_OR_RETURN(const Gate::Pass pass, open_gate_.Enter(deadline));
+  const std::vector<std::string> missing = MissingDisks(spec);
   ASSIGN_OR_RETURN(const OpenOutcome opened, OpenLocked(mode, spec));
   absl::StatusOr<StartOutcome> started =
       opened.group->Start(mode == Mode::kSecondary, expected, deadline);
-  if (!started.ok() && !opened.ignored) {
-    const absl::Status removed = RemoveLocked(opened.group, false, {}, deadline);
-    if (!removed.ok())
-      base::LogError("open_not_undone").With("group", spec.name).With("status", removed);
-  }
+  if (!started.ok() && !opened.ignored) UndoOpen(opened.group, missing);
   return started;
+}
+
+std::vector<std::string> Service::MissingDisks(const storage::GroupSpec& spec) const {
+  std::vector<std::string> missing;
+  for (const storage::VolumeSpec& volume : spec.volumes) {
+    if (volume.create && !file_system_.Exists(volume.disk_path))
+      missing.push_back(volume.disk_path);
+  }
+  return missing;
+}
+
+void Service::UndoOpen(const std::shared_ptr<Group>& group,
+                       const std::vector<std::string>& created) {
+  // The caller's deadline may be what has failed the start.
+  const absl::Status removed = RemoveLocked(group, false, {}, clock_.Now() + kUndoTimeout);
+  if (!removed.ok()) {
+    base::LogError("open_not_undone").With("group", group->name()).With("status", removed);
+    return;
+  }
+  for (const std::string& path : created) {
+    if (const absl::Status deleted = DeleteEmpty(file_system_, path); !deleted.ok()) {
+      base::LogWarning("disk_not_deleted").With("group", group->name()).With("status", deleted);
+    }
+  }
 }
 
 absl::Status Service::Remove(const std::string& name, bool force, const Expected& expected,
@@ -205,16 +236,23 @@ std::string Service::DefaultExportName() const {
   return names.size() == 1 ? names.front() : "";
 }
 
-void Service::Shutdown() {
+bool Service::Shutdown() {
   {
     base::MutexLock lock(mutex_);
-    if (std::exchange(shut_down_, true)) return;
+    if (std::exchange(shut_down_, true)) return true;
   }
-  if (!io_gate_.Close(kShutdownTimeout)) base::LogWarning("io_stuck_at_shutdown");
+  bool quiet = io_gate_.Close(kShutdownTimeout);
+  if (!quiet) base::LogWarning("io_stuck_at_shutdown");
+  const absl::Time deadline = clock_.Now() + kShutdownTimeout;
   for (const auto& group : groups()) {
-    group->Detach(absl::UnavailableError("the service is shutting down"));
+    if (!group->Detach(absl::UnavailableError("the service is shutting down"))) quiet = false;
+    if (!group->AwaitPlannedStop(deadline)) {
+      base::LogWarning("stop_at_work_at_shutdown").With("group", group->name());
+      quiet = false;
+    }
   }
   timer_pool_.Shutdown();
+  return quiet;
 }
 
 }  // namespace understudy::server

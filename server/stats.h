@@ -25,18 +25,6 @@ class Counter {
   std::atomic<uint64_t> value_{0};
 };
 
-// Guest I/O of one volume, by operation.
-enum class IoKind : size_t { kRead, kWrite, kFlush, kDiscard, kWriteZeroes };
-inline constexpr std::array<absl::string_view, 5> kIoKindNames = {"read", "write", "flush",
-                                                                  "discard", "write_zeroes"};
-struct IoStats {
-  struct PerKind {
-    Counter requests, bytes, errors;
-  };
-  std::array<PerKind, kIoKindNames.size()> kinds;
-  Counter disk_checksum_failures;
-};
-
 // Why a replication operation failed; the closed set of understudy_replication_errors_total{reason}.
 enum class ErrorReason : size_t {
   kTimeout,
@@ -52,10 +40,24 @@ inline constexpr std::array<absl::string_view, 8> kErrorReasonNames = {
     "timeout", "unavailable", "protocol", "no_space", "io", "checksum", "fenced", "other"};
 ErrorReason ErrorReasonOf(const absl::Status& status);
 
+// Of one volume: guest I/O by operation, and what failed on its disk.
+enum class IoKind : size_t { kRead, kWrite, kFlush, kDiscard, kWriteZeroes };
+inline constexpr std::array<absl::string_view, 5> kIoKindNames = {"read", "write", "flush",
+                                                                  "discard", "write_zeroes"};
+struct IoStats {
+  struct PerKind {
+    Counter requests, bytes, errors;
+  };
+  std::array<PerKind, kIoKindNames.size()> kinds;
+  Counter disk_checksum_failures;
+  std::array<Counter, kErrorReasonNames.size()> replication_errors;  // of its apply or commit job
+};
+
 enum class CheckpointOutcome : size_t { kOk, kFailed, kAborted };
 inline constexpr std::array<absl::string_view, 3> kCheckpointOutcomeNames = {"ok", "failed",
                                                                              "aborted"};
 
+// What concerns a stream concerns every volume of its group, and is counted once.
 struct GroupStats {
   Counter received_bytes, received_operations;
   Counter sessions_ok, sessions_failed;

@@ -86,16 +86,22 @@ void StreamSession::Push(std::unique_ptr<RawMessage> message) {
 }
 
 void StreamSession::ReadsDone() {
+  bool begun;
   {
     base::MutexLock lock(mutex_);
+    begun = begun_;
     reads_done_ = true;
     reading_ = false;
+    ack_forced_ = true;  // shows whether the peer is still there
     if (begun_) {
       wake_.NotifyOne();
-      return;
     }
   }
-  End(absl::InvalidArgumentError("write stream: ended before a handshake"));
+  if (begun) {
+    AnswerIfDue();
+  } else {
+    End(absl::InvalidArgumentError("write stream: ended before a handshake"));
+  }
 }
 
 void StreamSession::End(absl::Status status) {
@@ -112,6 +118,7 @@ void StreamSession::End(absl::Status status) {
 
 std::optional<Answer> StreamSession::TakeAnswer() {
   base::MutexLock lock(mutex_);
+  taken_after_reads_ = reads_done_;
   if (reply_) {
     greeted_ = true;
     HandshakeReply reply = *std::move(reply_);
@@ -126,6 +133,16 @@ std::optional<Answer> StreamSession::TakeAnswer() {
   last_ack_ = clock_.Monotonic();
   if (reads_done_ && idle_) wake_.NotifyOne();
   return ack_;
+}
+
+void StreamSession::OnWritten(bool ok) {
+  if (!ok) return End(absl::CancelledError("write stream: the agent has gone away"));
+  {
+    base::MutexLock lock(mutex_);
+    farewell_ = farewell_ || taken_after_reads_;
+    if (reads_done_ && idle_) wake_.NotifyOne();
+  }
+  AnswerIfDue();
 }
 
 void StreamSession::AnswerIfDue() {
@@ -306,7 +323,7 @@ bool StreamSession::Next(std::unique_ptr<RawMessage>& message) {
   {
     base::MutexLock lock(mutex_);
     while (!end_ && !replica_changed_ && queue_.empty()) {
-      if (reads_done_ && ack_ == sent_ack_) return false;
+      if (farewell_ && ack_ == sent_ack_) return false;
       idle_ = true;
       wake_.Wait(mutex_);
       idle_ = false;

@@ -66,15 +66,17 @@ class StreamSession : public std::enable_shared_from_this<StreamSession> {
   void Open();
   void Begin(Handshake handshake);
   void Push(std::unique_ptr<RawMessage> message);
-  // The peer will send no more: what is queued is still taken, then the stream ends with OK.
+  // The peer will send no more: what is queued is still taken and told, then the stream ends with OK. A broken connection looks
+  // the same at first; nothing can be told any more then, and OnWritten(false) or End() says so.
   void ReadsDone();
   // Ends the stream now; the first status counts. Does not wait for the storage thread.
   void End(absl::Status status);
 
   // What to send next, most urgent first; nothing when the peer knows all there is.
   std::optional<Answer> TakeAnswer();
-  // The transport's write has ended and it would like to be asked OnAnswer() if anything is due.
-  void AnswerIfDue();
+  // The transport's write of the answer that was taken last has ended; false: the connection is gone. OnAnswer() follows if
+  // anything is due.
+  void OnWritten(bool ok);
 
   // Puts a CheckpointWanted before the next ack.
   void WantCheckpoint();
@@ -112,6 +114,7 @@ class StreamSession : public std::enable_shared_from_this<StreamSession> {
   void RefreshFromReplica();
   void ScheduleTick();
   void AckReceived(uint64_t sequence);
+  void AnswerIfDue();
 
   // Pinned calls into the sink: none begins after the end, and the end waits for those that run.
   template <typename Call>
@@ -137,6 +140,8 @@ class StreamSession : public std::enable_shared_from_this<StreamSession> {
   bool idle_ ABSL_GUARDED_BY(mutex_) = false;     // the storage thread waits on wake_
   bool reading_ ABSL_GUARDED_BY(mutex_) = false;  // the transport has been asked to read
   bool reads_done_ ABSL_GUARDED_BY(mutex_) = false;
+  bool taken_after_reads_ ABSL_GUARDED_BY(mutex_) = false;  // the last answer: after reads_done_
+  bool farewell_ ABSL_GUARDED_BY(mutex_) = false;           // and it was written: the peer is there
   bool replica_changed_ ABSL_GUARDED_BY(mutex_) = false;
   bool begun_ ABSL_GUARDED_BY(mutex_) = false;     // the storage thread was started
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;  // and has ended

@@ -1,5 +1,6 @@
 #include "server/rpc/convert.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <variant>
@@ -12,6 +13,7 @@ namespace understudy::server {
 namespace {
 
 constexpr absl::Duration kDefaultDeadline = absl::Minutes(1);
+constexpr absl::Duration kAnswerMargin = absl::Milliseconds(100);
 
 void StoreBigEndian(uint64_t value, char* to) {
   value = __builtin_bswap64(value);
@@ -239,7 +241,10 @@ absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
   if (deadline >= std::chrono::system_clock::now() + std::chrono::hours(24 * 365)) {
     return absl::Now() + kDefaultDeadline;
   }
-  return absl::FromChrono(deadline);
+  // The answer that time is up must reach the client before its own clock says so.
+  const absl::Time given = absl::FromChrono(deadline);
+  const absl::Duration left = std::max(absl::ZeroDuration(), given - absl::Now());
+  return given - std::min(left / 10, kAnswerMargin);
 }
 
 }  // namespace understudy::server

@@ -11,8 +11,8 @@ grpc::ServerUnaryReactor* StopHandler::Handle(grpc::CallbackServerContext* conte
                                               v1::StopResponse* response) {
   StopCommand command{.failover = request->failover(), .received = request->received()};
   if (request->epoch() != 0) command.epoch = Epoch(request->epoch());
-  // A pool of its own: a failover never queues behind calls that wait for disks.
-  base::WorkerPool& pool = command.failover ? failover_pool_ : pool_;
+  // A pool of its own: a failover never queues behind calls that wait for disks, as one with `received` may.
+  base::WorkerPool& pool = command.failover && !command.received ? failover_pool_ : pool_;
   return proto::RunUnary(
       context, pool,
       [&service = service_, response, command, name = request->group(),

@@ -73,7 +73,7 @@ class WriteStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc:
     }
   }
 
-  void OnWriteDone(bool /*ok*/) override {
+  void OnWriteDone(bool ok) override {
     std::optional<absl::Status> finish;
     {
       base::MutexLock lock(mutex_);
@@ -83,7 +83,7 @@ class WriteStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc:
     if (finish) {
       Finish(proto::ToGrpcStatus(*finish));
     } else {
-      session_->AnswerIfDue();
+      session_->OnWritten(ok);
     }
   }
 

@@ -46,6 +46,18 @@ TEST(ErrorLogTest, ACommittedResyncClearsMissedWritesButNotDataLoss) {
   EXPECT_EQ(log.errors()[1].operation, "apply");
 }
 
+TEST(ErrorLogTest, ClearBeforeKeepsWhatCameSince) {
+  ErrorLog log;
+  log.Latch("disk0", "commit", {}, absl::InternalError("first"), kStart);
+  const uint64_t mark = log.Mark();
+  EXPECT_TRUE(log.Latch("disk0", "commit", {}, absl::InternalError("second"), kStart));
+  EXPECT_EQ(log.errors().size(), 2u);
+  log.ClearBefore(mark);
+  ASSERT_EQ(log.errors().size(), 1u);
+  EXPECT_EQ(log.errors()[0].message, "second");
+  EXPECT_EQ(log.errors()[0].count, 1u);
+}
+
 TEST(ErrorLogTest, TheNumberOfErrorsIsBoundedButNoneGoesUncounted) {
   ErrorLog log;
   for (int i = 0; i < 100; ++i) {

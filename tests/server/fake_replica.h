@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -49,7 +50,11 @@ class FakeReplica : public storage::Replica {
     listener_ = listener;
   }
 
+  // The calls that may hang on a dead disk, by name.
+  enum class Place { kAppend, kStart, kAttachStream, kStop };
+
   absl::Status Start() override {
+    WaitWhileStuck(Place::kStart);
     base::MutexLock lock(mutex_);
     RETURN_IF_ERROR(start_error_);
     state_.stage = Stage::kRunning;
@@ -72,7 +77,9 @@ class FakeReplica : public storage::Replica {
     return absl::OkStatus();
   }
   absl::Status AttachStream(uint64_t stream_id) override {
+    WaitWhileStuck(Place::kAttachStream);
     base::MutexLock lock(mutex_);
+    if (state_.stage != Stage::kRunning && refuse_late_attach_) return NotRunning();
     if (state_.stream_id == stream_id) return absl::OkStatus();
     if (state_.stream_id != 0) state_.incomplete = true;
     state_.stream_id = stream_id;
@@ -80,7 +87,9 @@ class FakeReplica : public storage::Replica {
     return absl::OkStatus();
   }
   absl::Status Stop() override {
+    WaitWhileStuck(Place::kStop);
     base::MutexLock lock(mutex_);
+    if (state_.stage != Stage::kRunning) return absl::AbortedError("failed over meanwhile");
     if (state_.incomplete) {
       return WithReason(absl::AbortedError("operations are missing"), kReasonIncomplete);
     }
@@ -90,6 +99,9 @@ class FakeReplica : public storage::Replica {
   }
   absl::Status Failover(const storage::FailoverOptions&) override {
     base::MutexLock lock(mutex_);
+    if (state_.stage != Stage::kRunning && state_.stage != Stage::kFailoverFailed) {
+      return NotRunning();
+    }
     state_.stage = Stage::kFailover;
     state_.term = state_.term.Next();
     hidden_ = disks_;
@@ -98,7 +110,7 @@ class FakeReplica : public storage::Replica {
 
   absl::Status Append(const storage::IncomingFrame& frame,
                       storage::CheckpointCallback on_checkpoint) override {
-    WaitWhileStuck();
+    WaitWhileStuck(Place::kAppend);
     bool checkpoint = false;
     {
       base::MutexLock lock(mutex_);
@@ -107,7 +119,9 @@ class FakeReplica : public storage::Replica {
       ++appends_;
       checkpoint = TakeLocked(frame);
     }
-    if (checkpoint) Commit(std::move(on_checkpoint), state().received_sequence);
+    if (checkpoint && !HoldCheckpoint(on_checkpoint)) {
+      Commit(std::move(on_checkpoint), state().received_sequence);
+    }
     Changed();
     return absl::OkStatus();
   }
@@ -159,16 +173,37 @@ class FakeReplica : public storage::Replica {
   void FailStart(absl::Status status) { Set(start_error_, std::move(status)); }
   void FailAppend(absl::Status status) { Set(append_error_, std::move(status)); }
   void FailIo(absl::Status status) { Set(io_error_, std::move(status)); }
-  // Append() waits, as on a dead disk.
-  void Stick(bool stuck) {
+  // That call waits, as on a dead disk.
+  void Stick(bool stuck, Place place = Place::kAppend) {
     base::MutexLock lock(mutex_);
-    stuck_ = stuck;
+    if (stuck) {
+      stuck_.insert(place);
+    } else {
+      stuck_.erase(place);
+    }
     unstuck_.NotifyAll();
   }
-  void AwaitStuckAppend() {
+  void AwaitStuck(Place place) {
     base::MutexLock lock(mutex_);
-    while (appends_waiting_ == 0) unstuck_.Wait(mutex_);
+    while (waiting_.count(place) == 0) unstuck_.Wait(mutex_);
   }
+  void AwaitStuckAppend() { AwaitStuck(Place::kAppend); }
+  // AttachStream() that was overtaken by a failover succeeds nevertheless: its check had come first.
+  void AllowLateAttach() {
+    base::MutexLock lock(mutex_);
+    refuse_late_attach_ = false;
+  }
+  // The next marker is taken and its checkpoint stays uncommitted until CommitHeld() or DropHeld().
+  void HoldNextMarker() {
+    base::MutexLock lock(mutex_);
+    hold_marker_ = true;
+  }
+  void AwaitHeldMarker() {
+    base::MutexLock lock(mutex_);
+    while (!held_) unstuck_.Wait(mutex_);
+  }
+  void CommitHeld() { Commit(TakeHeld(), state().received_sequence); }
+  void DropHeld() { (void)TakeHeld(); }
   void Report(const storage::BackgroundError& error) {
     base::MutexLock lock(listener_mutex_);
     if (listener_ != nullptr) listener_->OnBackgroundError(error);
@@ -199,12 +234,27 @@ class FakeReplica : public storage::Replica {
     base::MutexLock lock(listener_mutex_);
     if (listener_ != nullptr) listener_->OnChange();
   }
-  void WaitWhileStuck() {
+  static absl::Status NotRunning() {
+    return WithReason(absl::FailedPreconditionError("Block replication is not running"),
+                      kReasonNotRunning);
+  }
+  void WaitWhileStuck(Place place) {
     base::MutexLock lock(mutex_);
-    ++appends_waiting_;
+    waiting_.insert(place);
     unstuck_.NotifyAll();
-    while (stuck_) unstuck_.Wait(mutex_);
-    --appends_waiting_;
+    while (stuck_.count(place) > 0) unstuck_.Wait(mutex_);
+    waiting_.erase(place);
+  }
+  bool HoldCheckpoint(storage::CheckpointCallback& done) {
+    base::MutexLock lock(mutex_);
+    if (!std::exchange(hold_marker_, false)) return false;
+    held_ = std::move(done);
+    unstuck_.NotifyAll();
+    return true;
+  }
+  storage::CheckpointCallback TakeHeld() {
+    base::MutexLock lock(mutex_);
+    return std::exchange(held_, nullptr);
   }
   absl::Status CheckLocked(const storage::IncomingFrame& frame)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -282,8 +332,11 @@ class FakeReplica : public storage::Replica {
   absl::Status start_error_ ABSL_GUARDED_BY(mutex_);
   absl::Status append_error_ ABSL_GUARDED_BY(mutex_);
   absl::Status io_error_ ABSL_GUARDED_BY(mutex_);
-  bool stuck_ ABSL_GUARDED_BY(mutex_) = false;
-  int appends_waiting_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::set<Place> stuck_ ABSL_GUARDED_BY(mutex_);
+  std::set<Place> waiting_ ABSL_GUARDED_BY(mutex_);
+  bool refuse_late_attach_ ABSL_GUARDED_BY(mutex_) = true;
+  bool hold_marker_ ABSL_GUARDED_BY(mutex_) = false;
+  storage::CheckpointCallback held_ ABSL_GUARDED_BY(mutex_);
   int appends_ ABSL_GUARDED_BY(mutex_) = 0;
   int durable_points_ ABSL_GUARDED_BY(mutex_) = 0;
 };
@@ -292,6 +345,7 @@ class FakeStore : public storage::Store {
  public:
   absl::StatusOr<std::shared_ptr<storage::Replica>> Open(const storage::GroupSpec& spec) override {
     RETURN_IF_ERROR(open_error);
+    if (on_open) on_open(spec);
     auto& replica = replicas[spec.name];
     if (replica == nullptr) {
       replica = std::make_shared<FakeReplica>(spec);
@@ -320,6 +374,7 @@ class FakeStore : public storage::Store {
   std::map<std::string, std::shared_ptr<FakeReplica>> replicas;
   absl::Status open_error;   // of the next Open()
   absl::Status start_error;  // of groups opened from now on
+  std::function<void(const storage::GroupSpec&)> on_open;
 };
 
 // A group of one volume "disk0" of `size_bytes`, top-id "GROUP/disk0".

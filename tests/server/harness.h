@@ -4,6 +4,7 @@
 #ifndef UNDERSTUDY_TESTS_SERVER_HARNESS_H_
 #define UNDERSTUDY_TESTS_SERVER_HARNESS_H_
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -28,11 +29,10 @@ class TestSink : public server::AckSink {
  public:
   void OnAnswer() override {
     const std::shared_ptr<server::StreamSession> session = session_.lock();
-    base::MutexLock lock(mutex_);
-    if (session == nullptr || held_) return;
-    while (auto answer = session->TakeAnswer()) answers_.push_back(*std::move(answer));
-    changed_.NotifyAll();
+    if (session != nullptr && Take(*session)) session->OnWritten(!broken_);
   }
+  // From now on no write reaches the peer.
+  void Break() { broken_ = true; }
   void OnRoom() override {
     base::MutexLock lock(mutex_);
     ++rooms_;
@@ -109,7 +109,18 @@ class TestSink : public server::AckSink {
   }
 
  private:
+  // False when there was nothing to send.
+  bool Take(server::StreamSession& session) {
+    base::MutexLock lock(mutex_);
+    if (held_) return false;
+    const size_t before = answers_.size();
+    while (auto answer = session.TakeAnswer()) answers_.push_back(*std::move(answer));
+    changed_.NotifyAll();
+    return answers_.size() > before;
+  }
+
   std::weak_ptr<server::StreamSession> session_;
+  std::atomic<bool> broken_{false};
   mutable base::Mutex mutex_;
   base::CondVar changed_;
   std::vector<server::Answer> answers_ ABSL_GUARDED_BY(mutex_);

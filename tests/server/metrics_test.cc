@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include <gtest/gtest.h>
 #include <prometheus/text_serializer.h>
 
@@ -38,6 +39,8 @@ TEST(MetricsTest, EverySeriesOfAGroupIsThereFromOpenOn) {
            "understudy_volume_role{group=\"vm1\",volume=\"disk0\",role=\"none\"} 1",
            "understudy_volume_size_bytes{group=\"vm1\",volume=\"disk0\"} 1048576",
            "understudy_checksum_failures_total{group=\"vm1\",volume=\"disk0\",where=\"wire\"} 0",
+           "understudy_checksum_failures_total{group=\"vm1\",volume=\"\",where=\"wire\"} 0",
+           "understudy_fenced_requests_total{group=\"vm1\",volume=\"disk0\"} 0",
            "understudy_checksum_failures_total{group=\"vm1\",volume=\"disk0\",where=\"disk\"} 0",
            "understudy_failovers_total{group=\"vm1\",result=\"ok\"} 0",
            "understudy_checkpoints_total{group=\"vm1\",result=\"aborted\"} 0",
@@ -78,6 +81,34 @@ TEST(MetricsTest, TheSeriesSayWhatHappened) {
        }) {
     EXPECT_TRUE(Has(scrape, line)) << line << "\n" << scrape;
   }
+}
+
+// Or a sum over the volumes would count one failure several times.
+TEST(MetricsTest, AFailureIsCountedOnceWhateverTheGroupHolds) {
+  testing::FakeStore store;
+  Service service(store, base::Clock::Real());
+  storage::GroupSpec spec = testing::OneVolume("vm1");
+  spec.volumes.push_back(spec.volumes[0]);
+  spec.volumes[1].name = "disk1";
+  spec.volumes[1].top_id = "vm1/disk1";
+  const auto group = service.Open(Mode::kSecondary, spec, testing::Soon())->group;
+  ASSERT_TRUE(group->Start(true, {}, testing::Soon()).ok());
+  group->OnWriteRefused(1, absl::ResourceExhaustedError("full"));
+  store.replicas["vm1"]->Report({.operation = "apply",
+                                 .volume = VolumeId(1),
+                                 .range = {0, 4096},
+                                 .status = absl::InternalError("dead disk")});
+  const std::string scrape = Scrape(service);
+  const auto errors = [](const char* volume, const char* reason, int count) {
+    return absl::StrCat("understudy_replication_errors_total{group=\"vm1\",volume=\"", volume,
+                        "\",peer=\"\",reason=\"", reason, "\"} ", count);
+  };
+  EXPECT_TRUE(Has(scrape, errors("", "no_space", 1))) << scrape;
+  EXPECT_TRUE(Has(scrape, errors("disk0", "no_space", 0)));
+  EXPECT_TRUE(Has(scrape, errors("disk1", "no_space", 0)));
+  EXPECT_TRUE(Has(scrape, errors("disk1", "io", 1)));
+  EXPECT_TRUE(Has(scrape, errors("disk0", "io", 0)));
+  EXPECT_TRUE(Has(scrape, errors("", "io", 0)));
 }
 
 TEST(MetricsTest, SeriesGoWithTheirGroup) {

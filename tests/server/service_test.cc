@@ -1,7 +1,10 @@
 #include "server/service.h"
 
 #include <cerrno>
+#include <fstream>
 #include <string>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "absl/strings/str_cat.h"
 #include <gtest/gtest.h>
@@ -70,6 +73,63 @@ TEST(ServiceTest, AStartThatFailsLeavesNoGroupBehind) {
   EXPECT_EQ(service.Start(Mode::kSecondary, OneVolume("vm1"), {}, Soon())->stage, Stage::kRunning);
 }
 
+TEST(ServiceTest, AStartThatFailsDeletesTheDisksItMadeAndNoOthers) {
+  const std::string directory = ::testing::TempDir() + "/service_test." + std::to_string(getpid());
+  ASSERT_EQ(mkdir(directory.c_str(), 0700), 0);
+  const auto path = [&](const char* name) { return directory + "/" + name; };
+  const auto exists = [&](const char* name) { return access(path(name).c_str(), F_OK) == 0; };
+  std::ofstream(path("old")) << "a disk";
+  FakeStore store;
+  store.start_error = absl::InternalError("dead disk");
+  store.on_open = [&](const storage::GroupSpec& spec) {
+    for (const auto& volume : spec.volumes) std::ofstream(volume.disk_path, std::ios::app).flush();
+    std::ofstream(path("raced")) << "put there by somebody else";
+  };
+  Service service(store, base::Clock::Real());
+  storage::GroupSpec spec{.name = "vm1"};
+  for (const char* const name : {"old", "new", "raced"}) {
+    spec.volumes.push_back({.name = name,
+                            .top_id = absl::StrCat("vm1/", name),
+                            .disk_path = path(name),
+                            .size_bytes = 1 << 20,
+                            .create = true});
+  }
+  // Not even a deadline that has passed meanwhile leaves the group behind.
+  EXPECT_EQ(service.Start(Mode::kSecondary, spec, {}, Soon()).status().message(), "dead disk");
+  EXPECT_TRUE(service.groups().empty());
+  EXPECT_TRUE(exists("old"));
+  EXPECT_FALSE(exists("new"));
+  EXPECT_TRUE(exists("raced"));
+  // Opened by an earlier call: a failed start undoes nothing of it.
+  ASSERT_TRUE(service.Open(Mode::kSecondary, spec, Soon()).ok());
+  EXPECT_FALSE(service.Start(Mode::kSecondary, spec, {}, Soon()).ok());
+  EXPECT_EQ(service.groups().size(), 1u);
+  EXPECT_TRUE(exists("new"));
+  for (const char* const name : {"old", "new", "raced"}) unlink(path(name).c_str());
+  rmdir(directory.c_str());
+}
+
+TEST(ServiceTest, AStartWhoseTimeIsUpLeavesNoGroupBehind) {
+  FakeStore store;
+  Service service(store, base::Clock::Real());
+  const absl::Time past = absl::Now() - absl::Seconds(1);
+  store.start_error = absl::DeadlineExceededError("slow disk");
+  const auto failed = service.Start(Mode::kSecondary, OneVolume("vm1"), {}, past);
+  EXPECT_FALSE(failed.ok());
+  EXPECT_TRUE(service.groups().empty());
+}
+
+TEST(ServiceTest, ShutdownSaysWhenAStopIsStillAtWork) {
+  Harness harness;
+  harness.Start();
+  using Place = testing::FakeReplica::Place;
+  harness.replica().Stick(true, Place::kStop);
+  EXPECT_FALSE(harness.group->Stop({}, absl::Now() + absl::Milliseconds(10)).ok());
+  harness.replica().AwaitStuck(Place::kStop);
+  EXPECT_FALSE(harness.service.Shutdown());
+  harness.replica().Stick(false, Place::kStop);
+}
+
 TEST(ServiceTest, ExportsComeWithOpenAndGoWithRemove) {
   FakeStore store;
   Service service(store, base::Clock::Real());
@@ -98,7 +158,12 @@ TEST(ServiceTest, IoErrorsOfTheVmAreCountedAndLatched) {
   std::string data(512, 'x');
   ASSERT_TRUE(volume->Write(0, data, false).ok());
   EXPECT_EQ(harness.replica().disk(0).substr(0, 512), data);
+  // As storage does: the request fails, and the background is told.
   harness.replica().FailIo(absl::DataLossError("bad block"));
+  harness.replica().Report({.operation = "read",
+                            .volume = VolumeId(0),
+                            .range = {0, 512},
+                            .status = absl::DataLossError("bad block")});
   EXPECT_EQ(IoErrno(volume->Read(0, data)), EIO);
   IoStats& stats = harness.group->io_stats(VolumeId(0));
   EXPECT_EQ(stats.kinds[static_cast<size_t>(IoKind::kWrite)].bytes.value(), 512u);
@@ -106,6 +171,7 @@ TEST(ServiceTest, IoErrorsOfTheVmAreCountedAndLatched) {
   EXPECT_EQ(stats.disk_checksum_failures.value(), 1u);
   ASSERT_EQ(harness.group->GetError()->errors.size(), 1u);
   EXPECT_EQ(harness.group->GetError()->errors[0].range, (ByteRange{0, 512}));
+  EXPECT_EQ(harness.group->GetError()->errors[0].count, 1u);
 }
 
 TEST(ServiceTest, AfterShutdownExportsAnswerAndTouchNothing) {

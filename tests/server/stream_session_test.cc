@@ -88,7 +88,7 @@ TEST(StreamSessionTest, AcksAreCoalescedWhileAWriteIsUnderWay) {
   while (harness.replica().appends() < 100) std::this_thread::yield();
   EXPECT_EQ(agent.sink.answers(), before);
   agent.sink.Hold(false);
-  agent.session->AnswerIfDue();
+  agent.session->OnWritten(true);
   ASSERT_TRUE(agent.sink.AckThat([](const Ack& ack) { return ack.received_sequence == 100; }));
   EXPECT_LE(agent.sink.answers(), before + 4);
 }
@@ -153,6 +153,26 @@ TEST(StreamSessionTest, AnAgentThatEndsItsStreamHasEverythingTakenFirst) {
   EXPECT_TRUE(agent.sink.End().ok()) << agent.sink.End();
   EXPECT_TRUE(agent.sink.AckThat([](const Ack& ack) { return ack.received_sequence == 10; }));
   EXPECT_EQ(agent.sink.ends(), 1);
+  ASSERT_TRUE(agent.session->WaitFinished(absl::Seconds(20)));
+  for (const Counter& count : harness.group->stats().errors) EXPECT_EQ(count.value(), 0u);
+}
+
+// A transport says of a dead peer only that there is nothing more to read, as of one that has ended its stream.
+TEST(StreamSessionTest, ABrokenConnectionIsNotAnOrderlyEnd) {
+  Harness harness;
+  harness.Start();
+  TestAgent agent(harness.service);
+  ASSERT_TRUE(agent.Greet(TestAgent::Hello("vm1")));
+  agent.Send(TestFrame().Add(OperationKind::kFlush));
+  ASSERT_TRUE(agent.sink.AckThat([](const Ack& ack) { return ack.received_sequence == 1; }));
+  agent.sink.Break();
+  agent.session->ReadsDone();
+  EXPECT_EQ(agent.sink.End().code(), absl::StatusCode::kCancelled);
+  EXPECT_THAT(std::string(agent.sink.End().message()), HasSubstr("the agent has gone away"));
+  ASSERT_TRUE(agent.session->WaitFinished(absl::Seconds(20)));
+  const auto& errors = harness.group->stats().errors;
+  EXPECT_EQ(errors[static_cast<size_t>(ErrorReason::kUnavailable)].value(), 1u);
+  EXPECT_TRUE(harness.group->GetError()->errors.empty()) << "a disconnect is no latched error";
 }
 
 TEST(StreamSessionTest, ASilentAgentIsLostAndThatIsNoError) {
