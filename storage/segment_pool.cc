@@ -14,6 +14,9 @@
 namespace understudy::storage {
 namespace {
 constexpr absl::string_view kSuffix = ".seg";
+// Kept free for the index: a RocksDB whose own log met a full disk cannot go on, and a failover needs it. Less on a small file system.
+constexpr uint64_t kIndexReserveBytes = 256 << 20;
+constexpr uint64_t kIndexReserveShare = 8;  // at most this part of the capacity
 }  // namespace
 
 Segment::Segment(SegmentPool& pool, uint64_t number, std::unique_ptr<base::File> file,
@@ -76,7 +79,23 @@ void SegmentPool::Release(const Found& found) {
   AddFree(found.number, file.ok() ? (*file)->AllocatedBytes().value_or(0) : 0);
 }
 
+absl::Status SegmentPool::CheckRoom() const {
+  uint64_t more_bytes = segment_bytes_;
+  {
+    base::MutexLock lock(mutex_);
+    if (!free_.empty()) more_bytes -= std::min(more_bytes, free_.back().allocated_bytes);
+  }
+  ASSIGN_OR_RETURN(const base::FileSystemSpace space, file_system_.Space(directory_));
+  const uint64_t reserve = std::min(kIndexReserveBytes, space.capacity_bytes / kIndexReserveShare);
+  if (more_bytes == 0 || space.free_bytes >= more_bytes + reserve) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrFormat(
+      "%s: %d bytes are free, a segment needs %d and %d are kept for the index: make room, or move "
+      "the data directory to a larger file system",
+      directory_, space.free_bytes, more_bytes, reserve));
+}
+
 absl::StatusOr<std::unique_ptr<base::File>> SegmentPool::OpenFreeOrNew(uint64_t* number) {
+  RETURN_IF_ERROR(CheckRoom());
   {
     base::MutexLock lock(mutex_);
     if (!free_.empty()) {

@@ -89,6 +89,8 @@ class SegmentPool {
   void Recycle(uint64_t number, std::unique_ptr<base::File> file);
   void AddFree(uint64_t number, uint64_t allocated_bytes);
   absl::StatusOr<std::unique_ptr<base::File>> OpenFreeOrNew(uint64_t* number);
+  // kResourceExhausted, with the remedy, when the next segment would leave the index too little.
+  absl::Status CheckRoom() const;
 
   base::FileSystem& file_system_;
   const std::string directory_;
