@@ -16,6 +16,7 @@ namespace understudy::server {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using testing::TestFrame;
 
 class RpcTest : public ::testing::Test {
@@ -219,24 +220,50 @@ TEST_F(RpcTest, AFailoverAnswersAtOnceWithAStuckStream) {
   harness_.replica().Stick(false);
 }
 
-TEST_F(RpcTest, AnAgentThatVanishesIsDisconnected) {
+TEST_F(RpcTest, APlannedStopSaysThatItGoesOnBeforeTheClientGivesUp) {
   ASSERT_TRUE(Start().ok());
-  {
+  using Place = testing::FakeReplica::Place;
+  harness_.replica().Stick(true, Place::kStop);
+  v1::StopRequest stop;
+  stop.set_group("vm1");
+  v1::StopResponse stopped;
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(1));
+  const absl::Status late = proto::FromGrpcStatus(stub_->Stop(&context, stop, &stopped));
+  EXPECT_EQ(late.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(std::string(late.message()), HasSubstr("goes on in the background"));
+  harness_.replica().Stick(false, Place::kStop);
+  ASSERT_TRUE(Call(&v1::Replication::Stub::Stop, stop, stopped).ok());
+  EXPECT_EQ(stopped.stage(), v1::STAGE_DONE);
+}
+
+TEST_F(RpcTest, AnAgentThatCancelsIsDisconnectedAndOneThatEndsInOrderIsNoError) {
+  ASSERT_TRUE(Start().ok());
+  const auto& unavailable =
+      harness_.group->stats().errors[static_cast<size_t>(ErrorReason::kUnavailable)];
+  for (const bool orderly : {true, false}) {
     grpc::ClientContext context;
     const auto stream = writes_stub_->Write(&context);
     ASSERT_TRUE(stream->Write(Hello()));
     v1::WriteResponse response;
     ASSERT_TRUE(stream->Read(&response));
     EXPECT_TRUE(harness_.group->Status().connected);
-    context.TryCancel();
-    stream->Finish();
+    if (orderly) {
+      stream->WritesDone();
+      while (stream->Read(&response)) {
+      }
+    } else {
+      context.TryCancel();
+    }
+    EXPECT_EQ(stream->Finish().ok(), orderly);
+    const absl::Time deadline = testing::Soon();
+    while (harness_.group->Status().connected && absl::Now() < deadline) {
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+    EXPECT_FALSE(harness_.group->Status().connected);
+    EXPECT_TRUE(harness_.group->GetError()->errors.empty());
+    EXPECT_EQ(unavailable.value(), orderly ? 0u : 1u);
   }
-  const absl::Time deadline = testing::Soon();
-  while (harness_.group->Status().connected && absl::Now() < deadline) {
-    absl::SleepFor(absl::Milliseconds(1));
-  }
-  EXPECT_FALSE(harness_.group->Status().connected);
-  EXPECT_TRUE(harness_.group->GetError()->errors.empty());
 }
 
 }  // namespace
