@@ -101,7 +101,7 @@ fio_write() {
   local export=$1
   shift
   fio --name=job --ioengine=nbd --uri="nbd+unix:///$export?socket=$dir/agent.nbd" --size=1g --output-format=json \
-    --randrepeat=1 --norandommap "$@" > "$dir/fio.json"
+    --randrepeat=1 --norandommap --output="$dir/fio.json" "$@" > /dev/null
   jq -r '.jobs[0] | select(.error == 0) | .write | "\(.iops) \(.bw_bytes / 1000000)"' "$dir/fio.json"
 }
 
@@ -148,7 +148,7 @@ checkpoints() {
   end_daemons
   local which
   for which in inner outer; do
-    sort -n "$dir/$which" | awk '{ v[NR] = $1 / 1000 } END { printf "%.1f (%.1f to %.1f) | ", (v[5] + v[6]) / 2, v[1], v[NR] }'
+    sort -n "$dir/$which" | awk '{ v[NR] = $1 / 1000 } END { printf "%.2f (%.2f to %.2f) | ", (v[5] + v[6]) / 2, v[1], v[NR] }'
   done
 }
 
