@@ -13,6 +13,8 @@
 namespace understudy::client {
 namespace {
 
+constexpr absl::Duration kRefusedBackoff = absl::Seconds(2);
+
 constexpr uint64_t kFrameTargetBytes = 256 << 10;
 constexpr size_t kCheckpointDurationsMax = 1024;
 constexpr int kCrcFailuresMax = 3;  // of the same frame, then it is an error
@@ -454,7 +456,9 @@ void Forwarder::OnClosed(uint64_t session, const absl::Status& status) {
   session_state_ = Session::kNone;
   sending_ = false;
   reply_.reset();
-  next_attempt_ = clock_.Monotonic() + backoff_;
+  // A standby that has no room says so again and again: asking twice a second helps nobody.
+  const bool refused = absl::IsResourceExhausted(status);
+  next_attempt_ = clock_.Monotonic() + (refused ? kRefusedBackoff : backoff_);
   backoff_ = std::min(backoff_ * 2, options_.backoff_max);
   ClassifyCloseLocked(status, connected_once_);
   NotifyLocked();

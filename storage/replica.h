@@ -150,7 +150,8 @@ class Replica {
   // At most one; nullptr takes it away and returns only when no call into the old one is under way.
   virtual void SetListener(ReplicaListener* listener) = 0;
 
-  // ---- control; blocking, one at a time ------------------------------------------------------------------------------
+  // ---- control; blocking. One at a time, except that Failover() may run beside any of them: it waits for the index only, and
+  //      what it overtakes fails (Stop() with kAborted) ---------------------------------------------------------------------
 
   // NONE -> RUNNING: empty overlays, new incarnation, term raised, agent unbound. Checks that each disk is the one that was
   // declared (WRONG_DISK) and takes its lock.

@@ -487,6 +487,12 @@ absl::Status ReplicaImpl::FinishDone(bool drop_hidden) {
     return absl::AbortedError(
         absl::StrCat("group ", name_, ": failed over while it was being stopped"));
   }
+  // Committed meanwhile, or the job was told to stop: what the disk does not have is never dropped.
+  if (drop_hidden && !old_chain->committed.empty()) {
+    return absl::AbortedError(absl::StrCat("group ", name_, ": epoch ",
+                                           old_chain->committed.front()->epoch().value(),
+                                           " is not on the secondary disk yet: stop again"));
+  }
   Index::Batch batch(context_.index);
   if (record.hidden != OverlayId()) batch.DeleteOverlay(record.hidden);
   batch.DeleteOverlay(record.active);

@@ -32,13 +32,13 @@ Agent* running = nullptr;  // set in after_fork, before the first connection; ne
 int Errno(const absl::Status& status) {
   if (absl::IsOutOfRange(status) || absl::IsInvalidArgument(status)) return EINVAL;
   if (absl::IsResourceExhausted(status)) return ENOSPC;
-  if (absl::IsCancelled(status)) return ESHUTDOWN;
   return EIO;
 }
 
 // What nbdkit wants: 0, or -1 with the reason said and errno set.
 int Result(const absl::Status& status) {
   if (status.ok()) return 0;
+  if (absl::IsCancelled(status)) base::HoldUntilExit();  // the I/O gate is closed
   // Refusals that come with every request are said once, by the log and GetError.
   if (!HasReason(status, kReasonFenced) && !HasReason(status, kReasonNotRunning)) {
     nbdkit_error("%s", std::string(status.message()).c_str());

@@ -42,6 +42,7 @@ Export& ExportOf(void* handle) { return *static_cast<Connection*>(handle)->volum
 
 int Answer(const absl::Status& status) {
   if (status.ok()) return 0;
+  if (absl::IsUnavailable(status)) base::HoldUntilExit();  // the I/O gate is closed
   nbdkit_set_error(IoErrno(status));
   return -1;
 }

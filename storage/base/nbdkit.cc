@@ -156,4 +156,8 @@ void HandleShutdownSignals(std::function<void()> shutdown) {
   }).detach();
 }
 
+void HoldUntilExit() {
+  while (true) pause();
+}
+
 }  // namespace understudy::base
