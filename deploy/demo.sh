@@ -132,7 +132,7 @@ say() {
 # wait_ready PID LOG: until the daemon has said that it serves.
 wait_ready() {
   local deadline=$((SECONDS + 30))
-  until grep -q '_ready ' "$2"; do
+  until grep -qs '_ready ' "$2"; do
     kill -0 "$1" 2> /dev/null || die "the daemon ended before it was ready: $(tail -n 1 "$2")"
     ((SECONDS < deadline)) || die "the daemon was not ready after 30 s: $(tail -n 1 "$2")"
     sleep 0.02
