@@ -101,7 +101,10 @@ int RunAlone(const DaemonOptions& options) {
     if (daemon != nullptr) daemon->Shutdown();
   });
   absl::StatusOr<std::unique_ptr<Daemon>> daemon = Daemon::Start(options);
-  if (!daemon.ok()) return Fail(kExitFailed, std::string(daemon.status().message()));
+  if (!daemon.ok()) {
+    // Not through exit(): destructors of statics do not know the threads that were made.
+    _exit(Fail(kExitFailed, std::string(daemon.status().message())));
+  }
   {
     base::MutexLock lock(mutex);
     running = daemon->release();

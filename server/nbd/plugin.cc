@@ -74,9 +74,11 @@ int AfterFork() {
     return 0;
   }
   nbdkit_error("%s", std::string(daemon.status().message()).c_str());
-  if (!Options().nbd_socket.empty())
+  if (!Options().nbd_socket.empty()) {
     unlink(Options().nbd_socket.c_str());  // nbdkit has bound it already
-  return -1;
+  }
+  // Not through nbdkit's own exit: its destructors do not know our threads.
+  _exit(1);
 }
 
 int ListExports(int /*readonly*/, int /*is_tls*/, nbdkit_exports* exports) {

@@ -132,6 +132,9 @@ absl::StatusOr<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::Start(const st
         "with --metrics-listen (",
         error.what(), ")"));
   }
+  // Kept reachable for good: it lives as long as the process.
+  static auto* const exposers = new std::vector<prometheus::Exposer*>;
+  exposers->push_back(endpoint->exposer_);
   const std::vector<int> ports = endpoint->exposer_->GetListeningPorts();
   endpoint->address_ =
       absl::StrCat(listen.substr(0, listen.rfind(':')), ":", ports.empty() ? 0 : ports.front());
