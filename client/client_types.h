@@ -54,17 +54,6 @@ struct CheckpointResult {
       duration;  // at the secondary, from the marker's arrival to the commit; zero likewise
 };
 
-// Equal errors (volume, operation, code, message) are counted, not repeated.
-struct LatchedError {
-  std::string volume;     // empty: of the group as a whole
-  std::string operation;  // write, read, forward, connect, checkpoint
-  absl::Status status;    // message: cause and remedy, for an operator
-  ByteRange range;        // of the last occurrence; empty: none
-  absl::Time first;
-  absl::Time last;
-  uint64_t count = 1;
-};
-
 }  // namespace understudy::client
 
 #endif  // UNDERSTUDY_CLIENT_CLIENT_TYPES_H_

@@ -3,36 +3,12 @@
 #include "storage/base/log.h"
 
 namespace understudy::client {
-namespace {
-constexpr size_t kErrorsMax = 64;
-
-bool SameText(const LatchedError& error, const std::string& volume, const std::string& operation,
-              const absl::Status& status) {
-  return error.volume == volume && error.operation == operation &&
-         error.status.code() == status.code() && error.status.message() == status.message();
-}
-}  // namespace
 
 void ErrorLog::Latch(const std::string& volume, const std::string& operation,
                      const absl::Status& status, ByteRange range) {
-  const absl::Time now = clock_.Now();
   {
     base::MutexLock lock(mutex_);
-    for (LatchedError& error : errors_) {
-      if (!SameText(error, volume, operation, status)) continue;
-      error.last = now;
-      error.range = range;
-      ++error.count;
-      return;
-    }
-    if (errors_.size() < kErrorsMax) {
-      errors_.push_back({.volume = volume,
-                         .operation = operation,
-                         .status = status,
-                         .range = range,
-                         .first = now,
-                         .last = now});
-    }
+    if (!log_.Latch(volume, operation, range, status, clock_.Now())) return;
   }
   base::LogError("error_latched")
       .With("group", group_)
@@ -43,17 +19,17 @@ void ErrorLog::Latch(const std::string& volume, const std::string& operation,
 
 void ErrorLog::Clear() {
   base::MutexLock lock(mutex_);
-  errors_.clear();
+  log_.ClearBefore(log_.Mark());
 }
 
-std::vector<LatchedError> ErrorLog::errors() const {
+std::vector<base::LatchedError> ErrorLog::errors() const {
   base::MutexLock lock(mutex_);
-  return errors_;
+  return log_.errors();
 }
 
 bool ErrorLog::empty() const {
   base::MutexLock lock(mutex_);
-  return errors_.empty();
+  return log_.errors().empty();
 }
 
 }  // namespace understudy::client

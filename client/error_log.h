@@ -1,16 +1,16 @@
 // client/error_log.h
 //
-// The latched errors of a group, for GetError. Equal ones (volume, operation, code, message) are counted, so messages hold
-// no changing figures; those are in LatchedError::range and count. At most 64 different ones are kept; later ones are logged
-// and counted only. Thread-safe.
+// The latched errors of a group at the primary: base::ErrorLog for many threads, with a log line for each new one. Messages hold
+// no changing figures; those are in the range and the count.
 #ifndef UNDERSTUDY_CLIENT_ERROR_LOG_H_
 #define UNDERSTUDY_CLIENT_ERROR_LOG_H_
 
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "client/client_types.h"
 #include "storage/base/clock.h"
+#include "storage/base/error_log.h"
 #include "storage/base/mutex.h"
 
 namespace understudy::client {
@@ -23,14 +23,14 @@ class ErrorLog {
   void Latch(const std::string& volume, const std::string& operation, const absl::Status& status,
              ByteRange range = {});
   void Clear();
-  std::vector<LatchedError> errors() const;  // oldest first
+  std::vector<base::LatchedError> errors() const;  // oldest first
   bool empty() const;
 
  private:
   const std::string group_;
   const base::Clock& clock_;
   mutable base::Mutex mutex_;
-  std::vector<LatchedError> errors_ ABSL_GUARDED_BY(mutex_);
+  base::ErrorLog log_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace understudy::client

@@ -75,7 +75,7 @@ class Primary : private ForwarderListener {
   const std::string& agent_id() const { return forwarder_->options().agent_id; }
   Grant grant() const;  // none: not granted yet
   Forwarder& forwarder() { return *forwarder_; }
-  std::vector<LatchedError> errors() const { return forwarder_->errors().errors(); }
+  std::vector<base::LatchedError> errors() const { return forwarder_->errors().errors(); }
   const std::vector<std::unique_ptr<Volume>>& volumes() const { return volumes_; }
   // By export name `GROUP/VOLUME`; "" when there is exactly one volume. Null: none.
   Volume* FindExport(const std::string& export_name) const;

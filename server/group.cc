@@ -15,7 +15,7 @@ namespace understudy::server {
 namespace {
 
 // A commit job that stopped before this process started has left no latched error behind, only the stage.
-LatchedError UnknownCommitError(absl::Time now) {
+base::LatchedError UnknownCommitError(absl::Time now) {
   return {.operation = "commit",
           .code = absl::StatusCode::kInternal,
           .message =
@@ -208,7 +208,7 @@ absl::StatusOr<ErrorReport> Group::GetError() const {
   }
   if (report.stage != Stage::kFailoverFailed) return report;
   bool known = false;
-  for (LatchedError& error : report.errors) {
+  for (base::LatchedError& error : report.errors) {
     if (error.operation != "commit") continue;
     error.message = absl::StrCat("I/O error occurred: ", error.message);
     known = true;

@@ -23,13 +23,13 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 
-#include "server/error_log.h"
 #include "server/gate.h"
 #include "server/group_status.h"
 #include "server/stage_table.h"
 #include "server/stats.h"
 #include "server/stream_types.h"
 #include "storage/base/clock.h"
+#include "storage/base/error_log.h"
 #include "storage/base/mutex.h"
 #include "storage/base/worker_pool.h"
 #include "storage/replica.h"
@@ -59,7 +59,7 @@ struct CheckpointAnswer {
 
 struct ErrorReport {
   Stage stage = Stage::kNone;
-  std::vector<LatchedError> errors;
+  std::vector<base::LatchedError> errors;
 };
 
 struct StopCommand {
@@ -221,7 +221,7 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
   std::vector<std::weak_ptr<StreamSession>> earlier_
       ABSL_GUARDED_BY(mutex_);  // may still be in the replica
   bool detached_ ABSL_GUARDED_BY(mutex_) = false;
-  ErrorLog errors_ ABSL_GUARDED_BY(mutex_);
+  base::ErrorLog errors_ ABSL_GUARDED_BY(mutex_);
   uint64_t markers_begun_ ABSL_GUARDED_BY(mutex_) = 0;
   std::set<uint64_t> markers_pending_ ABSL_GUARDED_BY(mutex_);  // their numbers
   std::vector<std::shared_ptr<MarkerWaiter>> waiters_ ABSL_GUARDED_BY(mutex_);

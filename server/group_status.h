@@ -9,7 +9,7 @@
 
 #include "absl/time/time.h"
 
-#include "server/error_log.h"
+#include "storage/base/error_log.h"
 #include "storage/replica.h"
 
 namespace understudy::server {
@@ -22,7 +22,7 @@ struct GroupStatus {
   std::vector<storage::VolumeInfo> volumes;  // by VolumeId, as replica.usage
   bool connected = false;                    // a write stream is attached
   SyncState sync_state = SyncState::kNone;
-  std::vector<LatchedError> errors;
+  std::vector<base::LatchedError> errors;
   absl::Time last_contact =
       absl::UnixEpoch();  // any message of an attached stream; the epoch: never
   // How far the standby may be behind, as it can know itself: how long the oldest operation it received has waited to be

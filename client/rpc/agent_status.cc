@@ -19,37 +19,6 @@ void AddVolume(const Volume& volume, const ForwarderState& state, v1::GroupStatu
 
 }  // namespace
 
-v1::Stage ToProto(Stage stage) {
-  switch (stage) {
-    case Stage::kNone:
-      return v1::STAGE_NONE;
-    case Stage::kRunning:
-      return v1::STAGE_RUNNING;
-    case Stage::kFailover:
-      return v1::STAGE_FAILOVER;
-    case Stage::kFailoverFailed:
-      return v1::STAGE_FAILOVER_FAILED;
-    case Stage::kDone:
-      return v1::STAGE_DONE;
-  }
-  return v1::STAGE_UNSPECIFIED;
-}
-
-v1::ReplicationError ToProto(const LatchedError& error) {
-  v1::ReplicationError out;
-  out.set_volume(error.volume);
-  out.set_operation(error.operation);
-  out.set_code(absl::StatusCodeToString(error.status.code()));
-  out.set_message(std::string(error.status.message()));
-  out.set_offset(error.range.start);
-  out.set_length(error.range.size());
-  out.set_first_unix_micros(absl::ToUnixMicros(error.first));
-  out.set_last_unix_micros(absl::ToUnixMicros(error.last));
-  out.set_count(error.count);
-  if (const auto reason = ReasonOf(error.status)) out.set_reason(reason->reason);
-  return out;
-}
-
 v1::GroupStatus StatusOf(Primary& primary) {
   const ForwarderState state = primary.forwarder().state();
   const Stage stage = primary.stage();
@@ -67,7 +36,7 @@ v1::GroupStatus StatusOf(Primary& primary) {
   status.set_connected(state.connected);
   const SyncState sync = primary.fenced() ? SyncState::kDiverged : state.sync_state;
   status.set_sync_state(static_cast<v1::SyncState>(sync));
-  for (const LatchedError& error : primary.errors()) *status.add_errors() = ToProto(error);
+  for (const base::LatchedError& error : primary.errors()) *status.add_errors() = ToProto(error);
   for (const auto& volume : primary.volumes()) AddVolume(*volume, state, status);
   status.set_forward_queue_bytes(state.unreceived_bytes);
   status.set_acknowledged_sequence(state.received_sequence);

@@ -5,12 +5,13 @@
 #define UNDERSTUDY_CLIENT_RPC_AGENT_STATUS_H_
 
 #include "client/primary.h"
+#include "proto/replication_codec.h"
 #include "understudy/v1/replication.pb.h"
 
 namespace understudy::client {
 
-v1::Stage ToProto(Stage stage);
-v1::ReplicationError ToProto(const LatchedError& error);
+using proto::ToProto;  // stages and latched errors
+
 v1::GroupStatus StatusOf(Primary& primary);
 
 }  // namespace understudy::client

@@ -26,8 +26,6 @@ uint64_t LoadBigEndian(const char* from) {
   return __builtin_bswap64(value);
 }
 
-std::string CodeName(absl::StatusCode code) { return absl::StatusCodeToString(code); }
-
 v1::SyncState ToProto(SyncState state) {
   switch (state) {
     case SyncState::kNone:
@@ -135,22 +133,6 @@ Mode ModeFrom(v1::Mode mode) {
   }
 }
 
-v1::Stage ToProto(Stage stage) {
-  switch (stage) {
-    case Stage::kNone:
-      return v1::STAGE_NONE;
-    case Stage::kRunning:
-      return v1::STAGE_RUNNING;
-    case Stage::kFailover:
-      return v1::STAGE_FAILOVER;
-    case Stage::kFailoverFailed:
-      return v1::STAGE_FAILOVER_FAILED;
-    case Stage::kDone:
-      return v1::STAGE_DONE;
-  }
-  return v1::STAGE_UNSPECIFIED;
-}
-
 template <typename Request>
 storage::GroupSpec GroupSpecFrom(const Request& request) {
   storage::GroupSpec spec{.name = request.group(), .volumes = {}};
@@ -166,23 +148,6 @@ absl::StatusOr<Expected> ExpectedFrom(const v1::Expected& expected) {
   return Expected{.incarnation = incarnation, .term = Term(expected.term())};
 }
 
-v1::ReplicationError ToProto(const LatchedError& error) {
-  v1::ReplicationError to;
-  to.set_volume(error.volume);
-  to.set_operation(error.operation);
-  to.set_code(CodeName(error.code));
-  to.set_message(error.message);
-  if (!error.range.empty()) {
-    to.set_offset(error.range.start);
-    to.set_length(error.range.size());
-  }
-  to.set_first_unix_micros(absl::ToUnixMicros(error.first));
-  to.set_last_unix_micros(absl::ToUnixMicros(error.last));
-  to.set_count(error.count);
-  to.set_reason(error.reason);
-  return to;
-}
-
 v1::GroupStatus ToProto(const GroupStatus& status) {
   const storage::ReplicaState& state = status.replica;
   v1::GroupStatus to;
@@ -195,7 +160,7 @@ v1::GroupStatus ToProto(const GroupStatus& status) {
   to.set_committed_unix_seconds(absl::ToUnixSeconds(state.committed_time));
   to.set_connected(status.connected);
   to.set_sync_state(ToProto(status.sync_state));
-  for (const LatchedError& error : status.errors) *to.add_errors() = ToProto(error);
+  for (const base::LatchedError& error : status.errors) *to.add_errors() = ToProto(error);
   for (const storage::VolumeInfo& volume : status.volumes)
     PutVolume(status, volume, *to.add_volumes());
   to.set_incarnation(ToBytes(state.incarnation));

@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include <grpcpp/grpcpp.h>
 
+#include "proto/replication_codec.h"
 #include "server/group.h"
 #include "server/service.h"
 #include "server/stream_types.h"
@@ -25,13 +26,12 @@ std::string ToBytes(const Incarnation& incarnation);
 absl::StatusOr<Incarnation> IncarnationFrom(const std::string& bytes);
 
 Mode ModeFrom(v1::Mode mode);
-v1::Stage ToProto(Stage stage);
+using proto::ToProto;  // stages and latched errors
 
 template <typename Request>  // OpenRequest and StartRequest name a group alike
 storage::GroupSpec GroupSpecFrom(const Request& request);
 absl::StatusOr<Expected> ExpectedFrom(const v1::Expected& expected);
 
-v1::ReplicationError ToProto(const LatchedError& error);
 v1::GroupStatus ToProto(const GroupStatus& status);
 
 absl::StatusOr<Handshake> HandshakeFrom(const v1::Handshake& handshake);

@@ -382,8 +382,8 @@ TEST_F(ForwarderTest, TheSameFrameDamagedThreeTimesIsLatched) {
   ASSERT_TRUE(AllReceived());
   const auto errors = forwarder.errors().errors();
   ASSERT_THAT(errors, SizeIs(1));
-  EXPECT_EQ(errors[0].status.code(), absl::StatusCode::kDataLoss);
-  EXPECT_THAT(std::string(errors[0].status.message()), HasSubstr("damaged 3 times"));
+  EXPECT_EQ(errors[0].code, absl::StatusCode::kDataLoss);
+  EXPECT_THAT(errors[0].message, HasSubstr("damaged 3 times"));
   EXPECT_EQ(forwarder.state().failures.at("checksum"), 5u);
 }
 

@@ -81,7 +81,7 @@ TEST_F(WriteStreamTest, AFencedRefusalKeepsItsReason) {
   EXPECT_TRUE(forwarder_->WaitForAnswer(Soon()).fenced);
   const auto errors = forwarder_->errors().errors();
   ASSERT_EQ(errors.size(), 1u);
-  EXPECT_EQ(errors[0].status.message(), "bound to host-b");
+  EXPECT_EQ(errors[0].message, "bound to host-b");
 }
 
 }  // namespace

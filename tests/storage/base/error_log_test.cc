@@ -1,11 +1,11 @@
-#include "server/error_log.h"
+#include "storage/base/error_log.h"
 
 #include "absl/strings/str_cat.h"
 #include <gtest/gtest.h>
 
 #include "storage/base/reason.h"
 
-namespace understudy::server {
+namespace understudy::base {
 namespace {
 
 const absl::Time kStart = absl::FromUnixSeconds(1000);
@@ -70,4 +70,4 @@ TEST(ErrorLogTest, TheNumberOfErrorsIsBoundedButNoneGoesUncounted) {
 }
 
 }  // namespace
-}  // namespace understudy::server
+}  // namespace understudy::base

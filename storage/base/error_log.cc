@@ -1,10 +1,10 @@
-#include "server/error_log.h"
+#include "storage/base/error_log.h"
 
 #include <algorithm>
 
 #include "storage/base/reason.h"
 
-namespace understudy::server {
+namespace understudy::base {
 
 bool ErrorLog::Latch(const std::string& volume, const std::string& operation, ByteRange range,
                      const absl::Status& status, absl::Time now) {
@@ -50,4 +50,4 @@ void ErrorLog::ClearMissedWrites() {
   });
 }
 
-}  // namespace understudy::server
+}  // namespace understudy::base

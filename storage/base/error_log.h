@@ -1,12 +1,12 @@
-// server/error_log.h
+// storage/base/error_log.h
 //
 // The latched errors of a group: what GetError answers. Equal errors (same volume, operation, code and reason) are counted,
 // with the newest message and range. At most kErrorsMax different ones; later ones are only counted in the last entry.
 // Clearing  a call that clears what came before it (Start, Stop) takes Mark() when it begins and ClearBefore() when it has
 //          succeeded: what was latched meanwhile, by the job that it started, stays; after a failed call everything does.
-// Threads  none of its own; the group's mutex guards it.
-#ifndef UNDERSTUDY_SERVER_ERROR_LOG_H_
-#define UNDERSTUDY_SERVER_ERROR_LOG_H_
+// Threads  none of its own; its owner's mutex guards it.
+#ifndef UNDERSTUDY_STORAGE_BASE_ERROR_LOG_H_
+#define UNDERSTUDY_STORAGE_BASE_ERROR_LOG_H_
 
 #include <cstdint>
 #include <string>
@@ -17,11 +17,11 @@
 
 #include "storage/base/byte_range.h"
 
-namespace understudy::server {
+namespace understudy::base {
 
 struct LatchedError {
   std::string volume;     // empty: of the group as a whole
-  std::string operation;  // write, apply, commit, read, checkpoint
+  std::string operation;  // write, apply, commit, read, checkpoint, forward, connect
   absl::StatusCode code = absl::StatusCode::kUnknown;
   std::string message;
   std::string reason;  // as storage/base/reason.h; may be empty
@@ -52,6 +52,6 @@ class ErrorLog {
   uint64_t generation_ = 0;
 };
 
-}  // namespace understudy::server
+}  // namespace understudy::base
 
-#endif  // UNDERSTUDY_SERVER_ERROR_LOG_H_
+#endif  // UNDERSTUDY_STORAGE_BASE_ERROR_LOG_H_
