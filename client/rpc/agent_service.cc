@@ -147,7 +147,8 @@ grpc::ServerUnaryReactor* AgentService::GetError(grpc::CallbackServerContext* co
           absl::StrCat("group ", primary_.group(), ": Block replication is not running"));
     }
     response->set_stage(ToProto(stage));
-    for (const base::LatchedError& error : primary_.errors()) *response->add_errors() = ToProto(error);
+    for (const base::LatchedError& error : primary_.errors())
+      *response->add_errors() = ToProto(error);
     return absl::OkStatus();
   });
 }

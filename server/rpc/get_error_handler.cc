@@ -14,7 +14,8 @@ grpc::ServerUnaryReactor* GetErrorHandler::Handle(grpc::CallbackServerContext* c
         ASSIGN_OR_RETURN(const std::shared_ptr<Group> group, service.FindGroup(name));
         ASSIGN_OR_RETURN(const ErrorReport report, group->GetError());
         response->set_stage(ToProto(report.stage));
-        for (const base::LatchedError& error : report.errors) *response->add_errors() = ToProto(error);
+        for (const base::LatchedError& error : report.errors)
+          *response->add_errors() = ToProto(error);
         return absl::OkStatus();
       });
 }
