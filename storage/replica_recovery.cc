@@ -141,7 +141,15 @@ absl::Status ReplicaImpl::RollHiddenForward() {
   RETURN_IF_ERROR(hidden_log_.RollForward(
       indexed->position, [this](const ReplayedFrame& frame) { return ReplayHidden(frame); }));
   base::MutexLock lock(mutex_);
-  if (record_.stage == Stage::kRunning) return absl::OkStatus();
+  if (record_.stage == Stage::kRunning) {
+    // Past every frame that was read, as RollActiveForward() does.
+    const IndexedPosition reached = {.position = hidden_log_.end(),
+                                     .stream_id = stream_id_,
+                                     .sequence = received_sequence_,
+                                     .incomplete = incomplete_};
+    hidden_pending_.push_back({.overlay = hidden_, .reached = reached});
+    return absl::OkStatus();
+  }
   hidden_ = nullptr;  // only a failover's committed epochs were wanted
   while (!hidden_pending_.empty() && hidden_pending_.back().checkpoint == nullptr)
     hidden_pending_.pop_back();
@@ -217,8 +225,8 @@ absl::Status ReplicaImpl::RollActiveForward() {
     active_reached_ = *indexed;
   }
   const std::shared_ptr<Overlay> active = chain()->active;
-  return active_log_.RollForward(
-      indexed->position, [&](const ReplayedFrame& frame) -> absl::Status {
+  RETURN_IF_ERROR(
+      active_log_.RollForward(indexed->position, [&](const ReplayedFrame& frame) -> absl::Status {
         for (const Operation& operation : frame.operations)
           RETURN_IF_ERROR(CheckVolume(VolumeId(operation.volume)));
         base::WriterLock lock(view_mutex_);
@@ -233,7 +241,12 @@ absl::Status ReplicaImpl::RollActiveForward() {
                       &pending.mutations);
         active_pending_.push_back(std::move(pending));
         return absl::OkStatus();
-      });
+      }));
+  if (active == nullptr) return absl::OkStatus();
+  // Past the frames that were passed over, too: their segments are recycled now, and the log must be found without them.
+  base::MutexLock lock(mutex_);
+  active_pending_.push_back({.overlay = active, .reached = active_reached_});
+  return absl::OkStatus();
 }
 
 }  // namespace understudy::storage

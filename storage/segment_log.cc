@@ -346,6 +346,8 @@ absl::Status SegmentLog::RollForward(
   base::MutexLock lock(mutex_);
   end_ = at;
   current_ = nullptr;  // a stale frame may lie behind the cut: never append there
+  // Ordinals go up for ever, also when every segment up to here has been recycled.
+  next_ordinal_ = std::max(next_ordinal_, at.ordinal + 1);
   return absl::OkStatus();
 }
 

@@ -263,6 +263,16 @@ TEST_F(SegmentLogTest, APreparedSegmentsStaleFrameIsNoFollower) {
   EXPECT_EQ(frames, 6);
 }
 
+TEST_F(SegmentLogTest, ALogWhoseSegmentsWereAllRecycledGoesOnBehindItsPosition) {
+  const LogPosition indexed = {.ordinal = 5,
+                               .offset = 8192};  // of a life whose files other logs have now
+  EXPECT_THAT(RollForward(indexed), IsEmpty());
+  AppendMany(1, 3);
+  EXPECT_GT(log_->end().ordinal, indexed.ordinal);
+  Reopen();
+  EXPECT_THAT(RollForward(indexed), ElementsAre(1, 2, 3));
+}
+
 TEST_F(SegmentLogTest, AnEmptyDirectoryHasNothingToRollForward) {
   EXPECT_THAT(RollForward(), IsEmpty());
 }
