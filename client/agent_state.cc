@@ -33,8 +33,8 @@ bool Apply(absl::string_view key, absl::string_view value, uint64_t& version, ui
   if (key == "term") return absl::SimpleAtoi(value, &term);
   if (key == "stream_id") return absl::SimpleAtoi(value, &record.resume.stream_id);
   if (key == "next_sequence") return absl::SimpleAtoi(value, &record.resume.next_sequence);
-  if (key == "fenced") {
-    record.fenced = value == "1";
+  if (key == "fenced" || key == "handed_over") {
+    (key == "fenced" ? record.fenced : record.handed_over) = value == "1";
     return value == "0" || value == "1";
   }
   if (key == "agent_id") {
@@ -60,7 +60,8 @@ std::string EncodeAgentRecord(const AgentRecord& record) {
   std::string text = absl::StrCat(
       "version=", kVersion, "\nagent_id=", record.agent_id, "\nstage=", StageName(record.stage),
       "\nincarnation=", record.grant.incarnation.ToHex(), "\nterm=", record.grant.term.value(),
-      "\nfenced=", record.fenced ? "1" : "0", "\n");
+      "\nfenced=", record.fenced ? "1" : "0", "\nhanded_over=", record.handed_over ? "1" : "0",
+      "\n");
   if (record.resume.stream_id != 0) {
     absl::StrAppend(&text, "stream_id=", record.resume.stream_id,
                     "\nnext_sequence=", record.resume.next_sequence, "\n");

@@ -8,10 +8,14 @@
 //     stage=RUNNING        NONE, RUNNING or DONE
 //     incarnation=, term=  the grant; stored before it is used
 //     fenced=1             refused for good, until the next Start
+//     handed_over=1        the VM's writes are refused, in every stage, until the secondary lets us in again
 //     stream_id=, next_sequence=   only after a clean shutdown: the stream goes on here
 //
 // The stream's two lines are gone from the file before the first write after a start is queued; so after a crash they
 // are missing, a new stream begins, and the secondary knows that operations may be missing.
+//
+// Beside it lie `STATE-DIR/errors`, what is latched (storage/base/error_file.h), and `STATE-DIR/requests`, the answers to request ids
+// (storage/base/request_log.h).
 //
 // Durability   every method that changes something returns when the file is durable; on error memory is unchanged too.
 // Threads      all methods from any thread; one at a time does I/O.
@@ -39,10 +43,12 @@ struct AgentRecord {
   Stage stage = Stage::kNone;
   Grant grant;
   bool fenced = false;
+  bool handed_over = false;
   ResumePoint resume;
   friend bool operator==(const AgentRecord& a, const AgentRecord& b) {
     return a.agent_id == b.agent_id && a.stage == b.stage && a.grant == b.grant &&
-           a.fenced == b.fenced && a.resume.stream_id == b.resume.stream_id &&
+           a.fenced == b.fenced && a.handed_over == b.handed_over &&
+           a.resume.stream_id == b.resume.stream_id &&
            a.resume.next_sequence == b.resume.next_sequence;
   }
 };
@@ -63,6 +69,10 @@ class AgentState {
   // Forgets the resume point; costs nothing after the first time.
   absl::Status MarkUnclean();
   bool kept() const { return !path_.empty(); }
+  // A file of this name in the directory. REQUIRES: kept().
+  std::string PathOf(const std::string& name) const {
+    return path_.substr(0, path_.rfind('/') + 1) + name;
+  }
 
  private:
   AgentState(base::FileSystem& file_system, std::string path)

@@ -27,6 +27,7 @@ void CheckpointTimer::Run() {
     }
     next = absl::Now() + interval_;
     if (primary_->stage() != Stage::kRunning || primary_->fenced()) continue;
+    if (primary_->handed_over()) continue;
     const auto outcome = primary_->Checkpoint(next);
     if (!outcome.ok() && !failing) {
       base::LogWarning("interval_checkpoint_failed")

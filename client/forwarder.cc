@@ -23,23 +23,16 @@ absl::Status NotRunning(const std::string& group) {
       kReasonNotRunning);
 }
 
-absl::Status Incomplete(const std::string& group) {
-  return WithReason(absl::AbortedError(
-                        absl::StrCat("group ", group,
-                                     ": the standby misses writes; it stays at its last checkpoint "
-                                     "until a resync, or a new start with equal disks")),
-                    kReasonIncomplete);
-}
-
 }  // namespace
 
 Forwarder::Forwarder(ForwarderOptions options, Transport* transport, const base::Clock& clock,
-                     ForwarderListener* listener)
+                     ForwarderListener* listener, base::EventJournal* journal)
     : options_(std::move(options)),
       transport_(transport),
       clock_(clock),
       listener_(listener),
-      errors_(options_.group, clock),
+      journal_(journal),
+      errors_(options_.group, clock, journal),
       window_(FramePool::Create(), options_.volumes.size()),
       checkpoints_({{"ok", 0}, {"failed", 0}, {"aborted", 0}}),
       figures_(options_.volumes.size()) {
@@ -77,23 +70,40 @@ absl::Status Forwarder::CheckRunningLocked() const {
 
 absl::Status Forwarder::MissLocked(uint32_t volume, ByteRange range) {
   figures_[volume].missed_bytes += range.size();
-  errors_.Latch(
-      options_.volumes[volume].name, "forward",
-      WithReason(
-          absl::AbortedError("writes were not forwarded (dirty_bytes counts them) and the standby "
-                             "stays at its last checkpoint; remedy: stop and start both ends with "
-                             "equal disks, or mirror the volume again"),
-          kReasonIncomplete),
-      range);
-  return Incomplete(options_.group);
+  const absl::Status missed = WithReason(
+      absl::AbortedError("writes were not forwarded (dirty_bytes counts them) and the standby "
+                         "stays at its last checkpoint; remedy: stop and start both ends with "
+                         "equal disks, or mirror the volume again"),
+      kReasonIncomplete);
+  // A flush misses nothing by itself.
+  if (!range.empty()) errors_.Latch(options_.volumes[volume].name, "forward", missed, range);
+  // Not IncompleteError(): that many writes may be skipped in a second.
+  return WithReason(
+      absl::AbortedError(absl::StrCat("group ", options_.group, ": the standby misses writes")),
+      kReasonIncomplete);
 }
 
-void Forwarder::DegradeLocked(const absl::Status& cause) {
+absl::Status Forwarder::IncompleteError() const {
+  std::string extents = errors_.MissedExtents();
+  if (extents.empty()) extents = "which ones is not known here, the service's errors may tell";
+  return WithReason(absl::AbortedError(absl::StrCat(
+                        "group ", options_.group, ": the standby misses writes (", extents,
+                        "); it stays at its last checkpoint until a resync, or a new start with "
+                        "equal disks")),
+                    kReasonIncomplete);
+}
+
+void Forwarder::DegradeLocked(const absl::Status& cause, uint32_t volume, ByteRange range) {
   if (degraded_) return;
   degraded_ = true;
   degraded_since_ = clock_.Monotonic();
   // One operation beyond the bound, so that nothing later can pass for complete.
-  window_.Append({.kind = OperationKind::kIncomplete}, degraded_since_);
+  window_.Append({.volume = volume,
+                  .kind = OperationKind::kIncomplete,
+                  .offset = range.start,
+                  .length = range.size()},
+                 degraded_since_);
+  TellLocked({.kind = base::EventKind::kIncomplete});
   errors_.Latch("", "forward", WithReason(cause, kReasonIncomplete));
   NotifyLocked();
 }
@@ -112,6 +122,7 @@ absl::Status Forwarder::WaitForRoom(uint32_t volume, ByteRange range, uint64_t b
       if (!running_) skipped_while_stopped_ = true;
       return status;
     }
+    if (HandedOverLocked()) return HandedOverError();
     if (degraded_) return MissLocked(volume, range);
     const bool fits = window_.bytes() + bytes + kOperationBytes <= options_.window_bytes;
     if (!draining_ && (fits || window_.empty())) return absl::OkStatus();
@@ -122,7 +133,8 @@ absl::Status Forwarder::WaitForRoom(uint32_t volume, ByteRange range, uint64_t b
           absl::ResourceExhaustedError(absl::StrCat("the window of ", options_.window_bytes,
                                                     " bytes was full and the standby acknowledged "
                                                     "nothing for --stall-timeout; remedy: look at "
-                                                    "the standby and the link, then start anew")));
+                                                    "the standby and the link, then start anew")),
+          volume, range);
     } else {
       const absl::Duration left =
           std::max(began, last_progress_) + options_.stall_timeout - clock_.Monotonic();
@@ -194,6 +206,16 @@ absl::Status Forwarder::Discard(uint32_t volume, uint64_t offset, uint64_t lengt
 
 absl::Status Forwarder::Flush(uint32_t volume) {
   RETURN_IF_ERROR(CheckRange(volume, 0, kSectorBytes));
+  uint64_t stream = 0;
+  uint64_t last = 0;
+  {
+    base::MutexLock lock(mutex_);
+    if (HandedOverLocked()) {  // what is to be flushed went before it
+      stream = stream_id_;
+      last = window_.next_sequence() - 1;
+    }
+  }
+  if (stream != 0) return WaitForAck(stream, last);
   return QueueRange(OperationKind::kFlush, volume, 0, 0);
 }
 
@@ -204,7 +226,7 @@ void Forwarder::NoteMissed(uint32_t volume, ByteRange range, const absl::Status&
       skipped_while_stopped_ = true;
       return;
     }
-    DegradeLocked(cause);
+    DegradeLocked(cause, volume, range);
     MissLocked(volume, range).IgnoreError();
   }
   Pump();
@@ -227,7 +249,7 @@ absl::Status Forwarder::WaitForAck(uint64_t stream, uint64_t sequence) {
       return absl::OkStatus();
     }
     RETURN_IF_ERROR(CheckRunningLocked());
-    if (stream != stream_id_) return Incomplete(options_.group);
+    if (stream != stream_id_) return IncompleteError();
     if (lost_ && options_.on_full == OnFull::kDegrade) {
       const absl::Status lost = absl::UnavailableError(
           "writes were answered without the standby's acknowledgement that --ack asks for: it "
@@ -246,49 +268,83 @@ uint64_t Forwarder::AppendMarkerLocked(MarkerOwner owner) {
   return markers_.Add(sequence, owner, now);
 }
 
+absl::Duration Forwarder::TimeLeft(const base::Deadline& deadline) const {
+  return deadline.gone() ? absl::ZeroDuration() : deadline.time() - clock_.Now();
+}
+
 // Nothing joins a stream that is being drained to its end, markers neither.
-absl::Status Forwarder::WaitWhileDrainingLocked(absl::Time deadline) {
+absl::Status Forwarder::WaitWhileDrainingLocked(const base::Deadline& deadline) {
+  if (running_ && !fenced_ && HandedOverLocked()) return HandedOverError();
   while (draining_ && running_ && !fenced_) {
-    const absl::Duration left = deadline - clock_.Now();
+    const absl::Duration left = TimeLeft(deadline);
     if (left <= absl::ZeroDuration()) {
-      return absl::DeadlineExceededError(
+      return deadline.Passed(
           absl::StrCat("group ", options_.group, ": replication is being stopped"));
     }
-    changed_.WaitFor(mutex_, std::min(left, absl::Hours(1)));
+    changed_.WaitFor(mutex_, deadline.Slice(left));
   }
   return CheckRunningLocked();
 }
 
-absl::StatusOr<CheckpointResult> Forwarder::Checkpoint(absl::Time deadline) {
+absl::StatusOr<CheckpointResult> Forwarder::Checkpoint(const base::Deadline& deadline) {
   uint64_t marker = 0;
   {
     base::MutexLock lock(mutex_);
     RETURN_IF_ERROR(WaitWhileDrainingLocked(deadline));
     if (degraded_) {
       ++checkpoints_["aborted"];
-      return Incomplete(options_.group);
+      return IncompleteError();
     }
     const auto adopted = markers_.Adopt(window_.next_sequence());
     marker = adopted.has_value() ? *adopted : AppendMarkerLocked(MarkerOwner::kCaller);
   }
   Pump();
   base::MutexLock lock(mutex_);
-  while (true) {
-    if (auto outcome = markers_.Take(marker); outcome.has_value()) return *std::move(outcome);
-    const absl::Duration left = deadline - clock_.Now();
-    if (left <= absl::ZeroDuration()) {
-      markers_.Abandon(marker);
-      const std::string text =
-          absl::StrCat("group ", options_.group, ": ",
-                       session_state_ == Session::kConnected ? "the standby has not committed"
-                                                             : "no connection to the standby",
-                       " before the deadline; the checkpoint may still happen, a repeated call "
-                       "returns its epoch");
-      return session_state_ == Session::kConnected ? absl::DeadlineExceededError(text)
-                                                   : absl::UnavailableError(text);
-    }
-    changed_.WaitFor(mutex_, std::min(left, absl::Hours(1)));
+  if (auto outcome = AwaitLocked(markers_, marker, deadline); outcome.has_value()) {
+    return *std::move(outcome);
   }
+  markers_.Abandon(marker);
+  return TooLateLocked(deadline,
+                       "the checkpoint may still happen, a repeated call returns its epoch");
+}
+
+absl::StatusOr<CheckpointResult> Forwarder::Prepare(const base::Deadline& deadline) {
+  uint64_t marker = 0;
+  {
+    base::MutexLock lock(mutex_);
+    RETURN_IF_ERROR(WaitWhileDrainingLocked(deadline));
+    if (degraded_) return IncompleteError();
+    const absl::Duration now = clock_.Monotonic();
+    const uint64_t sequence = window_.Append({.kind = OperationKind::kPrepare}, now);
+    marker = prepares_.Add(sequence, MarkerOwner::kCaller, now);
+  }
+  Pump();
+  base::MutexLock lock(mutex_);
+  if (auto outcome = AwaitLocked(prepares_, marker, deadline); outcome.has_value()) {
+    return *std::move(outcome);
+  }
+  prepares_.Forget(marker);
+  return TooLateLocked(deadline, "abandon it at the standby, or prepare again");
+}
+
+std::optional<absl::StatusOr<CheckpointResult>> Forwarder::AwaitLocked(
+    Markers& markers, uint64_t marker, const base::Deadline& deadline) {
+  while (true) {
+    if (auto outcome = markers.Take(marker); outcome.has_value()) return outcome;
+    const absl::Duration left = TimeLeft(deadline);
+    if (left <= absl::ZeroDuration()) return std::nullopt;
+    changed_.WaitFor(mutex_, deadline.Slice(left));
+  }
+}
+
+absl::Status Forwarder::TooLateLocked(const base::Deadline& deadline,
+                                      absl::string_view consequence) const {
+  const bool connected = session_state_ == Session::kConnected;
+  const std::string text =
+      absl::StrCat("group ", options_.group, ": ",
+                   connected ? "the standby has not answered" : "no connection to the standby",
+                   " before the deadline; ", consequence);
+  return connected || deadline.gone() ? deadline.Passed(text) : absl::UnavailableError(text);
 }
 
 bool Forwarder::DurableWantedLocked() {
@@ -338,12 +394,12 @@ void Forwarder::Pump() {
   transport_->SendFrame(session, header, std::move(frame));
 }
 
-ForwarderState Forwarder::WaitForAnswer(absl::Time deadline) const {
+ForwarderState Forwarder::WaitForAnswer(const base::Deadline& deadline) const {
   base::MutexLock lock(mutex_);
   while (running_ && session_state_ != Session::kConnected && !fenced_) {
-    const absl::Duration left = deadline - clock_.Now();
+    const absl::Duration left = TimeLeft(deadline);
     if (left <= absl::ZeroDuration()) break;
-    changed_.WaitFor(mutex_, std::min(left, absl::Hours(1)));
+    changed_.WaitFor(mutex_, deadline.Slice(left));
   }
   return StateLocked();
 }

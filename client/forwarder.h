@@ -18,7 +18,7 @@
 // Threads      all methods from any thread. One leaf lock, never held across I/O, a copy of more than 16 KiB, a checksum or a
 //              call to the transport.
 // Errors       Write() and its like: kOutOfRange, kInvalidArgument the caller's range; kFailedPrecondition reason NOT_RUNNING
-//              before Start() and after Stop(), reason FENCED for good; kAborted reason INCOMPLETE when the write was skipped;
+//              before Start() and after Stop(), reason HANDED_OVER, reason FENCED for good; kAborted reason INCOMPLETE when the write was skipped;
 //              kUnavailable when AckMode cannot be kept because the peer is lost (the write stays queued).
 #ifndef UNDERSTUDY_CLIENT_FORWARDER_H_
 #define UNDERSTUDY_CLIENT_FORWARDER_H_
@@ -43,17 +43,25 @@
 #include "client/transport.h"
 #include "client/window.h"
 #include "storage/base/clock.h"
+#include "storage/base/deadline.h"
+#include "storage/base/event_journal.h"
 #include "storage/base/mutex.h"
 
 namespace understudy::client {
 
-// What must be stored before it is used. Called from the forwarder's thread with no lock held; may do I/O.
+// What must be stored before it is used. Called with no lock held from the forwarder's thread and, but for OnHandoverWanted(), may do
+// I/O.
 class ForwarderListener {
  public:
   virtual ~ForwarderListener() = default;
   // A new incarnation or term. The stream is used only after OK.
   virtual absl::Status OnGrant(const Grant& grant) = 0;
   virtual void OnFenced(const absl::Status& status) = 0;
+  // The secondary is to take over without loss: let nobody write any more, lastingly, and then call HandOver(); both on another
+  // thread, for this call must not block. Also when it knows of a hand-over that we do not.
+  virtual void OnHandoverWanted() {}
+  // It takes our writes again. The stream is used only after OK.
+  virtual absl::Status OnHandoverTakenBack() { return absl::OkStatus(); }
 };
 
 // Where a stream goes on; stream_id 0: nowhere.
@@ -65,6 +73,8 @@ struct ResumePoint {
 struct StartOptions {
   Grant grant;            // from an earlier run in the same stage RUNNING; none: ask for one
   bool takeover = false;  // raise the term and fence the agent that has the primaryship
+  bool handed_over =
+      false;  // by an earlier run: until the secondary lets us in again, nothing is taken
   ResumePoint
       resume;  // of an earlier run that ended with everything received and wrote nothing since
 };
@@ -103,16 +113,17 @@ struct ForwarderState {
 
 class Forwarder : private TransportEvents {
  public:
-  // `transport`, `clock` and `listener` (may be null) outlive this. REQUIRES: options.Validate() is OK.
+  // `transport`, `clock`, `listener` and `journal` (these two may be null) outlive this. REQUIRES: options.Validate() is OK.
   Forwarder(ForwarderOptions options, Transport* transport,
-            const base::Clock& clock = base::Clock::Real(), ForwarderListener* listener = nullptr);
+            const base::Clock& clock = base::Clock::Real(), ForwarderListener* listener = nullptr,
+            base::EventJournal* journal = nullptr);
   ~Forwarder() override;  // Stop(false)
 
   // Begins a new stream, or with StartOptions::resume goes on with an earlier one.
   absl::Status Start(const StartOptions& options = {});
   // With `drain`: returns when everything is durable there; kUnavailable at the deadline, and then it is still running.
   // Otherwise what is queued is dropped. Afterwards resume_point() says whether the stream can go on.
-  absl::Status Stop(bool drain, absl::Time deadline = absl::InfiniteFuture());
+  absl::Status Stop(bool drain, const base::Deadline& deadline = absl::InfiniteFuture());
   ResumePoint resume_point() const;
 
   absl::Status Write(uint32_t volume, uint64_t offset, std::span<const char> data);
@@ -123,20 +134,36 @@ class Forwarder : private TransportEvents {
   void NoteMissed(uint32_t volume, ByteRange range, const absl::Status& cause);
 
   // Marks the stream and waits until the secondary has committed the epoch. kAborted reason INCOMPLETE: it never will;
-  // kUnavailable: no connection until the deadline; kDeadlineExceeded: no answer until then. After either of these two the
+  // kUnavailable: no connection until the deadline; kDeadlineExceeded: no answer until then; kCancelled. After these the
   // marker may still commit, and the next call returns its epoch.
-  absl::StatusOr<CheckpointResult> Checkpoint(absl::Time deadline);
+  absl::StatusOr<CheckpointResult> Checkpoint(const base::Deadline& deadline);
+
+  // The same for the first of three steps: the epoch is sealed at the marker and durable there, and waits to be committed. Errors
+  // alike, but nothing is left of a call that failed: one that is repeated seals another epoch, with what the first one has.
+  absl::StatusOr<CheckpointResult> Prepare(const base::Deadline& deadline);
+
+  // The answer to OnHandoverWanted(), once nothing is being written any more: ends the stream with a HANDOVER and returns when the
+  // secondary has committed it, with where the stream would go on. From its call on Write() and its like fail with reason HANDED_OVER.
+  // kAborted reason INCOMPLETE and kCancelled: there was and will be none, and writes are taken again. After any other error that
+  // is not known.
+  absl::StatusOr<ResumePoint> HandOver();
+  // The other answer: it cannot be done now. Tells the secondary by ending the connection.
+  void RefuseHandover();
 
   // Until connected, fenced or the deadline; returns state().
-  ForwarderState WaitForAnswer(absl::Time deadline) const;
+  ForwarderState WaitForAnswer(const base::Deadline& deadline) const;
   ForwarderState state() const;
   ErrorLog& errors() { return errors_; }
+  // Why no checkpoint of an incomplete group can commit: says which extents are missing, as far as it is known here.
+  absl::Status IncompleteError() const;
   const ForwarderOptions& options() const { return options_; }
   // Marker to commit, of the checkpoints that succeeded since the last call; at most 1024 are kept.
   std::vector<absl::Duration> TakeCheckpointDurations();
 
  private:
   enum class Session : uint8_t { kNone, kConnecting, kConnected, kClosing };
+  // kWanted: the listener was asked. kQueued: HANDOVER is in the window. kDone: the secondary has committed it.
+  enum class Handover : uint8_t { kNone, kWanted, kQueued, kDone };
 
   // The write path: forwarder.cc.
   absl::Status CheckRange(uint32_t volume, uint64_t offset, uint64_t length) const;
@@ -149,10 +176,21 @@ class Forwarder : private TransportEvents {
   absl::Status QueueRange(OperationKind kind, uint32_t volume, uint64_t offset, uint64_t length);
   absl::Status WaitForAck(uint64_t stream, uint64_t sequence);
   absl::Status MissLocked(uint32_t volume, ByteRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void DegradeLocked(const absl::Status& cause) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // `volume` and `range`: the first write that is missing, when it is known; the INCOMPLETE carries it to the secondary.
+  void DegradeLocked(const absl::Status& cause, uint32_t volume = 0, ByteRange range = {})
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   uint64_t AppendMarkerLocked(MarkerOwner owner) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status WaitWhileDrainingLocked(absl::Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status WaitUntilDurable(absl::Time deadline);
+  // The outcome of a marker; nothing when there was none before the deadline.
+  std::optional<absl::StatusOr<CheckpointResult>> AwaitLocked(Markers& markers, uint64_t marker,
+                                                              const base::Deadline& deadline)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status TooLateLocked(const base::Deadline& deadline, absl::string_view consequence) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status WaitWhileDrainingLocked(const base::Deadline& deadline)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status WaitUntilDurable(const base::Deadline& deadline);
+  // Zero or less: the deadline has passed, or its caller has gone.
+  absl::Duration TimeLeft(const base::Deadline& deadline) const;
   // Sends what can be sent now. Called without the lock after anything that may have made a frame ready.
   void Pump();
   bool DurableWantedLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -162,6 +200,7 @@ class Forwarder : private TransportEvents {
   void OnReply(uint64_t session, const HandshakeReply& reply) override;
   void OnAck(uint64_t session, const Ack& ack) override;
   void OnCheckpointWanted(uint64_t session) override;
+  void OnHandoverWanted(uint64_t session) override;
   void OnFrameSent(uint64_t session) override;
   void OnClosed(uint64_t session, const absl::Status& status) override;
   void Run();
@@ -170,20 +209,32 @@ class Forwarder : private TransportEvents {
   void AcceptReply(const HandshakeReply& reply);
   absl::Status CheckReplyLocked(const HandshakeReply& reply) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ResumeLocked(const HandshakeReply& reply) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void LatchUndurableLocked(const absl::Status& cause) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CountCrcFailureLocked(uint64_t received) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void NewStreamLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CommittedLocked(const CheckpointResult& result) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void FailMarkersLocked(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CountMarkersLocked(const std::vector<Markers::Finished>& finished)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool OnClosedLocked(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ClassifyCloseLocked(const absl::Status& status, bool was_connected)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // A marker that was received before the reconnect and is not answered has lost its answer for good: whoever waits for it gets a
   // new one.
   void RepeatUnansweredMarkers();
   void SendHeartbeat();
+  // The hand-over: forwarder_handover.cc.
+  bool HandedOverLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status HandedOverError() const;
+  // A handshake was accepted: what we had handed over is ours again. Whether that is news.
+  bool TakeBackHandoverLocked(const HandshakeReply& reply) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The secondary refuses us because we have handed over. Whether that is news.
+  bool SettleHandoverLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CloseSession();
   void ContactLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void NotifyLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Under the lock that orders the changes.
+  void TellLocked(base::Event event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   ForwarderState StateLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   SyncState SyncStateLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -191,6 +242,7 @@ class Forwarder : private TransportEvents {
   Transport* const transport_;
   const base::Clock& clock_;
   ForwarderListener* const listener_;
+  base::EventJournal* const journal_;
   ErrorLog errors_;
   std::thread
       thread_;  // touched by Start() and Stop() only, which exclude each other through changing_
@@ -199,7 +251,8 @@ class Forwarder : private TransportEvents {
   mutable base::CondVar changed_;  // acknowledgements, room, outcomes: for callers that wait
   base::CondVar wake_;             // for the thread
   Window window_ ABSL_GUARDED_BY(mutex_);
-  Markers markers_ ABSL_GUARDED_BY(mutex_);
+  Markers markers_ ABSL_GUARDED_BY(mutex_);   // CHECKPOINT
+  Markers prepares_ ABSL_GUARDED_BY(mutex_);  // PREPARE
   // How far we are: running is what Write() asks; changing excludes Start() and Stop(); draining holds
   // writers back.
   bool running_ ABSL_GUARDED_BY(mutex_) = false;
@@ -211,6 +264,8 @@ class Forwarder : private TransportEvents {
   bool degraded_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Duration degraded_since_ ABSL_GUARDED_BY(mutex_);
   bool skipped_while_stopped_ ABSL_GUARDED_BY(mutex_) = false;
+  Handover handover_ ABSL_GUARDED_BY(mutex_) = Handover::kNone;
+  uint64_t handover_sequence_ ABSL_GUARDED_BY(mutex_) = 0;  // of the HANDOVER, when kQueued
   // The stream.
   uint64_t stream_id_ ABSL_GUARDED_BY(mutex_) = 0;
   bool resumable_ ABSL_GUARDED_BY(mutex_) = false;

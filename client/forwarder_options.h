@@ -28,6 +28,9 @@ struct ForwarderOptions {
   OnFull on_full = OnFull::kDegrade;
   // How long a full window waits for an acknowledgement to advance. 500 ms; raise it for slow secondary disks.
   absl::Duration stall_timeout = absl::Milliseconds(500);
+  // The standby may commit any prefix of the stream by itself when it runs out of space. False; true where checkpoints are
+  // taken by interval, so that nobody has told the VM's clients which ones there are.
+  bool may_checkpoint = false;
   absl::Duration heartbeat = absl::Milliseconds(500);  // 500 ms; nobody
   // No word for this long: the peer is lost, the connection is made anew. 3 s; nobody.
   absl::Duration lost_peer = absl::Seconds(3);

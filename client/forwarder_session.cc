@@ -58,7 +58,7 @@ std::string FailureReason(const absl::Status& status) {
 bool Transient(const absl::Status& status) {
   return status.ok() || absl::IsUnavailable(status) || absl::IsCancelled(status) ||
          absl::IsDeadlineExceeded(status) || absl::IsDataLoss(status) ||
-         HasReason(status, kReasonNotRunning);
+         HasReason(status, kReasonNotRunning) || HasReason(status, kReasonHandedOver);
 }
 
 }  // namespace
@@ -84,6 +84,7 @@ absl::Status Forwarder::Start(const StartOptions& options) {
     skipped_while_stopped_ = resumable_ = false;
     grant_ = options.grant;
     takeover_ = options.takeover;
+    handover_ = options.handed_over ? Handover::kDone : Handover::kNone;
     volume_ids_.clear();
     for (ForwarderVolumeState& figures : figures_) figures.missed_bytes = 0;
     last_contact_ = last_progress_ = next_attempt_ = clock_.Monotonic();
@@ -103,7 +104,7 @@ void Forwarder::NewStreamLocked() {
   durable_needed_ = durable_asked_ = 0;
 }
 
-absl::Status Forwarder::WaitUntilDurable(absl::Time deadline) {
+absl::Status Forwarder::WaitUntilDurable(const base::Deadline& deadline) {
   // First without holding writers back, then the little that came meanwhile.
   for (const bool hold_writers : {false, true}) {
     uint64_t through = 0;
@@ -117,7 +118,7 @@ absl::Status Forwarder::WaitUntilDurable(absl::Time deadline) {
     Pump();
     base::MutexLock lock(mutex_);
     while (window_.durable_sequence() < through && running_ && !fenced_) {
-      const absl::Duration left = deadline - clock_.Now();
+      const absl::Duration left = TimeLeft(deadline);
       if (left <= absl::ZeroDuration()) {
         draining_ = false;
         NotifyLocked();
@@ -126,14 +127,14 @@ absl::Status Forwarder::WaitUntilDurable(absl::Time deadline) {
                                                    "before the deadline; try again, or stop with "
                                                    "failover to drop them"));
       }
-      changed_.WaitFor(mutex_, std::min(left, absl::Hours(1)));
+      changed_.WaitFor(mutex_, deadline.Slice(left));
     }
   }
   base::MutexLock lock(mutex_);
   return CheckRunningLocked();
 }
 
-absl::Status Forwarder::Stop(bool drain, absl::Time deadline) {
+absl::Status Forwarder::Stop(bool drain, const base::Deadline& deadline) {
   if (drain) RETURN_IF_ERROR(WaitUntilDurable(deadline));
   uint64_t session = 0;
   {
@@ -148,7 +149,7 @@ absl::Status Forwarder::Stop(bool drain, absl::Time deadline) {
     resumable_ = !degraded_ && !fenced_ && !grant_.none() &&
                  window_.received_sequence() + 1 == window_.next_sequence();
     window_.Reset(window_.next_sequence());
-    CountMarkersLocked(markers_.FailAll(absl::AbortedError("replication was stopped")));
+    FailMarkersLocked(absl::AbortedError("replication was stopped"));
     NotifyLocked();
     wake_.NotifyOne();
   }
@@ -236,6 +237,7 @@ absl::Duration Forwarder::RunOnce() {
 void Forwarder::Connect() {
   Handshake handshake{
       .group = options_.group, .agent_id = options_.agent_id, .volumes = options_.volumes};
+  handshake.may_checkpoint = options_.may_checkpoint;
   uint64_t session = 0;
   {
     base::MutexLock lock(mutex_);
@@ -265,16 +267,20 @@ void Forwarder::OnReply(uint64_t session, const HandshakeReply& reply) {
 void Forwarder::AcceptReply(const HandshakeReply& reply) {
   uint64_t session = 0;
   bool new_grant = false;
+  bool taken_back = false;
   {
     base::MutexLock lock(mutex_);
     if (session_state_ != Session::kConnecting) return;
+    taken_back = TakeBackHandoverLocked(reply);
     session = session_;
     new_grant = reply.grant != grant_;
   }
   absl::Status status;
   if (new_grant && listener_ != nullptr) status = listener_->OnGrant(reply.grant);
+  if (status.ok() && taken_back && listener_ != nullptr) status = listener_->OnHandoverTakenBack();
   {
     base::MutexLock lock(mutex_);
+    if (taken_back && !status.ok()) handover_ = Handover::kDone;  // the next handshake tries again
     if (session != session_ || session_state_ != Session::kConnecting || !running_) return;
     if (status.ok()) status = CheckReplyLocked(reply);
     if (status.ok()) ResumeLocked(reply);
@@ -308,14 +314,21 @@ absl::Status Forwarder::CheckReplyLocked(const HandshakeReply& reply) {
                      "the standby lost operations that this agent has no longer; remedy: stop and "
                      "start both ends with equal disks, or mirror the volumes again"),
                  kReasonIncomplete);
-  for (size_t i = 0; i < figures_.size(); ++i) {
-    figures_[i].missed_bytes += window_.undurable_bytes(i);
-  }
+  LatchUndurableLocked(gap);
   NewStreamLocked();
-  CountMarkersLocked(markers_.FailAll(gap));
+  FailMarkersLocked(gap);
   degraded_ = false;
   DegradeLocked(gap);
   return gap;
+}
+
+// What the window holds may or may not be there. Named by volume, from the first such operation to the end of the last.
+void Forwarder::LatchUndurableLocked(const absl::Status& cause) {
+  for (size_t i = 0; i < figures_.size(); ++i) {
+    figures_[i].missed_bytes += window_.undurable_bytes(i);
+    const ByteRange range = window_.UndurableRange(i);
+    if (!range.empty()) errors_.Latch(options_.volumes[i].name, "forward", cause, range);
+  }
 }
 
 void Forwarder::CountCrcFailureLocked(uint64_t received) {
@@ -330,7 +343,12 @@ void Forwarder::CountCrcFailureLocked(uint64_t received) {
 }
 
 void Forwarder::ResumeLocked(const HandshakeReply& reply) {
-  if (volume_ids_.empty()) {
+  // What was committed before this start is no news; what was committed while there was no connection is.
+  const bool first = volume_ids_.empty();
+  if (!first && reply.committed_epoch > committed_epoch_) {
+    TellLocked({.kind = base::EventKind::kCheckpoint, .epoch = reply.committed_epoch});
+  }
+  if (first) {
     volume_ids_ = reply.volume_ids;
     window_.MapVolumes(volume_ids_);
   }
@@ -360,6 +378,7 @@ void Forwarder::ResumeLocked(const HandshakeReply& reply) {
   last_progress_ = last_heartbeat_ = clock_.Monotonic();
   ContactLocked();
   NotifyLocked();
+  TellLocked({.kind = base::EventKind::kConnected, .term = grant_.term});
   base::LogInfo("stream_connected")
       .With("group", options_.group)
       .With("term", grant_.term.value())
@@ -370,12 +389,27 @@ void Forwarder::ResumeLocked(const HandshakeReply& reply) {
 
 void Forwarder::CommittedLocked(const CheckpointResult& result) {
   const auto finished = markers_.Committed(result);
+  if (result.epoch > committed_epoch_) {
+    TellLocked({.kind = base::EventKind::kCheckpoint,
+                .epoch = result.epoch,
+                .bytes = result.bytes,
+                .duration = result.duration});
+  }
   if (result.epoch > committed_epoch_ || !finished.empty()) {
     committed_epoch_ = std::max(committed_epoch_, result.epoch);
     committed_time_ = clock_.Now();
   }
   committed_sequence_ = std::max(committed_sequence_, result.sequence);
   CountMarkersLocked(finished);
+  prepares_.Aborted(result.sequence, 0,
+                    absl::AbortedError(absl::StrCat("group ", options_.group,
+                                                    ": a checkpoint has overtaken what was to be "
+                                                    "prepared: prepare again")));
+}
+
+void Forwarder::FailMarkersLocked(const absl::Status& status) {
+  CountMarkersLocked(markers_.FailAll(status));
+  prepares_.FailAll(status);
 }
 
 void Forwarder::CountMarkersLocked(const std::vector<Markers::Finished>& finished) {
@@ -404,13 +438,13 @@ void Forwarder::OnAck(uint64_t session, const Ack& ack) {
       last_progress_ = last_contact_;
       crc_failures_ = 0;
     }
+    if (ack.prepared_sequence != 0) {
+      prepares_.Committed({.epoch = ack.prepared_epoch, .sequence = ack.prepared_sequence});
+    }
     if (ack.aborted_sequence != 0) {
-      CountMarkersLocked(markers_.Aborted(
-          ack.aborted_sequence, ack.committed_sequence,
-          WithReason(absl::AbortedError(absl::StrCat(
-                         "group ", options_.group,
-                         ": the standby misses writes and stays at its last checkpoint")),
-                     kReasonIncomplete)));
+      const absl::Status aborted = IncompleteError();
+      CountMarkersLocked(markers_.Aborted(ack.aborted_sequence, ack.committed_sequence, aborted));
+      prepares_.Aborted(ack.aborted_sequence, ack.prepared_sequence, aborted);
     }
     if (ack.committed_sequence != 0) {
       CommittedLocked({.epoch = ack.committed_epoch,
@@ -436,7 +470,7 @@ void Forwarder::OnCheckpointWanted(uint64_t session) {
     if (session != session_ || session_state_ != Session::kConnected) return;
     ContactLocked();
     // Once drained the stream ends, and the secondary commits what it has received.
-    if (!draining_) AppendMarkerLocked(MarkerOwner::kSecondary);
+    if (!draining_ && !HandedOverLocked()) AppendMarkerLocked(MarkerOwner::kSecondary);
   }
   Pump();
 }
@@ -451,18 +485,36 @@ void Forwarder::OnFrameSent(uint64_t session) {
 }
 
 void Forwarder::OnClosed(uint64_t session, const absl::Status& status) {
-  base::MutexLock lock(mutex_);
-  if (session != session_) return;
+  bool news = false;
+  {
+    base::MutexLock lock(mutex_);
+    if (session != session_) return;
+    news = OnClosedLocked(status);
+  }
+  if (news && listener_ != nullptr) listener_->OnHandoverWanted();
+}
+
+// True when the standby knows of a hand-over that we do not.
+bool Forwarder::OnClosedLocked(const absl::Status& status) {
   session_state_ = Session::kNone;
   sending_ = false;
   reply_.reset();
+  if (connected_once_) {
+    base::Event event{.kind = base::EventKind::kDisconnected};
+    event.detail = status.ok() ? "the stream was ended" : std::string(status.message());
+    TellLocked(std::move(event));
+  }
+  const bool handed_over = HasReason(status, kReasonHandedOver);
   // A standby that has no room says so again and again: asking twice a second helps nobody.
-  const bool refused = absl::IsResourceExhausted(status);
+  const bool refused = absl::IsResourceExhausted(status) || handed_over;
   next_attempt_ = clock_.Monotonic() + (refused ? kRefusedBackoff : backoff_);
   backoff_ = std::min(backoff_ * 2, options_.backoff_max);
   ClassifyCloseLocked(status, connected_once_);
+  if (handover_ == Handover::kWanted) handover_ = Handover::kNone;  // whoever wanted it is gone
+  const bool news = handed_over && SettleHandoverLocked();
   NotifyLocked();
   wake_.NotifyOne();
+  return news;
 }
 
 void Forwarder::ClassifyCloseLocked(const absl::Status& status, bool was_connected) {
@@ -477,7 +529,7 @@ void Forwarder::ClassifyCloseLocked(const absl::Status& status, bool was_connect
     fenced_ = true;
     fenced_status_ = status;
     errors_.Latch("", "connect", status);
-    CountMarkersLocked(markers_.FailAll(status));
+    FailMarkersLocked(status);
     return;
   }
   closed_by_crc_ = absl::IsDataLoss(status);
@@ -487,7 +539,7 @@ void Forwarder::ClassifyCloseLocked(const absl::Status& status, bool was_connect
 void Forwarder::RepeatUnansweredMarkers() {
   {
     base::MutexLock lock(mutex_);
-    if (session_state_ != Session::kConnected || draining_) return;
+    if (session_state_ != Session::kConnected || draining_ || HandedOverLocked()) return;
     if (clock_.Monotonic() - connected_at_ < kAnswerHeartbeats * options_.heartbeat) return;
     const uint64_t through = std::exchange(received_at_connect_, 0);
     if (through == 0 || !markers_.ForgetUnwanted(through)) return;
@@ -532,5 +584,11 @@ void Forwarder::ContactLocked() {
 }
 
 void Forwarder::NotifyLocked() { changed_.NotifyAll(); }
+
+void Forwarder::TellLocked(base::Event event) {
+  if (journal_ == nullptr) return;
+  event.group = options_.group;
+  journal_->Append(std::move(event));
+}
 
 }  // namespace understudy::client

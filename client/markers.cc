@@ -35,12 +35,16 @@ void Markers::Abandon(uint64_t id) {
   if (Marker* marker = Find(id)) marker->owner = MarkerOwner::kAbandoned;
 }
 
+void Markers::Forget(uint64_t id) {
+  std::erase_if(markers_, [&](const Marker& marker) { return marker.id == id; });
+}
+
 std::optional<absl::StatusOr<CheckpointResult>> Markers::Take(uint64_t id) {
   Marker* const marker = Find(id);
   if (marker == nullptr) return absl::AbortedError("the checkpoint's marker was dropped");
   if (!marker->outcome.has_value()) return std::nullopt;
   auto outcome = std::move(marker->outcome);
-  std::erase_if(markers_, [&](const Marker& other) { return other.id == id; });
+  Forget(id);
   return outcome;
 }
 

@@ -39,6 +39,7 @@ class Markers {
   // An abandoned marker that is still pending, or one that has finished and nothing was queued after it.
   std::optional<uint64_t> Adopt(uint64_t next_sequence);
   void Abandon(uint64_t id);
+  void Forget(uint64_t id);  // nobody asks again
   // The outcome, once; nothing while it is pending.
   std::optional<absl::StatusOr<CheckpointResult>> Take(uint64_t id);
 

@@ -21,8 +21,9 @@ absl::Status RunningOrDone(const std::string& group) {
 }
 
 absl::Status NotRunning(const std::string& group) {
-  return absl::FailedPreconditionError(
-      absl::StrCat("group ", group, ": Block replication is not running"));
+  return WithReason(absl::FailedPreconditionError(
+                        absl::StrCat("group ", group, ": Block replication is not running")),
+                    kReasonNotRunning);
 }
 
 absl::Status FencedStatus(const std::string& group) {
@@ -58,10 +59,19 @@ absl::StatusOr<std::unique_ptr<Primary>> Primary::Create(PrimaryOptions options,
   }
   options.forwarder.agent_id = state->record().agent_id;
   RETURN_IF_ERROR(options.forwarder.Validate());
-  auto primary = std::unique_ptr<Primary>(new Primary(std::move(state)));
+  auto primary = std::unique_ptr<Primary>(new Primary(std::move(state), clock));
   AgentState* const kept = primary->state_.get();
   ForwarderListener* const listener = primary.get();
-  primary->forwarder_ = std::make_unique<Forwarder>(options.forwarder, transport, clock, listener);
+  primary->forwarder_ = std::make_unique<Forwarder>(options.forwarder, transport, clock, listener,
+                                                    &primary->journal_);
+  primary->requests_ = std::make_unique<base::RequestLog>(
+      file_system, kept->kept() ? kept->PathOf("requests") : "", clock, primary->state_pool_);
+  if (kept->kept()) {
+    primary->forwarder_->errors().KeepIn(
+        base::ErrorFile::Create(file_system, kept->PathOf("errors"), primary->state_pool_,
+                                options.forwarder.group),
+        std::string(StageName(kept->record().stage)));
+  }
   for (size_t i = 0; i < disks.size(); ++i) {
     primary->volumes_.push_back(std::make_unique<Volume>(
         VolumeOptions{.index = static_cast<uint32_t>(i),
@@ -81,13 +91,18 @@ absl::Status Primary::Resume() {
   const base::MutexLock lock(control_);
   const AgentRecord record = state_->record();
   stage_ = record.stage;
+  SetHandedOver(record.handed_over);
   if (record.stage != Stage::kRunning) return absl::OkStatus();
   if (record.fenced) {
     SetFenced(true);
-    forwarder_->errors().Latch("", "connect", FencedStatus(group()));
+    const std::vector<base::LatchedError> kept = errors();
+    const bool told = std::any_of(kept.begin(), kept.end(),
+                                  [](const auto& error) { return error.reason == kReasonFenced; });
+    if (!told) forwarder_->errors().Latch("", "connect", FencedStatus(group()));
     return absl::OkStatus();
   }
-  return forwarder_->Start({.grant = record.grant, .resume = record.resume});
+  return forwarder_->Start(
+      {.grant = record.grant, .handed_over = record.handed_over, .resume = record.resume});
 }
 
 void Primary::Shutdown(absl::Duration grace) {
@@ -96,6 +111,11 @@ void Primary::Shutdown(absl::Duration grace) {
   const bool quiet = gate_.Close(grace / 2);
   if (!quiet) base::LogWarning("io_stuck_at_shutdown").With("group", group());
   const base::MutexLock lock(control_);
+  EndForwarding(deadline, quiet);
+  forwarder_->errors().Store();
+}
+
+void Primary::EndForwarding(absl::Time deadline, bool quiet) {
   if (!forwarder_->state().running) return;
   if (!forwarder_->Stop(true, deadline).ok()) forwarder_->Stop(false).IgnoreError();
   const ResumePoint resume = forwarder_->resume_point();
@@ -113,8 +133,15 @@ absl::Status Primary::SetStage(Stage stage) {
     record.grant = {};
   }));
   stage_.store(stage, std::memory_order_release);
+  journal_.Append({.kind = base::EventKind::kStage, .group = group(), .stage = stage});
   base::LogInfo("stage").With("group", group()).With("stage", std::string(StageName(stage)));
   return absl::OkStatus();
+}
+
+// Of the stage that ended. Stored at once: a control call may wait for it.
+void Primary::ClearErrors() {
+  forwarder_->errors().Clear(std::string(StageName(stage())));
+  forwarder_->errors().Store();
 }
 
 void Primary::SetFenced(bool fenced) {
@@ -129,42 +156,56 @@ absl::Status Primary::OnGrant(const Grant& grant) {
 void Primary::OnFenced(const absl::Status& status) {
   base::LogError("fenced").With("group", group()).With("status", status);
   SetFenced(true);
+  base::Event event{.kind = base::EventKind::kFenced, .group = group()};
+  event.detail = std::string(status.message());
+  journal_.Append(std::move(event));
   const absl::Status stored = state_->Update([](AgentRecord& record) { record.fenced = true; });
   if (!stored.ok()) forwarder_->errors().Latch("", "connect", stored);
 }
 
-absl::StatusOr<Primary::Outcome> Primary::Start(bool takeover, absl::Time deadline) {
+absl::StatusOr<Primary::Outcome> Primary::Start(bool takeover, const base::Deadline& deadline) {
   const base::MutexLock lock(control_);
   if (stage() == Stage::kDone) return Outcome{.stage = Stage::kDone, .ignored = true};
   if (stage() == Stage::kRunning) {
-    if (!fenced() || !takeover) return RunningOrDone(group());
+    const bool out = fenced() || handed_over();
+    if (!out || !takeover) return RunningOrDone(group());
     forwarder_->Stop(false).IgnoreError();
   }
   RETURN_IF_ERROR(SetStage(Stage::kRunning));
-  forwarder_->errors().Clear();
+  ClearErrors();
   SetFenced(false);
-  if (absl::Status status = forwarder_->Start({.takeover = takeover}); !status.ok()) {
+  if (absl::Status status = forwarder_->Start({.takeover = takeover, .handed_over = handed_over()});
+      !status.ok()) {
     SetStage(Stage::kNone).IgnoreError();
     return status;
   }
   const ForwarderState state =
-      forwarder_->WaitForAnswer(std::min(deadline, absl::Now() + kFirstAnswer));
+      forwarder_->WaitForAnswer(std::min(deadline.time(), absl::Now() + kFirstAnswer));
   if (!state.fenced) return Outcome{.stage = Stage::kRunning};
+  base::LogError("start_refused").With("group", group()).With("reason", std::string(kReasonFenced));
   forwarder_->Stop(false).IgnoreError();
   SetFenced(false);
-  forwarder_->errors().Clear();
-  RETURN_IF_ERROR(SetStage(Stage::kNone));
+  const absl::Status back = SetStage(Stage::kNone);
+  ClearErrors();
+  RETURN_IF_ERROR(back);
   return FencedStatus(group());
 }
 
-absl::StatusOr<Primary::Outcome> Primary::Checkpoint(absl::Time deadline) {
+absl::StatusOr<Primary::Outcome> Primary::Checkpoint(const base::Deadline& deadline) {
   if (stage() != Stage::kRunning) return Outcome{.stage = stage(), .ignored = true};
   if (fenced()) return FencedStatus(group());
   ASSIGN_OR_RETURN(const CheckpointResult result, forwarder_->Checkpoint(deadline));
   return Outcome{.stage = stage(), .checkpoint = result};
 }
 
-absl::StatusOr<Primary::Outcome> Primary::Stop(bool failover, absl::Time deadline) {
+absl::StatusOr<Primary::Outcome> Primary::Prepare(const base::Deadline& deadline) {
+  if (stage() != Stage::kRunning) return Outcome{.stage = stage(), .ignored = true};
+  if (fenced()) return FencedStatus(group());
+  ASSIGN_OR_RETURN(const CheckpointResult result, forwarder_->Prepare(deadline));
+  return Outcome{.stage = stage(), .checkpoint = result};
+}
+
+absl::StatusOr<Primary::Outcome> Primary::Stop(bool failover, const base::Deadline& deadline) {
   const base::MutexLock lock(control_);
   if (stage() == Stage::kNone) return NotRunning(group());
   if (stage() == Stage::kDone) return Outcome{.stage = Stage::kDone, .ignored = true};
@@ -173,16 +214,15 @@ absl::StatusOr<Primary::Outcome> Primary::Stop(bool failover, absl::Time deadlin
     const bool drain = !failover && !state.fenced;
     if (drain && state.incomplete) {
       return WithReason(
-          absl::AbortedError(absl::StrCat("group ", group(),
-                                          ": the standby misses writes; stop with failover to end "
-                                          "replication without them")),
+          absl::AbortedError(absl::StrCat(forwarder_->IncompleteError().message(),
+                                          "; stop with failover to end replication without them")),
           kReasonIncomplete);
     }
     RETURN_IF_ERROR(forwarder_->Stop(drain, deadline));
   }
   RETURN_IF_ERROR(SetStage(Stage::kDone));
   SetFenced(false);
-  forwarder_->errors().Clear();
+  ClearErrors();
   return Outcome{.stage = Stage::kDone};
 }
 

@@ -23,8 +23,11 @@
 #include "client/forwarder.h"
 #include "client/volume.h"
 #include "storage/base/clock.h"
+#include "storage/base/event_journal.h"
 #include "storage/base/io_gate.h"
 #include "storage/base/mutex.h"
+#include "storage/base/request_log.h"
+#include "storage/base/worker_pool.h"
 
 namespace understudy::client {
 
@@ -62,19 +65,25 @@ class Primary : private ForwarderListener {
     CheckpointResult checkpoint;  // of Checkpoint() and not ignored
   };
   // Succeeds when the secondary cannot be reached, and goes on trying; refused with FENCED it leaves the stage as it was. While
-  // fenced in RUNNING, a takeover is accepted and starts anew.
-  absl::StatusOr<Outcome> Start(bool takeover, absl::Time deadline);
-  absl::StatusOr<Outcome> Checkpoint(absl::Time deadline);
+  // fenced or handed over in RUNNING, a takeover is accepted and starts anew.
+  absl::StatusOr<Outcome> Start(bool takeover, const base::Deadline& deadline);
+  absl::StatusOr<Outcome> Checkpoint(const base::Deadline& deadline);
+  // Seals the epoch at the secondary, where the orchestrator commits or abandons it.
+  absl::StatusOr<Outcome> Prepare(const base::Deadline& deadline);
   // `failover`: drops what is queued, otherwise drains it; kAborted reason INCOMPLETE when the standby misses writes.
-  absl::StatusOr<Outcome> Stop(bool failover, absl::Time deadline);
+  absl::StatusOr<Outcome> Stop(bool failover, const base::Deadline& deadline);
   absl::StatusOr<Outcome> Remove();
 
   Stage stage() const { return stage_.load(std::memory_order_acquire); }
   bool fenced() const { return fenced_.load(std::memory_order_acquire); }
+  // The VM's writes are refused, in every stage, until a handshake is accepted again: the standby gave it back, or a start.
+  bool handed_over() const { return handed_over_.load(std::memory_order_acquire); }
   const std::string& group() const { return forwarder_->options().group; }
   const std::string& agent_id() const { return forwarder_->options().agent_id; }
   Grant grant() const;  // none: not granted yet
+  base::RequestLog& requests() { return *requests_; }
   Forwarder& forwarder() { return *forwarder_; }
+  base::EventJournal& journal() { return journal_; }
   std::vector<base::LatchedError> errors() const { return forwarder_->errors().errors(); }
   const std::vector<std::unique_ptr<Volume>>& volumes() const { return volumes_; }
   // By export name `GROUP/VOLUME`; "" when there is exactly one volume. Null: none.
@@ -84,13 +93,26 @@ class Primary : private ForwarderListener {
   }
 
  private:
-  explicit Primary(std::unique_ptr<AgentState> state) : state_(std::move(state)) {}
+  Primary(std::unique_ptr<AgentState> state, const base::Clock& clock)
+      : state_(std::move(state)), journal_(base::EventJournal::NewRun(), clock) {}
   absl::Status OnGrant(const Grant& grant) override;
   void OnFenced(const absl::Status& status) override;
+  void OnHandoverWanted() override;
+  absl::Status OnHandoverTakenBack() override;
+  void HandOver();
+  bool BeginHandover();
+  void EndHandover(const absl::StatusOr<ResumePoint>& outcome);
+  void SetHandedOver(bool handed_over);
   absl::Status SetStage(Stage stage);
+  void ClearErrors();
+  // Drains, ends the stream and stores where it can go on, when no request was left inside.
+  void EndForwarding(absl::Time deadline, bool quiet);
   void SetFenced(bool fenced);
 
   const std::unique_ptr<AgentState> state_;
+  base::EventJournal journal_;
+  base::WorkerPool state_pool_{"state", 1};  // outlives those whose files it writes
+  std::unique_ptr<base::RequestLog> requests_;
   base::IoGate gate_;  // every request of the VM passes it
   std::unique_ptr<Forwarder> forwarder_;
   std::vector<std::unique_ptr<Volume>> volumes_;
@@ -98,6 +120,8 @@ class Primary : private ForwarderListener {
       control_;  // orders Start, Stop and Remove; held across I/O on purpose, no request takes it
   std::atomic<Stage> stage_{Stage::kNone};
   std::atomic<bool> fenced_{false};
+  std::atomic<bool> handed_over_{false};
+  base::WorkerPool handover_pool_{"handover", 1};  // two tasks at most; last: they use the rest
 };
 
 }  // namespace understudy::client

@@ -33,6 +33,7 @@ struct Handshake {
   bool takeover = false;
   Epoch last_committed_epoch;
   uint64_t last_committed_sequence = 0;
+  bool may_checkpoint = false;
 };
 
 struct HandshakeReply {
@@ -57,6 +58,8 @@ struct Ack {
   bool incomplete = false;
   uint64_t aborted_sequence = 0;
   uint64_t echo_micros = 0;
+  Epoch prepared_epoch;
+  uint64_t prepared_sequence = 0;
 };
 
 struct Heartbeat {
@@ -70,6 +73,7 @@ class TransportEvents {
   virtual void OnReply(uint64_t session, const HandshakeReply& reply) = 0;  // once, first
   virtual void OnAck(uint64_t session, const Ack& ack) = 0;
   virtual void OnCheckpointWanted(uint64_t session) = 0;
+  virtual void OnHandoverWanted(uint64_t session) = 0;
   virtual void OnFrameSent(uint64_t session) = 0;  // SendFrame() may be called again
   // The last event of a session; also the answer to a failed attempt.
   virtual void OnClosed(uint64_t session, const absl::Status& status) = 0;

@@ -49,6 +49,17 @@ absl::Status Volume::CheckRequest(const base::IoGate::Pass& pass, uint64_t offse
   return absl::OkStatus();
 }
 
+absl::Status Volume::CheckMayChange() const {
+  if (!handed_over_.load(std::memory_order_acquire)) return absl::OkStatus();
+  return WithReason(
+      absl::FailedPreconditionError(absl::StrCat(
+          "volume ", options_.name,
+          ": the primary has handed over and refuses writes until the standby gives it back")),
+      kReasonHandedOver);
+}
+
+void Volume::AwaitChanges() { const base::RangeLock::Hold all(ranges_, {0, options_.size_bytes}); }
+
 absl::Status Volume::LocalResult(IoKind kind, ByteRange range, const absl::Status& status) {
   if (status.ok()) return status;
   Add(figures_.local_errors[static_cast<size_t>(kind)], 1);
@@ -60,12 +71,14 @@ absl::Status Volume::LocalResult(IoKind kind, ByteRange range, const absl::Statu
 absl::Status Volume::AfterForward(IoKind kind, const absl::Status& status) {
   if (status.ok()) return status;
   const bool stopped = HasReason(status, kReasonNotRunning);
-  if (!stopped) Add(figures_.remote_errors[static_cast<size_t>(kind)], 1);
+  if (!stopped && !HasReason(status, kReasonHandedOver))
+    Add(figures_.remote_errors[static_cast<size_t>(kind)], 1);
   if (HasReason(status, kReasonFenced)) {
     Add(figures_.fenced_requests, 1);
     return options_.stop_when_fenced || !tee() ? status : absl::OkStatus();
   }
   if (absl::IsInvalidArgument(status) || absl::IsOutOfRange(status)) return status;
+  if (HasReason(status, kReasonHandedOver)) return status;
   if (tee()) return absl::OkStatus();
   if (stopped || options_.report_forward_errors) return Annotate(status, options_.name);
   return absl::OkStatus();
@@ -93,12 +106,15 @@ absl::Status Volume::Change(IoKind kind, uint64_t offset, uint64_t length, bool 
                                                    offset, " of ", length,
                                                    " bytes is empty or not sector-aligned"));
   }
+  RETURN_IF_ERROR(CheckMayChange());
   if (before_write_) RETURN_IF_ERROR(before_write_());
   Count(kind, length);
   const ByteRange range = ByteRange::OfLength(offset, length);
   absl::Status forwarded;
   {
     const base::RangeLock::Hold hold(ranges_, range);
+    RETURN_IF_ERROR(
+        CheckMayChange());  // again: whoever waits for those that hold a range relies on it
     if (tee()) {
       if (const absl::Status status = LocalResult(kind, range, locally()); !status.ok()) {
         // Any part of it may be on the local disk.

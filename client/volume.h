@@ -9,7 +9,8 @@
 //          in the stream, so overlapping concurrent writes have the same order on the local disk and in the stream.
 // Errors   those of the local disk are the guest's, always. Those of forwarding are latched and never the guest's, except in
 //          forward mode with report_forward_errors. Forward mode fails with kInternal (EIO) while replication is not running.
-//          Once fenced, with stop_when_fenced, everything fails, reads too. kCancelled once the gate is closed: the agent is
+//          Once fenced, with stop_when_fenced, everything fails, reads too. Once handed over, what changes the disk fails, in every
+//          stage, reason HANDED_OVER. kCancelled once the gate is closed: the agent is
 //          shutting down and does nothing for the request; connect again.
 // Threads  all methods from any thread.
 #ifndef UNDERSTUDY_CLIENT_VOLUME_H_
@@ -76,6 +77,12 @@ class Volume {
   const IoFigures& figures() const { return figures_; }
   // Called by the owner when the secondary has refused us for good.
   void SetFenced(bool fenced) { fenced_.store(fenced, std::memory_order_release); }
+  // Likewise, once the primary is to write no more. What is under way goes on: see AwaitChanges().
+  void SetHandedOver(bool handed_over) {
+    handed_over_.store(handed_over, std::memory_order_release);
+  }
+  // Until every change that has begun has its place in the stream, or has failed.
+  void AwaitChanges();
 
  private:
   absl::Status CheckRequest(const base::IoGate::Pass& pass, uint64_t offset, uint64_t length);
@@ -84,6 +91,7 @@ class Volume {
                       absl::FunctionRef<absl::Status()> forward);
   // Latches nothing itself: the forwarder has. What the guest is told.
   absl::Status AfterForward(IoKind kind, const absl::Status& status);
+  absl::Status CheckMayChange() const;
   absl::Status LocalResult(IoKind kind, ByteRange range, const absl::Status& status);
   void Count(IoKind kind, uint64_t length);
 
@@ -94,6 +102,7 @@ class Volume {
   const std::function<absl::Status()> before_write_;
   base::RangeLock ranges_;
   std::atomic<bool> fenced_{false};
+  std::atomic<bool> handed_over_{false};
   IoFigures figures_;
 };
 

@@ -101,7 +101,7 @@ Window::Slot Window::AppendData(uint32_t volume, uint64_t offset, uint64_t lengt
 uint64_t Window::Append(const Operation& operation, absl::Duration now) {
   Frame& frame = OpenFrame(now);
   const uint64_t sequence = Push(frame, operation);
-  if (operation.kind == OperationKind::kCheckpoint) frame.closed = true;
+  if (IsMarker(operation.kind)) frame.closed = true;
   return sequence;
 }
 
@@ -164,6 +164,19 @@ uint64_t Window::first_available_sequence() const {
 uint64_t Window::sent_sequence() const {
   return next_to_send_ == 0 ? first_available_sequence() - 1
                             : frames_[next_to_send_ - 1]->last_sequence();
+}
+
+ByteRange Window::UndurableRange(size_t volume) const {
+  ByteRange range;
+  for (const auto& frame : frames_) {
+    for (const Operation& operation : frame->operations) {
+      if (!operation.has_range() || IndexOf(operation.volume) != volume) continue;
+      if (range.empty()) range = operation.range();
+      range.start = std::min(range.start, operation.offset);
+      range.end = std::max(range.end, operation.range().end);
+    }
+  }
+  return range;
 }
 
 std::optional<absl::Duration> Window::oldest() const {

@@ -69,6 +69,8 @@ class Window {
   bool all_sent() const { return next_to_send_ == frames_.size(); }
   uint64_t bytes() const { return bytes_; }
   uint64_t unreceived_bytes() const { return bytes_ - received_bytes_; }
+  // From the first to the end of the last of them; goes through all.
+  ByteRange UndurableRange(size_t volume) const;
   uint64_t undurable_bytes(size_t volume) const {
     return volume_bytes_[volume];
   }  // of ranges, zeroes included

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Understudy's story on real data, from an empty machine: a primary's writes reach the standby, a checkpoint shows them, the
-# primary dies, the standby takes over with exactly the disk of the checkpoint.
+# failover is tried on a clone while replication goes on, the primary dies, the standby takes over with exactly the disk of the
+# checkpoint.
 #
 #   deploy/demo.sh              installs what is missing, builds into build/release, runs; about half a minute after the build
 #   deploy/demo.sh --keep       leaves the disks and logs for you to look at
@@ -74,7 +75,7 @@ build() {
   (
     cd "$repository"
     cmake --preset release && cmake --build --preset release \
-      --target understudyd understudyd_plugin understudyctl understudy-agent understudy-agent-plugin
+      --target understudyd understudyd_plugin understudyctl understudy-agent understudy-agent-plugin understudy-inspect
   ) > "$log" 2>&1 < /dev/null &
   local builder=$!
   while [[ -t 1 ]] && kill -0 "$builder" 2> /dev/null; do
@@ -119,6 +120,7 @@ service=unix:$dir/service.grpc
 agent=unix:$dir/agent.grpc
 primary_export="nbd+unix:///vm1/vda?socket=$dir/agent.nbd"
 secondary_export="nbd+unix:///vm1/vda?socket=$dir/service.nbd"
+drill_export="nbd+unix:///vm1%40drill/vda?socket=$dir/service.nbd"
 
 at_service() { "$bin/understudyctl" --server "$service" "$@"; }
 at_agent() { "$bin/understudyctl" --server "$agent" "$@"; }
@@ -159,6 +161,13 @@ sum_of_standby() {
 }
 # Prints a file inside the file system of an image.
 cat_in() { debugfs -R "cat $2" "$1" 2> "$dir/debugfs.out"; }
+check_file_system() {
+  if e2fsck -fn "$1" > "$dir/e2fsck.out" 2>&1; then
+    good "e2fsck -fn: $(sed -n 's/^.*: \([0-9]*\/[0-9]* files.*\)$/clean, \1/p' "$dir/e2fsck.out")"
+  else
+    bad "e2fsck -fn: $(tail -n 3 "$dir/e2fsck.out")"
+  fi
+}
 # write_ledger URI RECORD PATTERN [more of the same]: 4 KiB records inside the blocks of the file /ledger, by qemu-io.
 write_ledger() {
   local target=$1 commands=()
@@ -193,7 +202,7 @@ show "ext4, $(mib "$(stat -c %s "$primary_disk")"), $(find "$files" -type f | wc
 
 step "The standby: understudyd with an empty data directory"
 "$bin/understudyd" --data-dir "$dir/data" --disk-dir "$dir" --listen "$service" --metrics-listen 127.0.0.1:0 \
-  --nbd-socket "$dir/service.nbd" > "$dir/service.log" 2>&1 < /dev/null &
+  --history-epochs 4 --nbd-socket "$dir/service.nbd" > "$dir/service.log" 2>&1 < /dev/null &
 service_pid=$!
 wait_ready "$service_pid" "$dir/service.log"
 say at_service start vm1 --mode secondary --volume "vda,disk=$secondary_disk"
@@ -240,6 +249,35 @@ else
   bad "/letter is not readable on the standby"
 fi
 
+step "A fire drill: the failover is tried on a clone while replication goes on"
+write_ledger "$primary_export" 1 0x14
+at_agent checkpoint vm1 > "$dir/newer.out" || die "no second checkpoint: $(cat "$dir/newer.out")"
+cp --sparse=always "$primary_disk" "$dir/newer.img"
+newer=$(sum "$dir/newer.img")
+say at_service history vm1
+say at_service clone vm1 --epoch 1 --name drill --ttl 10m
+read_export "$drill_export" "$dir/seen.img"
+expect "the drill VM sees checkpoint 1" "$(sum "$dir/seen.img")" "$checkpoint"
+check_file_system "$dir/seen.img"
+# A new file, written through the clone while the primary writes too.
+date -u '+written by the drill VM on %F at %T UTC' > "$dir/drilled"
+printf 'write %s /drilled\n' "$dir/drilled" > "$dir/commands"
+debugfs -w -f "$dir/commands" "$dir/seen.img" > "$dir/debugfs.out" 2>&1 || die "debugfs: $(cat "$dir/debugfs.out")"
+nbdcopy "$dir/seen.img" "$drill_export"
+write_ledger "$primary_export" 1 0x15
+wait_received
+read_export "$drill_export" "$dir/drill.img"
+if [[ $(cat_in "$dir/drill.img" /drilled) == "$(< "$dir/drilled")" ]]; then
+  good "/drilled: \"$(cat_in "$dir/drill.img" /drilled)\""
+else
+  bad "/drilled is not readable on the clone"
+fi
+expect "the standby shows nothing of it" "$(sum_of_standby)" "$newer"
+at_service clone vm1 --remove drill > "$dir/remove.out" 2>&1 || die "clone --remove: $(cat "$dir/remove.out")"
+if nbdinfo "$drill_export" > "$dir/nbdinfo.out" 2>&1; then bad "the clone is still there"; else good "removed without trace"; fi
+checkpoint=$newer
+mv "$dir/newer.img" "$dir/checkpoint.img"
+
 step "The VM goes on writing, and its host dies"
 write_ledger "$primary_export" 1 0x21 7 0x22 200 0x23
 qemu-io -f raw -c 'write -q -P 0x66 100M 8M' "$primary_export"
@@ -256,11 +294,7 @@ say at_service stop vm1 --failover
 took=$(milliseconds_since "$started")
 good "understudyctl came back after $took; the disk can be written from now on"
 expect "the secondary VM sees the checkpoint, not a byte more" "$(sum_of_standby)" "$checkpoint"
-if e2fsck -fn "$dir/seen.img" > "$dir/e2fsck.out" 2>&1; then
-  good "e2fsck -fn: $(sed -n 's/^.*: \([0-9]*\/[0-9]* files.*\)$/clean, \1/p' "$dir/e2fsck.out")"
-else
-  bad "e2fsck -fn: $(tail -n 3 "$dir/e2fsck.out")"
-fi
+check_file_system "$dir/seen.img"
 # The secondary VM's own write goes to the kept copy as well, which is from now on what must be there.
 write_ledger "$secondary_export" 3 0x31 42 0x32
 write_ledger "$dir/checkpoint.img" 3 0x31 42 0x32

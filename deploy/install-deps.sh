@@ -18,8 +18,8 @@ BUILD=(
   nbdkit nbdkit-plugin-dev
 )
 DEMO=(libnbd-bin qemu-utils e2fsprogs util-linux jq curl)
-TESTS=(prometheus python3 fio clang-format)
-BENCH=(fio python3)
+TESTS=(prometheus python3 fio clang-format xfsprogs qemu-system-x86)
+BENCH=(fio python3 xfsprogs)
 LINT=(clang clang-tidy clang-format)
 IMAGE=(buildah mmdebstrap ca-certificates)
 RUNTIME=(

@@ -1,6 +1,39 @@
 #include "proto/replication_codec.h"
 
 namespace understudy::proto {
+namespace {
+
+v1::WatchKind ToProto(base::EventKind kind) {
+  switch (kind) {
+    case base::EventKind::kOpened:
+      return v1::WATCH_KIND_OPENED;
+    case base::EventKind::kRemoved:
+      return v1::WATCH_KIND_REMOVED;
+    case base::EventKind::kStage:
+      return v1::WATCH_KIND_STAGE;
+    case base::EventKind::kCheckpoint:
+      return v1::WATCH_KIND_CHECKPOINT;
+    case base::EventKind::kConnected:
+      return v1::WATCH_KIND_CONNECTED;
+    case base::EventKind::kDisconnected:
+      return v1::WATCH_KIND_DISCONNECTED;
+    case base::EventKind::kIncomplete:
+      return v1::WATCH_KIND_INCOMPLETE;
+    case base::EventKind::kComplete:
+      return v1::WATCH_KIND_COMPLETE;
+    case base::EventKind::kFenced:
+      return v1::WATCH_KIND_FENCED;
+    case base::EventKind::kError:
+      return v1::WATCH_KIND_ERROR;
+    case base::EventKind::kJobBegun:
+      return v1::WATCH_KIND_JOB_BEGUN;
+    case base::EventKind::kJobEnded:
+      return v1::WATCH_KIND_JOB_ENDED;
+  }
+  return v1::WATCH_KIND_UNSPECIFIED;
+}
+
+}  // namespace
 
 v1::Stage ToProto(Stage stage) {
   switch (stage) {
@@ -32,6 +65,24 @@ v1::ReplicationError ToProto(const base::LatchedError& error) {
   to.set_last_unix_micros(absl::ToUnixMicros(error.last));
   to.set_count(error.count);
   to.set_reason(error.reason);
+  to.set_bytes(error.bytes);
+  return to;
+}
+
+v1::WatchEvent ToProto(const base::Event& event) {
+  v1::WatchEvent to;
+  to.set_kind(ToProto(event.kind));
+  to.set_number(event.number);
+  to.set_unix_micros(absl::ToUnixMicros(event.time));
+  to.set_group(event.group);
+  if (event.kind == base::EventKind::kStage) to.set_stage(ToProto(event.stage));
+  to.set_term(event.term.value());
+  to.set_epoch(event.epoch.value());
+  to.set_bytes(event.bytes);
+  to.set_duration_micros(static_cast<uint64_t>(absl::ToInt64Microseconds(event.duration)));
+  if (event.kind == base::EventKind::kError) *to.mutable_error() = ToProto(event.error);
+  to.set_job(event.job);
+  to.set_detail(event.detail);
   return to;
 }
 

@@ -21,12 +21,17 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const DaemonOptions& optio
   const base::Clock& clock = base::Clock::Real();
   ASSIGN_OR_RETURN(daemon->store_,
                    storage::Store::Open(options.store, base::FileSystem::Posix(), clock, random));
-  daemon->service_ = std::make_unique<Service>(*daemon->store_, clock);
-  daemon->replication_ = std::make_unique<ReplicationService>(*daemon->service_);
+  daemon->service_ = std::make_unique<Service>(*daemon->store_, clock, base::FileSystem::Posix(),
+                                               options.store.data_dir);
+  daemon->replication_ =
+      std::make_unique<ReplicationService>(*daemon->service_, options.nbd_socket);
   daemon->primary_writes_ = std::make_unique<PrimaryWritesService>(*daemon->service_);
+  daemon->csi_addons_ = std::make_unique<CsiAddonsService>(*daemon->service_);
+  daemon->csi_identity_ = std::make_unique<CsiIdentityService>();
   ASSIGN_OR_RETURN(daemon->grpc_,
-                   proto::GrpcHost::Start(options.listen, {daemon->replication_.get(),
-                                                           daemon->primary_writes_.get()}));
+                   proto::GrpcHost::Start(
+                       options.listen, {daemon->replication_.get(), daemon->primary_writes_.get(),
+                                        daemon->csi_addons_.get(), daemon->csi_identity_.get()}));
   daemon->metrics_ = std::make_shared<Metrics>(*daemon->service_);
   ASSIGN_OR_RETURN(daemon->endpoint_, base::MetricsEndpoint::Start(options.metrics_listen));
   daemon->endpoint_->Register(daemon->metrics_);
@@ -45,6 +50,7 @@ void Daemon::Shutdown() {
     if (std::exchange(shut_down_, true)) return;
   }
   if (grpc_ != nullptr) grpc_->SetServing(false);
+  if (replication_ != nullptr) replication_->EndStreams();
   metrics_.reset();  // scraped no more, before what it reads goes
   if (grpc_ != nullptr) grpc_->Shutdown(kShutdownGrace);
   if (service_ != nullptr && !service_->Shutdown()) {

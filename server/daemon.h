@@ -12,6 +12,7 @@
 #include "proto/grpc_host.h"
 #include "server/daemon_options.h"
 #include "server/metrics.h"
+#include "server/rpc/csi_addons_service.h"
 #include "server/rpc/replication_service.h"
 #include "server/rpc/write_stream.h"
 #include "server/service.h"
@@ -41,6 +42,8 @@ class Daemon {
   std::unique_ptr<Service> service_;
   std::unique_ptr<ReplicationService> replication_;
   std::unique_ptr<PrimaryWritesService> primary_writes_;
+  std::unique_ptr<CsiAddonsService> csi_addons_;
+  std::unique_ptr<CsiIdentityService> csi_identity_;
   std::unique_ptr<proto::GrpcHost> grpc_;
   std::shared_ptr<Metrics> metrics_;
   std::unique_ptr<base::MetricsEndpoint> endpoint_;

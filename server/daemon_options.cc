@@ -14,6 +14,8 @@
 namespace understudy::server {
 namespace {
 
+constexpr uint64_t kIndexMemoryMin = 16 << 20;
+
 std::string Absolute(const std::string& path) {
   return path.empty() ? path : std::filesystem::absolute(path).lexically_normal().string();
 }
@@ -32,6 +34,19 @@ absl::Status Set(uint64_t& to, const std::string& value) {
   return absl::OkStatus();
 }
 
+absl::Status SetCount(uint64_t& to, const std::string& value) {
+  if (!value.empty() && value[0] != '+' && absl::SimpleAtoi(value, &to)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("\"", value, "\" is not a whole number"));
+}
+
+absl::Status SetBool(bool& to, const std::string& value) {
+  if (value != "true" && value != "false") {
+    return absl::InvalidArgumentError(absl::StrCat("\"", value, "\" is neither true nor false"));
+  }
+  to = value == "true";
+  return absl::OkStatus();
+}
+
 absl::Status SetDurability(bool& durable, const std::string& value) {
   if (value != "checkpoint" && value != "none") {
     return absl::InvalidArgumentError(
@@ -39,6 +54,12 @@ absl::Status SetDurability(bool& durable, const std::string& value) {
   }
   durable = value == "checkpoint";
   return absl::OkStatus();
+}
+
+// Of one group; 0: none.
+uint64_t OverlayLimit(const storage::StoreOptions& store) {
+  if (store.overlay_bytes_max == 0) return store.overlay_bytes_total;
+  return store.overlay_bytes_max;
 }
 
 }  // namespace
@@ -74,6 +95,18 @@ absl::Status DaemonOptions::Set(const std::string& key, const std::string& value
     status = server::Set(store.apply_bytes_per_second, value);
   } else if (key == "segment-bytes") {
     status = server::Set(store.segment_bytes, value);
+  } else if (key == "history-epochs") {
+    status = SetCount(store.history_epochs, value);
+  } else if (key == "history-bytes") {
+    status = server::Set(store.history_bytes, value);
+  } else if (key == "overlay-bytes-max") {
+    status = server::Set(store.overlay_bytes_max, value);
+  } else if (key == "overlay-bytes-total") {
+    status = server::Set(store.overlay_bytes_total, value);
+  } else if (key == "reserve-disk-space") {
+    status = SetBool(store.reserve_disk_space, value);
+  } else if (key == "index-memory-max") {
+    status = server::Set(store.index_memory_max, value);
   } else {
     return absl::NotFoundError(absl::StrCat("unknown option ", key));
   }
@@ -95,6 +128,20 @@ absl::Status DaemonOptions::Validate() const {
     problems.push_back(absl::StrCat("--nbd-socket: \"", nbd_socket,
                                     "\" is longer than the 107 bytes of a socket's path"));
   }
+  if (store.overlay_bytes_total != 0 && store.overlay_bytes_max > store.overlay_bytes_total) {
+    problems.push_back(absl::StrCat("--overlay-bytes-max ", store.overlay_bytes_max,
+                                    " of one group is more than --overlay-bytes-total ",
+                                    store.overlay_bytes_total, " of all"));
+  }
+  if (const uint64_t limit = OverlayLimit(store); limit != 0 && store.history_bytes >= limit) {
+    problems.push_back(absl::StrCat("--history-bytes ", store.history_bytes,
+                                    " leaves nothing for new writes: history is part of the ",
+                                    limit, " that the overlays may take"));
+  }
+  if (store.index_memory_max < kIndexMemoryMin) {
+    problems.push_back(absl::StrCat("--index-memory-max: ", store.index_memory_max,
+                                    " is less than 16 MiB (", kIndexMemoryMin, ")"));
+  }
   storage::StoreOptions rest = store;
   if (rest.data_dir.empty()) rest.data_dir = "/";  // said above, in terms of the flag
   if (const absl::Status status = rest.Validate(); !status.ok()) {
@@ -112,7 +159,13 @@ std::vector<std::pair<std::string, std::string>> DaemonOptions::Parameters() con
       {"nbd-socket", Absolute(nbd_socket)},
       {"durability", store.checkpoint_durable ? "checkpoint" : "none"},
       {"apply-bytes-per-second", absl::StrCat(store.apply_bytes_per_second)},
-      {"segment-bytes", absl::StrCat(store.segment_bytes)}};
+      {"segment-bytes", absl::StrCat(store.segment_bytes)},
+      {"history-epochs", absl::StrCat(store.history_epochs)},
+      {"history-bytes", absl::StrCat(store.history_bytes)},
+      {"overlay-bytes-max", absl::StrCat(store.overlay_bytes_max)},
+      {"overlay-bytes-total", absl::StrCat(store.overlay_bytes_total)},
+      {"reserve-disk-space", store.reserve_disk_space ? "true" : "false"},
+      {"index-memory-max", absl::StrCat(store.index_memory_max)}};
   for (const std::string& dir : store.disk_dirs) parameters.emplace_back("disk-dir", Absolute(dir));
   return parameters;
 }

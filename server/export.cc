@@ -12,16 +12,45 @@ Export::Export(std::shared_ptr<Group> group, const storage::VolumeInfo& volume, 
     : group_(std::move(group)),
       volume_(volume),
       name_(absl::StrCat(group_->name(), "/", volume.name)),
+      is_clone_(false),
+      view_(std::shared_ptr<storage::BlockView>(group_, &group_->replica())),
       gate_(gate),
       stats_(group_->io_stats(volume.id)) {}
+
+Export::Export(std::shared_ptr<Group> group, const storage::VolumeInfo& volume, base::IoGate& gate,
+               const std::string& clone, std::weak_ptr<storage::BlockView> view)
+    : group_(std::move(group)),
+      volume_(volume),
+      name_(absl::StrCat(group_->name(), "@", clone, "/", volume.name)),
+      is_clone_(true),
+      view_(std::move(view)),
+      gate_(gate),
+      stats_(group_->stats().clone_io) {}
+
+void Export::Connect() {
+  if (!is_clone_) group_->OnConnect();
+}
+
+void Export::Disconnect() {
+  if (!is_clone_) group_->OnDisconnect();
+}
+
+template <typename Call>
+auto Export::InView(Call call) -> decltype(call(std::declval<storage::BlockView&>())) {
+  const base::IoGate::Pass pass(gate_);
+  if (!pass.open()) return absl::UnavailableError("the service is shutting down");
+  const std::shared_ptr<storage::BlockView> view = view_.lock();
+  if (view == nullptr) {
+    return absl::FailedPreconditionError(absl::StrCat("clone ", name_, " has ended"));
+  }
+  return call(*view);
+}
 
 template <typename Call>
 absl::Status Export::Count(IoKind kind, ByteRange range, Call call) {
   IoStats::PerKind& stats = stats_.kinds[static_cast<size_t>(kind)];
   stats.requests.Add();
-  const base::IoGate::Pass pass(gate_);
-  const absl::Status status =
-      pass.open() ? call() : absl::UnavailableError("the service is shutting down");
+  const absl::Status status = InView(call);
   if (status.ok()) [[likely]] {
     stats.bytes.Add(range.size());
   } else {
@@ -37,37 +66,47 @@ void Export::OnFailure(IoKind kind, ByteRange range, const absl::Status& status)
       absl::IsOutOfRange(status) || absl::IsUnavailable(status)) {
     return;
   }
-  group_->Latch(volume_.id, kind == IoKind::kRead ? "read" : "disk_write", range, status);
+  if (is_clone_ && absl::IsResourceExhausted(status)) return;
+  const char* const operation = kind == IoKind::kRead ? "read" : "disk_write";
+  group_->Latch(volume_.id, is_clone_ ? "clone" : operation, range, status);
 }
 
 absl::Status Export::Read(uint64_t offset, std::span<char> out) {
   return Count(IoKind::kRead, ByteRange::OfLength(offset, out.size()),
-               [&] { return group_->replica().Read(volume_.id, offset, out); });
+               [&](storage::BlockView& view) { return view.Read(volume_.id, offset, out); });
 }
 
 absl::Status Export::Write(uint64_t offset, std::span<const char> data, bool fua) {
   return Count(IoKind::kWrite, ByteRange::OfLength(offset, data.size()),
-               [&] { return group_->replica().Write(volume_.id, offset, data, fua); });
+               [&](storage::BlockView& view) { return view.Write(volume_.id, offset, data, fua); });
 }
 
 absl::Status Export::WriteZeroes(ByteRange range, bool fua) {
   return Count(IoKind::kWriteZeroes, range,
-               [&] { return group_->replica().WriteZeroes(volume_.id, range, fua); });
+               [&](storage::BlockView& view) { return view.WriteZeroes(volume_.id, range, fua); });
 }
 
 absl::Status Export::Discard(ByteRange range, bool fua) {
   return Count(IoKind::kDiscard, range,
-               [&] { return group_->replica().WriteZeroes(volume_.id, range, fua); });
+               [&](storage::BlockView& view) { return view.WriteZeroes(volume_.id, range, fua); });
 }
 
 absl::Status Export::Flush() {
-  return Count(IoKind::kFlush, {}, [&] { return group_->replica().Flush(volume_.id); });
+  return Count(IoKind::kFlush, {},
+               [&](storage::BlockView& view) { return view.Flush(volume_.id); });
 }
 
 absl::StatusOr<std::vector<storage::MapRun>> Export::Map(ByteRange range) {
-  const base::IoGate::Pass pass(gate_);
-  if (!pass.open()) return absl::UnavailableError("the service is shutting down");
-  return group_->replica().Map(volume_.id, range);
+  return InView([&](storage::BlockView& view) { return view.Map(volume_.id, range); });
+}
+
+std::vector<std::string> CloneExportNames(const std::string& group, const std::string& clone,
+                                          const std::vector<storage::VolumeInfo>& volumes) {
+  std::vector<std::string> names;
+  for (const storage::VolumeInfo& volume : volumes) {
+    names.push_back(absl::StrCat(group, "@", clone, "/", volume.name));
+  }
+  return names;
 }
 
 int IoErrno(const absl::Status& status) {

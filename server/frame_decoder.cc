@@ -176,17 +176,20 @@ absl::Status FrameDecoder::CheckOperations() {
   kinds_ = 0;
   for (const Operation& operation : frame_.operations) {
     const int kind = static_cast<int>(operation.kind);
-    if (kind < 1 || kind > static_cast<int>(OperationKind::kComplete)) {
+    if (kind < 1 || kind > static_cast<int>(OperationKind::kHandover)) {
       return BadFrame(parts_, absl::StrCat("unknown kind of operation ", kind));
     }
     if (operation.reserved[0] != 0 || operation.reserved[1] != 0 || operation.reserved[2] != 0) {
       return BadFrame(parts_, "reserved bytes of an operation are not zero");
     }
-    if (!operation.has_range() && (operation.offset != 0 || operation.length != 0)) {
+    // That of an INCOMPLETE only tells people what is missing.
+    const bool may_have_range =
+        operation.has_range() || operation.kind == OperationKind::kIncomplete;
+    if (!may_have_range && (operation.offset != 0 || operation.length != 0)) {
       return BadFrame(parts_, absl::StrCat("an operation of kind ", kind, " with a range"));
     }
-    if (Holds(OperationKind::kCheckpoint)) {
-      return BadFrame(parts_, "CHECKPOINT is not its last operation");
+    if (HoldsMarker()) {
+      return BadFrame(parts_, "CHECKPOINT, PREPARE or HANDOVER is not its last operation");
     }
     if (operation.payload_bytes() > kFramePayloadBytesMax) {
       return BadFrame(

@@ -46,11 +46,14 @@ class FrameDecoder {
 
   // After kFrame; stream_id is left 0 for the caller.
   const storage::IncomingFrame& frame() const { return frame_; }
-  // True when the frame holds CHECKPOINT, INCOMPLETE or COMPLETE, which change more than sequences.
   bool Holds(OperationKind kind) const { return (kinds_ >> static_cast<int>(kind)) & 1; }
+  bool HoldsMarker() const {
+    return Holds(OperationKind::kCheckpoint) || Holds(OperationKind::kPrepare) ||
+           Holds(OperationKind::kHandover);
+  }
+  // What changes more than sequences.
   bool HoldsControl() const {
-    return Holds(OperationKind::kCheckpoint) || Holds(OperationKind::kIncomplete) ||
-           Holds(OperationKind::kComplete);
+    return HoldsMarker() || Holds(OperationKind::kIncomplete) || Holds(OperationKind::kComplete);
   }
   uint64_t payload_bytes() const { return parts_.payload_bytes; }
   // Also after an error, as far as it was read.

@@ -9,8 +9,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/time/time.h"
 
+#include "storage/base/deadline.h"
 #include "storage/base/mutex.h"
 
 namespace understudy::server {
@@ -30,17 +30,13 @@ class Gate {
     Gate* gate_;
   };
 
-  // kDeadlineExceeded when another call is still inside at `deadline`.
-  absl::StatusOr<Pass> Enter(absl::Time deadline) {
+  // kDeadlineExceeded when another call is still inside at `deadline`; kCancelled when the caller has gone.
+  absl::StatusOr<Pass> Enter(const base::Deadline& deadline) {
     base::MutexLock lock(mutex_);
     while (taken_) {
-      if (deadline == absl::InfiniteFuture()) {
-        left_.Wait(mutex_);
-      } else if (!left_.WaitUntil(mutex_, deadline) && taken_) {
-        return absl::DeadlineExceededError(
-            "another control call has not ended yet; look at the disks it works on, then try "
-            "again");
-      }
+      if (deadline.Wait(left_, mutex_) || !taken_) continue;
+      return deadline.Passed(
+          "another control call has not ended yet; look at the disks it works on, then try again");
     }
     taken_ = true;
     return Pass(this);

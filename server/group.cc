@@ -34,29 +34,52 @@ SyncState SyncStateOf(const storage::ReplicaState& state, bool connected, bool p
   return proved ? SyncState::kInSync : SyncState::kAssumed;
 }
 
+absl::Status CheckStop(const StopCommand& command) {
+  if (command.received && command.epoch) {
+    return absl::InvalidArgumentError(
+        "stop: received (commit all that has come in) and epoch (go back) exclude each other");
+  }
+  if (!command.failover &&
+      (command.received || command.epoch || command.force || command.after_handover)) {
+    return absl::InvalidArgumentError("stop: received, epoch and force go with failover only");
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 std::shared_ptr<Group> Group::Make(std::shared_ptr<storage::Replica> replica,
                                    const base::Clock& clock, ServiceStats& service_stats,
-                                   base::WorkerPool& stop_pool) {
-  std::shared_ptr<Group> group(new Group(std::move(replica), clock, service_stats, stop_pool));
+                                   base::EventJournal& journal, base::WorkerPool& stop_pool,
+                                   std::shared_ptr<base::ErrorFile> error_file) {
+  std::shared_ptr<Group> group(new Group(std::move(replica), clock, service_stats, journal,
+                                         stop_pool, std::move(error_file)));
+  group->RestoreErrors();  // before the replica tells what it finds again
   group->replica_->SetListener(group.get());
   return group;
 }
 
 Group::Group(std::shared_ptr<storage::Replica> replica, const base::Clock& clock,
-             ServiceStats& service_stats, base::WorkerPool& stop_pool)
+             ServiceStats& service_stats, base::EventJournal& journal, base::WorkerPool& stop_pool,
+             std::shared_ptr<base::ErrorFile> error_file)
     : replica_(std::move(replica)),
       clock_(clock),
       service_stats_(service_stats),
+      journal_(journal),
       stop_pool_(stop_pool),
+      error_file_(std::move(error_file)),
       disconnected_since_(clock.Monotonic()) {
   for (size_t i = 0; i < volumes().size(); ++i) io_stats_.push_back(std::make_unique<IoStats>());
 }
 
 Group::~Group() {
-  base::MutexLock lock(mutex_);
-  if (!detached_) replica_->SetListener(nullptr);
+  if (error_file_ != nullptr) error_file_->Close();
+  bool detached = false;
+  {
+    base::MutexLock lock(mutex_);
+    detached = detached_;
+  }
+  if (!detached) replica_->SetListener(nullptr);  // waits for calls, which take the lock
 }
 
 // ---- control calls ------------------------------------------------------------------------------------------------------
@@ -82,7 +105,7 @@ absl::StatusOr<bool> Group::Ask(Verb verb, const Expected& expected) const {
 }
 
 absl::StatusOr<StartOutcome> Group::Start(bool secondary, const Expected& expected,
-                                          absl::Time deadline) {
+                                          const base::Deadline& deadline) {
   const Verb verb = secondary ? Verb::kStartSecondary : Verb::kStartPrimary;
   ASSIGN_OR_RETURN(bool ignored, Ask(verb, expected));
   if (!ignored) {
@@ -92,6 +115,7 @@ absl::StatusOr<StartOutcome> Group::Start(bool secondary, const Expected& expect
     if (!ignored) {
       RETURN_IF_ERROR(replica_->Start());
       ClearErrorsBefore(mark);
+      StoreErrors();
       base::MutexLock lock(mutex_);
       resync_complete_ = proved_ = false;
       disconnected_since_ = clock_.Monotonic();
@@ -112,14 +136,16 @@ StopOutcome Group::StopOutcomeNow(bool ignored) const {
       .stage = state.stage, .ignored = ignored, .epoch = state.committed_epoch, .term = state.term};
 }
 
-absl::StatusOr<StopOutcome> Group::Stop(const StopCommand& command, absl::Time deadline) {
+absl::StatusOr<StopOutcome> Group::Stop(const StopCommand& command,
+                                        const base::Deadline& deadline) {
+  RETURN_IF_ERROR(CheckStop(command));
   if (command.failover) return Failover(command);
   ASSIGN_OR_RETURN(const std::shared_ptr<PlannedStop> stop, BeginStop(command.expected, deadline));
   if (stop == nullptr) return StopOutcomeNow(true);
   base::MutexLock lock(mutex_);
   while (!stop->outcome) {
-    if (!stop_done_.WaitUntil(mutex_, deadline) && !stop->outcome) {
-      return absl::DeadlineExceededError(
+    if (!deadline.Wait(stop_done_, mutex_) && !stop->outcome) {
+      return deadline.Passed(
           absl::StrCat("group ", name(),
                        ": the stop goes on in the background, until the secondary disk has "
                        "everything; look with "
@@ -135,21 +161,22 @@ absl::StatusOr<StopOutcome> Group::Failover(const StopCommand& command) {
   if (ignored) return StopOutcomeNow(true);
   // Before the call: the commit job may fail before this thread goes on.
   const uint64_t mark = MarkErrors();
-  const absl::Status status =
-      replica_->Failover({.received = command.received, .epoch = command.epoch});
+  const storage::FailoverOptions options = BeginFailover(command);
+  const absl::Status status = replica_->Failover(options);
+  EndFailover(options);
   if (!status.ok()) {
     // Another failover, or the end of a planned stop, came first.
     if (Judge(Verb::kFailover, replica_->state().stage).ignored) return StopOutcomeNow(true);
-    stats_.failovers_failed.Add();
-    return status;
+    if (!HasReason(status, kReasonNotHandedOver)) stats_.failovers_failed.Add();
+    return Explain(status);
   }
   stats_.failovers_ok.Add();
   ClearErrorsBefore(mark);
   return EndReplication("the standby has taken over");
 }
 
-absl::StatusOr<std::shared_ptr<Group::PlannedStop>> Group::BeginStop(const Expected& expected,
-                                                                     absl::Time deadline) {
+absl::StatusOr<std::shared_ptr<Group::PlannedStop>> Group::BeginStop(
+    const Expected& expected, const base::Deadline& deadline) {
   const std::shared_ptr<PlannedStop> ignored;
   ASSIGN_OR_RETURN(const bool done, Ask(Verb::kStop, expected));
   if (done) return ignored;
@@ -178,8 +205,9 @@ absl::StatusOr<std::shared_ptr<Group::PlannedStop>> Group::BeginStop(const Expec
 
 absl::StatusOr<StopOutcome> Group::RunStop() {
   const uint64_t mark = MarkErrors();
-  RETURN_IF_ERROR(replica_->Stop());
+  RETURN_IF_ERROR(Explain(replica_->Stop()));
   ClearErrorsBefore(mark);
+  StoreErrors();
   return EndReplication("stopped");
 }
 
@@ -195,7 +223,7 @@ StopOutcome Group::EndReplication(absl::string_view why) {
   const StopOutcome outcome = StopOutcomeNow(false);
   const absl::Status fenced =
       FencedError(absl::StrCat("group ", name(), ": ", why, "; stop this primary"), outcome.term);
-  for (const auto& stream : TakeStreams()) stream->End(fenced);
+  for (const auto& stream : TakeStreams(fenced)) stream->End(fenced);
   return outcome;
 }
 
@@ -217,7 +245,33 @@ absl::StatusOr<ErrorReport> Group::GetError() const {
   return report;
 }
 
-absl::Status Group::Remove(bool force, const Expected& expected, absl::Time deadline,
+absl::StatusOr<uint64_t> Group::Scrub(const storage::ScrubOptions& options,
+                                      const Expected& expected) {
+  RETURN_IF_ERROR(CheckExpected(expected));
+  const uint64_t mark = MarkErrors();
+  const uint64_t next = replica_->state().scrub.number + 1;
+  {
+    base::MutexLock lock(mutex_);
+    scrub_marks_.try_emplace(next, mark);  // before it can end
+  }
+  const absl::StatusOr<uint64_t> number = replica_->Scrub(options);
+  base::MutexLock lock(mutex_);
+  if (!number.ok() || *number < next) scrub_marks_.erase(next);  // one runs already
+  return number;
+}
+
+void Group::OnScrubEnded(const storage::ScrubState& result) {
+  base::MutexLock lock(mutex_);
+  const auto mark = scrub_marks_.find(result.number);
+  if (mark == scrub_marks_.end()) return;
+  if (result.outcome == storage::ScrubOutcome::kClean) {
+    errors_.ClearDataLossBefore(mark->second);
+    ErrorsChanged();
+  }
+  scrub_marks_.erase(mark);
+}
+
+absl::Status Group::Remove(bool force, const Expected& expected, const base::Deadline& deadline,
                            const std::function<absl::Status()>& forget) {
   ASSIGN_OR_RETURN(const Gate::Pass pass, gate_.Enter(deadline));
   RETURN_IF_ERROR(CheckExpected(expected));
@@ -227,11 +281,15 @@ absl::Status Group::Remove(bool force, const Expected& expected, absl::Time dead
   RETURN_IF_ERROR(EvictStreams(removed));
   RETURN_IF_ERROR(forget());
   Detach(removed);
+  ForgetErrors();
   return absl::OkStatus();
 }
 
 GroupStatus Group::Status() const {
-  GroupStatus status{.group = name(), .replica = replica_->state(), .volumes = volumes()};
+  GroupStatus status{.group = name(),
+                     .replica = replica_->state(),
+                     .volumes = volumes(),
+                     .clones = replica_->clones()};
   status.received_bytes = stats_.received_bytes.value();
   status.received_operations = stats_.received_operations.value();
   std::shared_ptr<StreamSession> stream;
@@ -241,6 +299,10 @@ GroupStatus Group::Status() const {
     status.errors = errors_.errors();
     status.sync_state = SyncStateOf(status.replica, stream != nullptr, proved_);
     status.last_contact = last_contact_;
+    status.nbd_connections = connections_;
+    if (last_checkpoint_.epoch == status.replica.committed_epoch) {
+      status.last_checkpoint = last_checkpoint_;
+    }
     status.lag = clock_.Monotonic() - disconnected_since_;
   }
   status.connected = stream != nullptr;
@@ -267,16 +329,6 @@ bool Group::Detach(const absl::Status& status) {
 
 // ---- errors -------------------------------------------------------------------------------------------------------------
 
-uint64_t Group::MarkErrors() {
-  base::MutexLock lock(mutex_);
-  return errors_.Mark();
-}
-
-void Group::ClearErrorsBefore(uint64_t mark) {
-  base::MutexLock lock(mutex_);
-  errors_.ClearBefore(mark);
-}
-
 std::string Group::VolumeName(std::optional<VolumeId> volume) const {
   return volume && volume->value() < volumes().size() ? volumes()[volume->value()].name : "";
 }
@@ -287,11 +339,16 @@ void Group::Latch(std::optional<VolumeId> volume, const std::string& operation, 
   if (!volume_name.empty() && absl::IsDataLoss(status)) {
     io_stats_[volume->value()]->disk_checksum_failures.Add();
   }
-  bool first;
+  bool first = false;
   {
     base::MutexLock lock(mutex_);
     first = errors_.Latch(volume_name, operation, range, status, clock_.Now());
+    if (first) {
+      journal_.Append(
+          {.kind = base::EventKind::kError, .group = name(), .error = errors_.errors().back()});
+    }
   }
+  ErrorsChanged();
   if (!first) return;
   base::LogError("error_latched")
       .With("group", name())
@@ -315,10 +372,12 @@ void Group::OnChange() {
   if (const auto stream = session(); stream != nullptr) stream->OnReplicaChange();
 }
 
-void Group::OnWriteRefused(uint64_t first_sequence, const absl::Status& status) {
+void Group::OnWriteRefused(uint64_t first_sequence, const absl::Status& status,
+                           std::span<const Operation> operations) {
   stats_.errors[static_cast<size_t>(ErrorReasonOf(status))].Add();
   if (HasReason(status, kReasonFenced)) {
     stats_.fenced_requests.Add();
+    NoteFenced(status);
     return;
   }
   if (absl::IsFailedPrecondition(status)) return;  // the stage changed meanwhile: no error
@@ -329,7 +388,14 @@ void Group::OnWriteRefused(uint64_t first_sequence, const absl::Status& status) 
     if (std::exchange(bad_crc_sequence_, first_sequence) != first_sequence) bad_crc_times_ = 0;
     if (++bad_crc_times_ < 3) return;
   }
-  Latch(std::nullopt, "write", {}, status);
+  // The first operation of each volume says where.
+  std::set<VolumeId> latched;
+  for (const Operation& operation : operations) {
+    const std::optional<VolumeId> volume = VolumeOf(operation);
+    if (!operation.has_range() || !volume || !latched.insert(*volume).second) continue;
+    Latch(volume, "write", operation.range(), status);
+  }
+  if (latched.empty()) Latch(std::nullopt, "write", {}, status);
 }
 
 }  // namespace understudy::server

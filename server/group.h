@@ -8,14 +8,16 @@
 //          stream or another call that is stuck in file I/O; whom it overtakes finds the new stage. Getters never wait.
 // Errors   texts and codes of docs/semantics.md; kDeadlineExceeded when another control call is stuck; reason FENCED with
 //          the current term for a wrong incarnation, term or agent.
-// Durable  what the replica promises for each call; latched errors and counters live in memory.
+// Durable  what the replica promises for each call. Latched errors are in their file within a second; counters live in memory.
 #ifndef UNDERSTUDY_SERVER_GROUP_H_
 #define UNDERSTUDY_SERVER_GROUP_H_
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -29,8 +31,12 @@
 #include "server/stats.h"
 #include "server/stream_types.h"
 #include "storage/base/clock.h"
+#include "storage/base/deadline.h"
+#include "storage/base/error_file.h"
 #include "storage/base/error_log.h"
+#include "storage/base/event_journal.h"
 #include "storage/base/mutex.h"
+#include "storage/base/operation.h"
 #include "storage/base/worker_pool.h"
 #include "storage/replica.h"
 
@@ -65,7 +71,9 @@ struct ErrorReport {
 struct StopCommand {
   bool failover = false;
   bool received = false;
-  std::optional<Epoch> epoch;
+  std::optional<Epoch> epoch;   // absent: the newest; excludes `received`
+  bool force = false;           // an older epoch also while a VM is connected
+  bool after_handover = false;  // a failover only if the primary has handed over
   Expected expected;
 };
 
@@ -76,13 +84,20 @@ struct StopOutcome {
   Term term;
 };
 
+struct HistoryReport {
+  Stage stage = Stage::kNone;
+  std::vector<storage::EpochInfo> epochs;  // newest first
+};
+
 class Group final : public storage::ReplicaListener, public std::enable_shared_from_this<Group> {
  public:
-  // Listens to the replica from now on, until Detach(). `clock` and `service_stats` outlive the group; `stop_pool` is used by
-  // Stop() only, one thread for each planned stop at work.
+  // Listens to the replica from now on, until Detach(). `clock`, `service_stats` and `journal`, which is told what happens, outlive
+  // the group; `stop_pool` is used by Stop() only, one thread for each planned stop at work. `error_file` may be null: then a
+  // restart forgets what was latched.
   static std::shared_ptr<Group> Make(std::shared_ptr<storage::Replica> replica,
                                      const base::Clock& clock, ServiceStats& service_stats,
-                                     base::WorkerPool& stop_pool);
+                                     base::EventJournal& journal, base::WorkerPool& stop_pool,
+                                     std::shared_ptr<base::ErrorFile> error_file = nullptr);
   ~Group() override;
 
   const std::string& name() const { return replica_->name(); }
@@ -91,17 +106,48 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
 
   // ---- control calls; may block until `deadline` ----------------------------------------------------------------------
 
-  absl::StatusOr<StartOutcome> Start(bool secondary, const Expected& expected, absl::Time deadline);
+  absl::StatusOr<StartOutcome> Start(bool secondary, const Expected& expected,
+                                     const base::Deadline& deadline);
   // With a stream attached: asks the agent for a marker and waits for its commit; when the stream goes away before the marker
   // has come, or without one, commits what was received.
-  absl::StatusOr<CheckpointAnswer> Checkpoint(const Expected& expected, absl::Time deadline);
+  // What was begun when the deadline passes goes on; the next call of the same `request_id` waits for it, not for another one.
+  absl::StatusOr<CheckpointAnswer> Checkpoint(const Expected& expected,
+                                              const base::Deadline& deadline,
+                                              const std::string& request_id = "");
+  // Whether a call of this id has begun a checkpoint and not waited for its end.
+  bool CheckpointAtWork(const std::string& request_id) const;
+  // The second step of a lock-step checkpoint, and the way out of it. The first is the agent's: a PREPARE in the stream.
+  absl::StatusOr<CheckpointAnswer> CommitPrepared(Epoch epoch, const Expected& expected);
+  absl::StatusOr<CheckpointAnswer> AbandonPrepared(const Expected& expected);
   absl::StatusOr<ErrorReport> GetError() const;
+  // Begins one, or finds one running; its number. When it ends clean, DATA_LOSS errors from before it are cleared.
+  absl::StatusOr<uint64_t> Scrub(const storage::ScrubOptions& options, const Expected& expected);
   // A planned stop that is not done at `deadline` goes on, kDeadlineExceeded says so; calling again waits for the same one.
-  absl::StatusOr<StopOutcome> Stop(const StopCommand& command, absl::Time deadline);
+  absl::StatusOr<StopOutcome> Stop(const StopCommand& command, const base::Deadline& deadline);
   // Checks that the group may go, ends its stream, calls `forget` (the store's half) and, when that succeeds, detaches.
-  absl::Status Remove(bool force, const Expected& expected, absl::Time deadline,
+  absl::Status Remove(bool force, const Expected& expected, const base::Deadline& deadline,
                       const std::function<absl::Status()>& forget);
   GroupStatus Status() const;
+
+  // ---- the hand-over: server/group_handover.cc -------------------------------------------------------------------------
+
+  // Asks the attached agent to write no more, to drain and to end its stream with a HANDOVER. OK: that is committed, durably, and
+  // the standby can take over without loss; also when it was so before. kUnavailable without an agent, kAborted while INCOMPLETE;
+  // after kDeadlineExceeded or a stream that was lost on the way it may still come, and the repeated call says so.
+  absl::Status HandOver(const base::Deadline& deadline);
+  // The agent that has handed over may write again. OK when none has.
+  absl::Status TakeBackHandover(const base::Deadline& deadline);
+
+  // ---- point in time: server/group_history.cc --------------------------------------------------------------------------
+
+  HistoryReport History() const;
+  // Epoch 0 in `spec`: the newest checkpoint. Returns the clone as it was made.
+  absl::StatusOr<storage::CloneInfo> CreateClone(storage::CloneSpec spec, const Expected& expected);
+  absl::Status RemoveClone(const std::string& clone, const Expected& expected);
+  // A client has opened one of the group's own exports: waits while a failover goes back to an older epoch, so that nobody
+  // sees both. And has closed it.
+  void OnConnect();
+  void OnDisconnect();
 
   // Ends the stream with `status`, waits until its storage thread is out of the replica, and listens no more. For Remove and
   // shutdown. False when a stream is stuck in the replica.
@@ -123,12 +169,19 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
   // The session's storage thread has left the replica; `joined`: its Join() succeeded.
   void Leave(StreamSession& session, bool joined, const absl::Status& status);
 
-  // The callback for Append() of a frame that ends in a CHECKPOINT with this sequence.
-  storage::CheckpointCallback BeginMarker(uint64_t stream_id, uint64_t sequence);
+  // The callback for Append() of a frame that ends in a CHECKPOINT, or a HANDOVER, with this sequence.
+  storage::CheckpointCallback BeginMarker(uint64_t stream_id, uint64_t sequence,
+                                          bool handover = false);
+  // The same for a PREPARE; that it is prepared is told from the replica's state.
+  storage::CheckpointCallback BeginPrepare(uint64_t stream_id, uint64_t sequence);
   void OnFrameTaken(uint64_t payload_bytes, uint64_t operations);
   void OnResyncComplete();
-  // A frame was not taken: counts, and latches what docs/semantics.md says latches.
-  void OnWriteRefused(uint64_t first_sequence, const absl::Status& status);
+  // A frame was not taken: counts, and latches what docs/semantics.md says latches. `operations`: of the frame, when they could be
+  // read.
+  void OnWriteRefused(uint64_t first_sequence, const absl::Status& status,
+                      std::span<const Operation> operations = {});
+  // An INCOMPLETE operation was taken: the primary has skipped writes, first of all the one that it names.
+  void OnWriteSkipped(const Operation& incomplete);
 
   // ---- from the disk side and the background --------------------------------------------------------------------------
 
@@ -136,6 +189,13 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
              const absl::Status& status);
   void OnBackgroundError(const storage::BackgroundError& error) override;
   void OnChange() override;
+  void OnScrubEnded(const storage::ScrubState& result) override;
+  void OnStage(Stage stage, Term term) override;
+  void OnCommitted(const storage::CheckpointResult& result) override;
+  void OnIncomplete(bool incomplete) override;
+  void OnJob(absl::string_view kind, const std::optional<absl::Status>& ended) override;
+  // Brings what was latched to its file now; for shutdown.
+  void StoreErrors();
 
   const GroupStats& stats() const { return stats_; }
   GroupStats& stats() { return stats_; }
@@ -144,7 +204,9 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
  private:
   // One Checkpoint call that waits for a marker.
   struct MarkerWaiter {
-    uint64_t first_marker = 0;  // any marker from this one on answers it
+    uint64_t first_marker =
+        0;  // any marker from this one on answers it; 0: a checkpoint of what was received
+    bool handover = false;  // any HANDOVER answers it, and nothing else
     bool stream_lost = false;
     std::optional<absl::StatusOr<storage::CheckpointResult>> result;
   };
@@ -152,6 +214,7 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
     uint64_t number = 0;  // 0: RequestCheckpoint, without a marker
     uint64_t stream_id = 0;
     uint64_t sequence = 0;
+    bool handover = false;
   };
   class MarkerTicket;
   struct PlannedStop {
@@ -159,32 +222,59 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
   };
 
   Group(std::shared_ptr<storage::Replica> replica, const base::Clock& clock,
-        ServiceStats& service_stats, base::WorkerPool& stop_pool);
+        ServiceStats& service_stats, base::EventJournal& journal, base::WorkerPool& stop_pool,
+        std::shared_ptr<base::ErrorFile> error_file);
 
+  void NoteFenced(const absl::Status& status);
   absl::Status CheckExpected(const Expected& expected) const;
   // Whether the call is ignored; an error when it is refused.
   absl::StatusOr<bool> Ask(Verb verb, const Expected& expected) const;
   uint64_t MarkErrors();
   void ClearErrorsBefore(uint64_t mark);
+  // Of which run of the group the errors are: a Start or Stop begins another.
+  std::string ErrorEra() const;
+  void RestoreErrors();
+  void ForgetErrors();  // with the group, which another one of that name may follow
+  void ErrorsChanged();
+  // The volume of an operation that came over the wire, when it has one and lies in it.
+  std::optional<VolumeId> VolumeOf(const Operation& operation) const;
+  // Why no checkpoint can commit: says which extents are missing, as far as it is known here.
+  absl::Status IncompleteError() const;
+  // `status`, or IncompleteError() if that is what it says.
+  absl::Status Explain(const absl::Status& status) const;
   StopOutcome StopOutcomeNow(bool ignored) const;
   absl::StatusOr<StopOutcome> Failover(const StopCommand& command);
+  // Holds off new connections until the counterpart is called, when the command names an epoch.
+  storage::FailoverOptions BeginFailover(const StopCommand& command);
+  void EndFailover(const storage::FailoverOptions& options);
   // The planned stop to wait for; nullptr: ignored.
   absl::StatusOr<std::shared_ptr<PlannedStop>> BeginStop(const Expected& expected,
-                                                         absl::Time deadline);
+                                                         const base::Deadline& deadline);
   absl::StatusOr<StopOutcome> RunStop();
   // The replica takes no more writes: tells the streams.
   StopOutcome EndReplication(absl::string_view why);
 
-  absl::StatusOr<storage::CheckpointResult> CommitAtMarker(StreamSession& session,
-                                                           absl::Time deadline, bool& stream_lost);
-  absl::StatusOr<storage::CheckpointResult> CommitReceived(absl::Time deadline);
+  // Begins a checkpoint at the stream's next marker, or of what was received.
+  std::shared_ptr<MarkerWaiter> AwaitMarker(StreamSession& session);
+  std::shared_ptr<MarkerWaiter> RequestCommit();
+  // Its result; nothing when the stream was lost before its marker came. An error when the wait ended in vain: `waiter` goes on.
+  absl::StatusOr<std::optional<storage::CheckpointResult>> Await(
+      const std::shared_ptr<MarkerWaiter>& waiter, const base::Deadline& deadline);
+  std::shared_ptr<MarkerWaiter> TakeGivenUp(const std::string& request_id);
+  void KeepGivenUp(const std::string& request_id, const std::shared_ptr<MarkerWaiter>& waiter);
+  absl::Status AwaitHandover(const std::shared_ptr<StreamSession>& stream,
+                             const base::Deadline& deadline);
+  void FailHandoverWaiters(const absl::Status& status);
   void OnCheckpointDone(const Marker& marker,
                         const absl::StatusOr<storage::CheckpointResult>& result);
+  // To the stream, and to whoever looks.
+  void TellCommitted(const Marker& marker, const storage::CheckpointResult& result);
   // The marker's frame was not taken: there will be no outcome.
   void OnMarkerDropped(const Marker& marker);
   // Whether a marker that would answer `waiter` has come and has no outcome yet.
   bool MarkerPendingLocked(const MarkerWaiter& waiter) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
+  absl::Status HandedOverError() const;
   absl::Status CheckHandshake(const Handshake& handshake, const storage::ReplicaState& state) const;
   absl::StatusOr<std::vector<uint32_t>> MatchVolumes(const Handshake& handshake) const;
   absl::StatusOr<Joined> TryJoin(const Handshake& handshake,
@@ -192,21 +282,24 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
   // Checks the handshake and binds the agent; the reply's volume ids are set.
   absl::StatusOr<HandshakeReply> Admit(const Handshake& handshake);
   // Ends the group's stream, and waits for every earlier one to be out of the replica. kUnavailable when one is stuck.
-  absl::Status EvictStreams(const absl::Status& status);
+  // `successor`: the agent that makes room for itself; a stream of any other is fenced instead of being told `status`.
+  absl::Status EvictStreams(const absl::Status& status, const std::string& successor = "");
   // Nothing: another stream joined meanwhile, evict it first.
   absl::StatusOr<std::optional<Joined>> Attach(const Handshake& handshake, HandshakeReply reply,
                                                const std::shared_ptr<StreamSession>& session);
 
   std::shared_ptr<StreamSession> session() const;
   // Takes the stream, and one that is being attached, away from the group; waiters for a marker learn of it.
-  std::vector<std::shared_ptr<StreamSession>> TakeStreams();
-  void LoseStreamLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::vector<std::shared_ptr<StreamSession>> TakeStreams(const absl::Status& why);
+  void LoseStreamLocked(const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::string VolumeName(std::optional<VolumeId> volume) const;
 
   const std::shared_ptr<storage::Replica> replica_;
   const base::Clock& clock_;
   ServiceStats& service_stats_;
+  base::EventJournal& journal_;
   base::WorkerPool& stop_pool_;
+  const std::shared_ptr<base::ErrorFile> error_file_;  // may be null
   GroupStats stats_;
   std::vector<std::unique_ptr<IoStats>> io_stats_;  // by VolumeId
 
@@ -216,15 +309,23 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
   base::CondVar marker_done_;
   base::CondVar stop_done_;
   std::shared_ptr<PlannedStop> stopping_ ABSL_GUARDED_BY(mutex_);
+  base::CondVar may_connect_;
+  uint64_t connections_ ABSL_GUARDED_BY(mutex_) = 0;  // to the group's own exports
+  int going_back_ ABSL_GUARDED_BY(mutex_) = 0;        // failovers to a named epoch under way
   std::shared_ptr<StreamSession> session_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<StreamSession> joining_ ABSL_GUARDED_BY(mutex_);  // in AttachStream()
   std::vector<std::weak_ptr<StreamSession>> earlier_
       ABSL_GUARDED_BY(mutex_);  // may still be in the replica
   bool detached_ ABSL_GUARDED_BY(mutex_) = false;
   base::ErrorLog errors_ ABSL_GUARDED_BY(mutex_);
+  std::string last_fenced_ ABSL_GUARDED_BY(mutex_);  // who asks again and again is told of once
+  std::string error_era_ ABSL_GUARDED_BY(mutex_);
+  std::map<uint64_t, uint64_t> scrub_marks_ ABSL_GUARDED_BY(mutex_);  // of errors_, by scrub
   uint64_t markers_begun_ ABSL_GUARDED_BY(mutex_) = 0;
   std::set<uint64_t> markers_pending_ ABSL_GUARDED_BY(mutex_);  // their numbers
   std::vector<std::shared_ptr<MarkerWaiter>> waiters_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, std::shared_ptr<MarkerWaiter>> given_up_
+      ABSL_GUARDED_BY(mutex_);  // by request id; at most kGivenUpMax
   storage::CheckpointResult last_checkpoint_ ABSL_GUARDED_BY(mutex_);
   bool resync_complete_ ABSL_GUARDED_BY(mutex_) = false;  // COMPLETE came, its checkpoint not yet
   bool proved_ ABSL_GUARDED_BY(mutex_) = false;           // a resync was committed since Start

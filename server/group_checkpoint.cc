@@ -14,6 +14,8 @@
 namespace understudy::server {
 namespace {
 
+constexpr size_t kGivenUpMax = 64;
+
 CheckpointOutcome OutcomeOf(const absl::Status& status) {
   if (status.ok()) return CheckpointOutcome::kOk;
   return absl::IsAborted(status) ? CheckpointOutcome::kAborted : CheckpointOutcome::kFailed;
@@ -43,34 +45,111 @@ class Group::MarkerTicket {
   bool answered_ = false;
 };
 
-absl::StatusOr<CheckpointAnswer> Group::Checkpoint(const Expected& expected, absl::Time deadline) {
+absl::StatusOr<CheckpointAnswer> Group::Checkpoint(const Expected& expected,
+                                                   const base::Deadline& deadline,
+                                                   const std::string& request_id) {
   RETURN_IF_ERROR(CheckExpected(expected));
   const absl::Duration begun = clock_.Monotonic();
+  std::shared_ptr<MarkerWaiter> waiter = TakeGivenUp(request_id);
   const storage::ReplicaState state = replica_->state();
-  const Verdict verdict = Judge(Verb::kCheckpoint, state.stage);
-  RETURN_IF_ERROR(verdict.refusal);
-  if (verdict.ignored) return CheckpointAnswer{.stage = state.stage, .ignored = true};
-  if (state.incomplete) {
-    stats_.checkpoints[static_cast<size_t>(CheckpointOutcome::kAborted)].Add();
-    return WithReason(absl::AbortedError(absl::StrCat(
-                          "group ", name(),
-                          ": operations are missing at the standby; the replica stays at epoch ",
-                          state.committed_epoch.value(), " until a resync has ended")),
-                      kReasonIncomplete);
+  if (waiter == nullptr) {
+    const Verdict verdict = Judge(Verb::kCheckpoint, state.stage);
+    RETURN_IF_ERROR(verdict.refusal);
+    if (verdict.ignored) return CheckpointAnswer{.stage = state.stage, .ignored = true};
+    if (state.incomplete) {
+      stats_.checkpoints[static_cast<size_t>(CheckpointOutcome::kAborted)].Add();
+      return IncompleteError();
+    }
+    // Who has handed over puts no more markers.
+    const std::shared_ptr<StreamSession> stream = state.handing_over ? nullptr : session();
+    waiter = stream != nullptr ? AwaitMarker(*stream) : RequestCommit();
   }
-  const std::shared_ptr<StreamSession> stream = session();
-  bool stream_lost = stream == nullptr;
-  absl::StatusOr<storage::CheckpointResult> result;
-  if (stream != nullptr) result = CommitAtMarker(*stream, deadline, stream_lost);
-  if (stream_lost) result = CommitReceived(deadline);
-  RETURN_IF_ERROR(result.status());
-  service_stats_.checkpoint_total.Observe(clock_.Monotonic() - begun);
-  return CheckpointAnswer{.stage = replica_->state().stage, .result = *result};
+  while (true) {
+    const auto result = Await(waiter, deadline);
+    if (!result.ok()) {
+      const bool unanswered =
+          absl::IsDeadlineExceeded(result.status()) || absl::IsCancelled(result.status());
+      if (unanswered) KeepGivenUp(request_id, waiter);
+      return Explain(result.status());
+    }
+    if (result->has_value()) {
+      service_stats_.checkpoint_total.Observe(clock_.Monotonic() - begun);
+      return CheckpointAnswer{.stage = replica_->state().stage, .result = **result};
+    }
+    waiter = RequestCommit();
+  }
 }
 
-absl::StatusOr<storage::CheckpointResult> Group::CommitAtMarker(StreamSession& session,
-                                                                absl::Time deadline,
-                                                                bool& stream_lost) {
+absl::StatusOr<CheckpointAnswer> Group::CommitPrepared(Epoch epoch, const Expected& expected) {
+  ASSIGN_OR_RETURN(const bool ignored, Ask(Verb::kCheckpoint, expected));
+  if (ignored) return CheckpointAnswer{.stage = replica_->state().stage, .ignored = true};
+  const Epoch before = replica_->state().committed_epoch;
+  ASSIGN_OR_RETURN(const storage::CheckpointResult result, replica_->CommitPrepared(epoch));
+  const storage::ReplicaState state = replica_->state();
+  if (before < result.epoch) {
+    stats_.checkpoints[static_cast<size_t>(CheckpointOutcome::kOk)].Add();
+    service_stats_.checkpoint_commit.Observe(result.duration);
+    TellCommitted({.stream_id = state.committed_sequence == result.sequence ? state.stream_id : 0,
+                   .sequence = result.sequence},
+                  result);
+  }
+  return CheckpointAnswer{.stage = state.stage, .result = result};
+}
+
+absl::StatusOr<CheckpointAnswer> Group::AbandonPrepared(const Expected& expected) {
+  ASSIGN_OR_RETURN(const bool ignored, Ask(Verb::kCheckpoint, expected));
+  Epoch abandoned;
+  if (!ignored) {
+    ASSIGN_OR_RETURN(abandoned, replica_->AbandonPrepared());
+  }
+  return CheckpointAnswer{.stage = replica_->state().stage,
+                          .ignored = abandoned == Epoch(),
+                          .result = {.epoch = abandoned}};
+}
+
+storage::CheckpointCallback Group::BeginPrepare(uint64_t stream_id, uint64_t sequence) {
+  return [weak = weak_from_this(), stream_id,
+          sequence](const absl::StatusOr<storage::CheckpointResult>& result) {
+    const std::shared_ptr<Group> self = weak.lock();
+    if (self == nullptr || result.ok()) return;
+    if (OutcomeOf(result.status()) == CheckpointOutcome::kFailed &&
+        !absl::IsFailedPrecondition(result.status())) {
+      self->Latch(std::nullopt, "checkpoint", {}, result.status());
+    }
+    const std::shared_ptr<StreamSession> stream = self->session();
+    if (stream != nullptr && stream->stream_id() == stream_id) stream->OnMarkerRefused(sequence);
+  };
+}
+
+std::shared_ptr<Group::MarkerWaiter> Group::TakeGivenUp(const std::string& request_id) {
+  base::MutexLock lock(mutex_);
+  const auto found = given_up_.find(request_id);
+  if (request_id.empty() || found == given_up_.end()) return nullptr;
+  std::shared_ptr<MarkerWaiter> waiter = std::move(found->second);
+  given_up_.erase(found);
+  return waiter;
+}
+
+void Group::KeepGivenUp(const std::string& request_id,
+                        const std::shared_ptr<MarkerWaiter>& waiter) {
+  base::MutexLock lock(mutex_);
+  if (request_id.empty()) {
+    std::erase(waiters_, waiter);
+    return;
+  }
+  if (given_up_.size() >= kGivenUpMax) {
+    std::erase(waiters_, given_up_.begin()->second);
+    given_up_.erase(given_up_.begin());
+  }
+  given_up_[request_id] = waiter;  // stays among waiters_: its outcome is wanted
+}
+
+bool Group::CheckpointAtWork(const std::string& request_id) const {
+  base::MutexLock lock(mutex_);
+  return given_up_.contains(request_id);
+}
+
+std::shared_ptr<Group::MarkerWaiter> Group::AwaitMarker(StreamSession& session) {
   const auto waiter = std::make_shared<MarkerWaiter>();
   {
     base::MutexLock lock(mutex_);
@@ -79,25 +158,10 @@ absl::StatusOr<storage::CheckpointResult> Group::CommitAtMarker(StreamSession& s
     waiters_.push_back(waiter);
   }
   session.WantCheckpoint();
-  base::MutexLock lock(mutex_);
-  // A marker that came before its stream was lost still commits; a second checkpoint would be an empty one.
-  const auto waiting = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return !waiter->result && (!waiter->stream_lost || MarkerPendingLocked(*waiter));
-  };
-  while (waiting()) {
-    if (!marker_done_.WaitUntil(mutex_, deadline) && waiting()) break;
-  }
-  std::erase(waiters_, waiter);
-  if (waiter->result) return *std::move(waiter->result);
-  stream_lost = !MarkerPendingLocked(*waiter) && waiter->stream_lost;
-  return absl::DeadlineExceededError(
-      absl::StrCat("group ", name(),
-                   ": the agent has put no marker into the stream in time, or its checkpoint is "
-                   "not committed yet; "
-                   "it may still commit later: ask for the status"));
+  return waiter;
 }
 
-absl::StatusOr<storage::CheckpointResult> Group::CommitReceived(absl::Time deadline) {
+std::shared_ptr<Group::MarkerWaiter> Group::RequestCommit() {
   const auto waiter = std::make_shared<MarkerWaiter>();
   replica_->RequestCheckpoint(
       [weak = weak_from_this(), waiter](absl::StatusOr<storage::CheckpointResult> result) {
@@ -108,18 +172,33 @@ absl::StatusOr<storage::CheckpointResult> Group::CommitReceived(absl::Time deadl
         waiter->result = std::move(result);
         self->marker_done_.NotifyAll();
       });
-  base::MutexLock lock(mutex_);
-  while (!waiter->result) {
-    if (!marker_done_.WaitUntil(mutex_, deadline) && !waiter->result) {
-      return absl::DeadlineExceededError(absl::StrCat(
-          "group ", name(), ": the checkpoint is not committed yet; it may still commit later"));
-    }
-  }
-  return *std::move(waiter->result);
+  return waiter;
 }
 
-storage::CheckpointCallback Group::BeginMarker(uint64_t stream_id, uint64_t sequence) {
-  Marker marker{.stream_id = stream_id, .sequence = sequence};
+absl::StatusOr<std::optional<storage::CheckpointResult>> Group::Await(
+    const std::shared_ptr<MarkerWaiter>& waiter, const base::Deadline& deadline) {
+  base::MutexLock lock(mutex_);
+  // A marker that came before its stream was lost still commits; a second checkpoint would be an empty one.
+  const auto waiting = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return !waiter->result && (!waiter->stream_lost || MarkerPendingLocked(*waiter));
+  };
+  while (waiting()) {
+    if (deadline.Wait(marker_done_, mutex_) || !waiting()) continue;
+    return deadline.Passed(absl::StrCat(
+        "group ", name(),
+        ": the agent has put no marker into the stream in time, or its checkpoint is not committed "
+        "yet; it may still commit later: repeat the call with its request id, or ask for the "
+        "status"));
+  }
+  std::erase(waiters_, waiter);
+  if (!waiter->result) return std::optional<storage::CheckpointResult>();
+  RETURN_IF_ERROR(waiter->result->status());
+  return std::optional<storage::CheckpointResult>(**waiter->result);
+}
+
+storage::CheckpointCallback Group::BeginMarker(uint64_t stream_id, uint64_t sequence,
+                                               bool handover) {
+  Marker marker{.stream_id = stream_id, .sequence = sequence, .handover = handover};
   {
     base::MutexLock lock(mutex_);
     marker.number = ++markers_begun_;
@@ -149,30 +228,47 @@ void Group::OnCheckpointDone(const Marker& marker,
     Latch(std::nullopt, "checkpoint", {}, result.status());
   }
   std::shared_ptr<StreamSession> stream;
+  const bool whole = result.ok() && !replica_->state().incomplete;
   {
     base::MutexLock lock(mutex_);
     markers_pending_.erase(marker.number);
     if (result.ok()) {
-      if (result->epoch > last_checkpoint_.epoch) last_checkpoint_ = *result;
-      if (std::exchange(resync_complete_, false)) {
+      const bool resynced = std::exchange(resync_complete_, false);
+      proved_ = proved_ || resynced;
+      // COMPLETE may have come before a restart: what makes an incomplete group whole is a resync.
+      if (resynced || (whole && errors_.HasMissedWrites())) {
         errors_.ClearMissedWrites();
-        proved_ = true;
+        ErrorsChanged();
       }
     }
     for (const auto& waiter : waiters_) {
-      if (marker.number >= waiter->first_marker && !waiter->result) waiter->result = result;
+      const bool meant =
+          marker.number >= waiter->first_marker && (marker.handover || !waiter->handover);
+      if (meant && !waiter->result) waiter->result = result;
     }
     marker_done_.NotifyAll();
     stream = session_;
   }
-  if (stream == nullptr) return;
-  const bool same_stream = marker.number > 0 && stream->stream_id() == marker.stream_id;
   if (result.ok()) {
-    stream->OnCommitted(result->epoch, same_stream ? marker.sequence : 0, result->bytes,
-                        result->duration);
-  } else if (same_stream) {
+    TellCommitted(marker, *result);
+  } else if (marker.handover && !absl::IsAborted(result.status())) {
+    // Whether it counts is not known before a restart: the agent must not believe that it may write again.
+  } else if (stream != nullptr && stream->stream_id() == marker.stream_id) {
     stream->OnMarkerRefused(marker.sequence);
   }
+}
+
+void Group::TellCommitted(const Marker& marker, const storage::CheckpointResult& result) {
+  std::shared_ptr<StreamSession> stream;
+  {
+    base::MutexLock lock(mutex_);
+    if (result.epoch > last_checkpoint_.epoch) last_checkpoint_ = result;
+    stream = session_;
+  }
+  if (stream == nullptr) return;
+  const bool same_stream = stream->stream_id() == marker.stream_id;
+  stream->OnCommitted(result.epoch, same_stream ? marker.sequence : 0, result.bytes,
+                      result.duration);
 }
 
 void Group::OnFrameTaken(uint64_t payload_bytes, uint64_t operations) {

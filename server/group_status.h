@@ -20,6 +20,7 @@ struct GroupStatus {
   std::string group;
   storage::ReplicaState replica;
   std::vector<storage::VolumeInfo> volumes;  // by VolumeId, as replica.usage
+  std::vector<storage::CloneInfo> clones;    // by name
   bool connected = false;                    // a write stream is attached
   SyncState sync_state = SyncState::kNone;
   std::vector<base::LatchedError> errors;
@@ -30,6 +31,9 @@ struct GroupStatus {
   absl::Duration lag;
   uint64_t received_bytes = 0;
   uint64_t received_operations = 0;
+  uint64_t nbd_connections = 0;  // to the group's own exports, clones apart
+  storage::CheckpointResult
+      last_checkpoint;  // the committed epoch's; zero when this process has not seen it
 };
 
 }  // namespace understudy::server

@@ -27,20 +27,23 @@ std::shared_ptr<StreamSession> Group::session() const {
   return session_;
 }
 
-void Group::LoseStreamLocked() {
+void Group::LoseStreamLocked(const absl::Status& why) {
   for (const auto& waiter : waiters_) waiter->stream_lost = true;
   marker_done_.NotifyAll();
   disconnected_since_ = clock_.Monotonic();
   if (session_ == nullptr) return;
   last_contact_ = session_->last_word();
   earlier_.push_back(session_);
+  const absl::string_view text = why.ok() ? "the agent has ended its stream" : why.message();
+  journal_.Append(
+      {.kind = base::EventKind::kDisconnected, .group = name(), .detail = std::string(text)});
 }
 
-std::vector<std::shared_ptr<StreamSession>> Group::TakeStreams() {
+std::vector<std::shared_ptr<StreamSession>> Group::TakeStreams(const absl::Status& why) {
   std::vector<std::shared_ptr<StreamSession>> taken;
   base::MutexLock lock(mutex_);
   if (session_ != nullptr) {
-    LoseStreamLocked();
+    LoseStreamLocked(why);
     taken.push_back(std::exchange(session_, nullptr));
   }
   if (joining_ != nullptr) {
@@ -57,6 +60,7 @@ absl::StatusOr<Group::Joined> Group::Join(const Handshake& handshake,
   if (HasReason(joined.status(), kReasonFenced)) {
     stats_.fenced_requests.Add();
     stats_.errors[static_cast<size_t>(ErrorReason::kFenced)].Add();
+    NoteFenced(joined.status());
   }
   return joined;
 }
@@ -65,8 +69,9 @@ absl::StatusOr<Group::Joined> Group::TryJoin(const Handshake& handshake,
                                              const std::shared_ptr<StreamSession>& session) {
   ASSIGN_OR_RETURN(const HandshakeReply reply, Admit(handshake));
   while (!session->ended()) {
-    RETURN_IF_ERROR(EvictStreams(absl::AbortedError(
-        absl::StrCat("group ", name(), ": a newer write stream has taken over"))));
+    RETURN_IF_ERROR(EvictStreams(
+        absl::AbortedError(absl::StrCat("group ", name(), ": a newer write stream has taken over")),
+        handshake.agent_id));
     ASSIGN_OR_RETURN(const std::optional<Joined> joined, Attach(handshake, reply, session));
     if (joined) return *joined;
   }
@@ -96,7 +101,11 @@ absl::Status Group::CheckHandshake(const Handshake& handshake,
   const bool other_incarnation =
       !handshake.incarnation.none() && handshake.incarnation != state.incarnation;
   const bool other_term = handshake.term != Term() && handshake.term != state.term;
-  if (!other_incarnation && !other_term) return absl::OkStatus();
+  if (!other_incarnation && !other_term) {
+    // Another agent is told that it is not its turn.
+    const bool own = state.handing_over && state.agent_id == handshake.agent_id;
+    return own ? HandedOverError() : absl::OkStatus();
+  }
   return FencedError(
       absl::StrCat("group ", name(), ": agent ", handshake.agent_id, " writes with ",
                    other_incarnation ? std::string("the incarnation of another pairing")
@@ -134,8 +143,14 @@ absl::StatusOr<std::vector<uint32_t>> Group::MatchVolumes(const Handshake& hands
                                                  ids.size(), ": a group is replicated as a whole"));
 }
 
-absl::Status Group::EvictStreams(const absl::Status& status) {
-  for (const auto& stream : TakeStreams()) stream->End(status);
+absl::Status Group::EvictStreams(const absl::Status& status, const std::string& successor) {
+  for (const auto& stream : TakeStreams(status)) {
+    const bool fenced = !successor.empty() && stream->agent_id() != successor;
+    stream->End(fenced ? FencedError(absl::StrCat("group ", name(), ": agent ", successor,
+                                                  " has taken over; stop this primary"),
+                                     replica_->state().term)
+                       : status);
+  }
   std::vector<std::shared_ptr<StreamSession>> earlier;
   {
     base::MutexLock lock(mutex_);
@@ -181,10 +196,19 @@ absl::StatusOr<std::optional<Group::Joined>> Group::Attach(
         absl::StrCat("group ", name(), ": agent ", before.agent_id, " has taken over"),
         before.term);
   }
-  const absl::Status attached = replica_->AttachStream(handshake.stream_id);
+  const absl::Status attached =
+      replica_->AttachStream(handshake.stream_id, handshake.may_checkpoint);
   const storage::ReplicaState state = replica_->state();
   RETURN_IF_ERROR(CheckHandshake(handshake, state));
   RETURN_IF_ERROR(attached);
+  if (!before.incomplete && state.incomplete) {
+    Latch(std::nullopt, "write", {},
+          WithReason(absl::AbortedError(absl::StrCat(
+                         "agent ", handshake.agent_id,
+                         " does not continue the stream of before: what that one had still to say "
+                         "is not known; remedy: stop and start both ends with equal disks")),
+                     kReasonIncomplete));
+  }
   const bool known = state.stream_id == handshake.stream_id;
   reply.incarnation = state.incarnation;
   reply.term = state.term;
@@ -206,6 +230,10 @@ absl::StatusOr<std::optional<Group::Joined>> Group::Attach(
       .With("received_sequence", reply.received_sequence);
   joining_ = nullptr;
   session_ = session;
+  journal_.Append({.kind = base::EventKind::kConnected,
+                   .group = name(),
+                   .term = state.term,
+                   .detail = handshake.agent_id});
   Joined joined{.reply = std::move(reply)};
   if (last_checkpoint_.epoch == state.committed_epoch) {
     joined.committed_bytes = last_checkpoint_.bytes;
@@ -222,7 +250,7 @@ void Group::Leave(StreamSession& session, bool joined, const absl::Status& statu
   }
   base::MutexLock lock(mutex_);
   if (session_.get() == &session) {
-    LoseStreamLocked();
+    LoseStreamLocked(status);
     session_.reset();
   }
 }

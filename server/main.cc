@@ -43,9 +43,29 @@ std::vector<Flag> Flags() {
        "What a checkpoint's answer promises: checkpoint (survives a power cut) or none "
        "[checkpoint]"},
       {"apply-bytes-per-second",
-       "Limit for copying committed epochs to the secondary disk; 0: none [0]"},
+       "Limit for the data that the apply and commit jobs of all groups copy to secondary disks; "
+       "0: none [0]"},
       {"segment-bytes",
        absl::StrCat("Size of a segment file [", defaults.store.segment_bytes, "]")},
+      {"history-epochs",
+       "So many of the newest checkpoints of a group are kept unapplied, for a failover or a clone "
+       "to go back to; reads do not get slower. 0: none, unless --history-bytes is given [0]"},
+      {"history-bytes",
+       "Volume bytes that the kept checkpoints may have changed, per group; the oldest is applied "
+       "beyond it. Takes K, M, G, T. 0: --history-epochs alone decides [0]"},
+      {"overlay-bytes-max",
+       "Disk space that the overlays of one group may take in the data directory, history and "
+       "clones included. Status and metrics warn at 80 %; at the limit a checkpoint is taken if "
+       "the agent takes them by interval, else the write stream is refused and the primary goes "
+       "on unprotected. Takes K, M, G, T. 0: none [0]"},
+      {"overlay-bytes-total", "The same for all groups together. 0: none [0]"},
+      {"reserve-disk-space",
+       "true: overlays never take the space that sparse secondary disks on the data directory's "
+       "file system may still grow by. false: for images larger than their file system [true]"},
+      {"index-memory-max",
+       absl::StrCat("Memory for looking things up, RocksDB's included; what does not fit is read "
+                    "from disk [",
+                    defaults.store.index_memory_max, "]")},
   };
 }
 
@@ -124,6 +144,7 @@ int RunInNbdkit(const DaemonOptions& options) {
 }
 
 int Main(int argc, char** argv) {
+  base::RaiseFileLimit();
   CLI::App app("understudyd: keeps warm standbys of virtual machines' disks");
   std::vector<Flag> flags = Flags();
   for (Flag& flag : flags) AddFlag(app, flag);

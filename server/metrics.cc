@@ -1,5 +1,6 @@
 #include "server/metrics.h"
 
+#include <algorithm>
 #include <array>
 #include <limits>
 #include <map>
@@ -96,6 +97,15 @@ void DeclareVolumes(Families& families) {
         "Committed bytes that are not on the secondary disk yet.");
   gauge("understudy_apply_backlog_epochs",
         "Committed epochs that are not on the secondary disk yet.");
+  gauge("understudy_overlay_used_bytes",
+        "Disk space that the overlays of the group take, history and clones included.");
+  gauge("understudy_overlay_limit_bytes",
+        "What they may take, --overlay-bytes-max; 0: no limit of the group's own.");
+  gauge("understudy_overlay_soft_mark",
+        "1 while that is over 80 % of its limit or of --overlay-bytes-total, else 0.");
+  gauge("understudy_history_epochs", "Committed epochs that are kept as history.");
+  gauge("understudy_clones", "Clones of the group that exist.");
+  gauge("understudy_clone_written_bytes", "Bytes written into the clones that exist.");
   gauge("understudy_failover_merge_remaining_bytes",
         "Bytes that the commit job after a failover still has to copy; 0 when none runs.");
   gauge("understudy_checkpoint_last_success_timestamp_seconds",
@@ -126,6 +136,10 @@ void DeclareReplication(Families& families) {
   counter("understudy_replication_errors_total",
           "Replication operations that failed, by reason, counted once; without a volume: of the "
           "group's write stream.");
+  gauge(
+      "understudy_latched_errors",
+      "Errors that GetError tells of the volume, or without a volume of the group; over a restart "
+      "too. 0 is healthy.");
   counter(
       "understudy_fenced_requests_total",
       "Requests refused because of an old term, incarnation or agent; counted without a volume, "
@@ -147,10 +161,29 @@ void DeclareIoAndStore(Families& families) {
   counter("understudy_io_requests_total", "Requests of the secondary VM.");
   counter("understudy_io_bytes_total", "Bytes of requests of the secondary VM that succeeded.");
   counter("understudy_io_errors_total", "Requests of the secondary VM that failed.");
+  counter("understudy_scrub_errors_total", "Damages that scrubs of the group have found.");
+  families.Declare("understudy_scrub_last_clean_timestamp_seconds", MetricType::Gauge,
+                   "When the last clean scrub of the group ended, unix time; 0: none since the "
+                   "service started.");
+  families.Declare("understudy_scrub_last_damage_timestamp_seconds", MetricType::Gauge,
+                   "When a scrub of the group last found damage, unix time; 0: never since the "
+                   "service started.");
+  counter("understudy_clone_io_requests_total", "Requests to clones of the group.");
+  counter("understudy_clone_io_bytes_total", "Bytes of requests to clones that succeeded.");
+  counter("understudy_clone_io_errors_total",
+          "Requests to clones that failed; also because one was full or had ended.");
   families.Declare("understudy_store_capacity_bytes", MetricType::Gauge,
                    "Size of the file system that holds the data directory.");
   families.Declare("understudy_store_free_bytes", MetricType::Gauge,
                    "Free space of the file system that holds the data directory.");
+  families.Declare("understudy_store_extent_memory_bytes", MetricType::Gauge,
+                   "Memory of the extent maps and the view cache of all groups.");
+  families.Declare("understudy_store_extent_memory_limit_bytes", MetricType::Gauge,
+                   "What they may take of --index-memory-max; exceeded only by what is not in the "
+                   "index yet.");
+  counter("understudy_store_extent_cold_reads_total",
+          "Ranges that were looked up on disk because their part of an extent map was not in "
+          "memory.");
 }
 
 void AddIo(Families& families, const Labels& volume, const IoStats& stats) {
@@ -169,7 +202,8 @@ void AddOverlays(Families& families, const Labels& volume, const storage::Volume
                  const storage::ReplicaState& state) {
   const std::pair<const char*, uint64_t> overlays[] = {{"active", usage.active_bytes},
                                                        {"hidden", usage.hidden_bytes},
-                                                       {"committed", usage.committed_bytes}};
+                                                       {"committed", usage.committed_bytes},
+                                                       {"history", usage.history_bytes}};
   for (const auto& [overlay, bytes] : overlays) {
     families.Add("understudy_overlay_bytes", With(volume, "overlay", overlay),
                  static_cast<double>(bytes));
@@ -181,6 +215,30 @@ void AddOverlays(Families& families, const Labels& volume, const storage::Volume
   const bool merging = state.stage == Stage::kFailover || state.stage == Stage::kFailoverFailed;
   families.Add("understudy_failover_merge_remaining_bytes", volume,
                merging ? static_cast<double>(usage.active_bytes + usage.committed_bytes) : 0);
+}
+
+void AddPointInTime(Families& families, const Labels& group, const GroupStatus& status,
+                    const IoStats& clone_io) {
+  const storage::ReplicaState& state = status.replica;
+  families.Add("understudy_overlay_used_bytes", group, static_cast<double>(state.overlay_bytes));
+  families.Add("understudy_overlay_limit_bytes", group,
+               static_cast<double>(state.overlay_bytes_max));
+  families.Add("understudy_overlay_soft_mark", group, state.overlay_soft_mark);
+  families.Add("understudy_history_epochs", group, static_cast<double>(state.history_epochs));
+  families.Add("understudy_clones", group, static_cast<double>(status.clones.size()));
+  uint64_t written_bytes = 0;
+  for (const storage::CloneInfo& clone : status.clones) written_bytes += clone.written_bytes;
+  families.Add("understudy_clone_written_bytes", group, static_cast<double>(written_bytes));
+  for (size_t i = 0; i < kIoKindNames.size(); ++i) {
+    const Labels labels = With(group, "op", kIoKindNames[i]);
+    const IoStats::PerKind& kind = clone_io.kinds[i];
+    families.Add("understudy_clone_io_requests_total", labels,
+                 static_cast<double>(kind.requests.value()));
+    families.Add("understudy_clone_io_bytes_total", labels,
+                 static_cast<double>(kind.bytes.value()));
+    families.Add("understudy_clone_io_errors_total", labels,
+                 static_cast<double>(kind.errors.value()));
+  }
 }
 
 void AddStates(Families& families, const Labels& volume, const std::string& peer,
@@ -219,6 +277,15 @@ void AddFailures(Families& families, const Labels& volume, const std::string& pe
                static_cast<double>(disk_checksums));
 }
 
+// `volume` "": those of the group as a whole.
+void AddLatchedErrors(Families& families, const std::string& volume, const GroupStatus& status) {
+  const auto count =
+      std::count_if(status.errors.begin(), status.errors.end(),
+                    [&](const base::LatchedError& error) { return error.volume == volume; });
+  families.Add("understudy_latched_errors", {{"group", status.group}, {"volume", volume}},
+               static_cast<double>(count));
+}
+
 void AddVolume(Families& families, Group& group, const GroupStatus& status,
                const storage::VolumeInfo& info) {
   const storage::ReplicaState& state = status.replica;
@@ -239,9 +306,15 @@ void AddVolume(Families& families, Group& group, const GroupStatus& status,
   families.Add("understudy_replication_last_contact_timestamp_seconds", with_peer,
                absl::ToDoubleSeconds(status.last_contact - absl::UnixEpoch()));
   IoStats& io = group.io_stats(info.id);
+  AddLatchedErrors(families, info.name, status);
   AddFailures(families, volume, peer, io.replication_errors, 0, 0,
               io.disk_checksum_failures.value());
   AddIo(families, volume, io);
+}
+
+// 0: never.
+double UnixSeconds(absl::Time time) {
+  return time == absl::InfinitePast() ? 0 : absl::ToDoubleSeconds(time - absl::UnixEpoch());
 }
 
 void AddGroup(Families& families, Group& group) {
@@ -264,13 +337,32 @@ void AddGroup(Families& families, Group& group) {
     families.Add("understudy_checkpoints_total", With(labels, "result", kCheckpointOutcomeNames[i]),
                  static_cast<double>(stats.checkpoints[i].value()));
   }
+  const storage::ScrubState& scrub = status.replica.scrub;
+  families.Add("understudy_scrub_errors_total", labels, static_cast<double>(scrub.damages_total));
+  families.Add("understudy_scrub_last_clean_timestamp_seconds", labels,
+               UnixSeconds(scrub.last_clean));
+  families.Add("understudy_scrub_last_damage_timestamp_seconds", labels,
+               UnixSeconds(scrub.last_damage));
   result("understudy_failovers_total", labels, "ok", stats.failovers_ok);
   result("understudy_failovers_total", labels, "failed", stats.failovers_failed);
+  AddPointInTime(families, labels, status, stats.clone_io);
   // A stream carries all volumes of a group: what fails on it is counted once, for no volume, so that sums stay true.
   AddFailures(families, With(labels, "volume", ""), status.replica.agent_id, stats.errors,
               stats.fenced_requests.value(), stats.wire_checksum_failures.value(), 0);
+  AddLatchedErrors(families, "", status);
   for (const storage::VolumeInfo& volume : group.volumes())
     AddVolume(families, group, status, volume);
+}
+
+void AddStore(Families& families, const storage::StoreSpace& space) {
+  const auto add = [&](const char* name, uint64_t value) {
+    families.Add(name, {}, static_cast<double>(value));
+  };
+  add("understudy_store_capacity_bytes", space.capacity_bytes);
+  add("understudy_store_free_bytes", space.free_bytes);
+  add("understudy_store_extent_memory_bytes", space.extent_memory_bytes);
+  add("understudy_store_extent_memory_limit_bytes", space.extent_memory_limit_bytes);
+  add("understudy_store_extent_cold_reads_total", space.extent_cold_reads);
 }
 
 }  // namespace
@@ -289,10 +381,7 @@ std::vector<prometheus::MetricFamily> Metrics::Collect() const {
                         stats.checkpoint_commit.view());
   families.AddHistogram("understudy_checkpoint_duration_seconds", {{"phase", "total"}},
                         stats.checkpoint_total.view());
-  if (const auto space = service_.Space(); space.ok()) {
-    families.Add("understudy_store_capacity_bytes", {}, static_cast<double>(space->capacity_bytes));
-    families.Add("understudy_store_free_bytes", {}, static_cast<double>(space->free_bytes));
-  }
+  if (const auto space = service_.Space(); space.ok()) AddStore(families, *space);
   return families.Take();
 }
 

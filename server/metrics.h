@@ -2,7 +2,7 @@
 //
 // What the service says to Prometheus, computed at each scrape, so that a hung stream cannot freeze at a pleasant number.
 // Series of a group come with Open and go with Remove; every label combination exists from the start, at 0. Names and
-// labels: docs/metrics.md. `peer` is the agent's id, "" while none is bound.
+// labels: their help texts. `peer` is the agent's id, "" while none is bound.
 #ifndef UNDERSTUDY_SERVER_METRICS_H_
 #define UNDERSTUDY_SERVER_METRICS_H_
 

@@ -77,14 +77,31 @@ std::string ExportName(const std::string& group, const std::string& volume) {
 
 }  // namespace
 
-Service::Service(storage::Store& store, const base::Clock& clock, base::FileSystem& file_system)
-    : store_(store), clock_(clock), file_system_(file_system) {
+Service::Service(storage::Store& store, const base::Clock& clock, base::FileSystem& file_system,
+                 std::string state_dir)
+    : store_(store),
+      clock_(clock),
+      file_system_(file_system),
+      state_dir_(std::move(state_dir)),
+      requests_(file_system, state_dir_.empty() ? "" : state_dir_ + "/requests", clock,
+                state_pool_),
+      journal_(base::EventJournal::NewRun(), clock) {
   for (std::shared_ptr<storage::Replica>& replica : store.List()) {
-    Add(Group::Make(std::move(replica), clock_, stats_, stop_pool_));
+    Add(MakeGroup(std::move(replica)));
   }
 }
 
 Service::~Service() { Shutdown(); }
+
+std::shared_ptr<Group> Service::MakeGroup(std::shared_ptr<storage::Replica> replica) {
+  std::shared_ptr<base::ErrorFile> errors;
+  if (!state_dir_.empty()) {
+    errors = base::ErrorFile::Create(
+        file_system_, absl::StrCat(state_dir_, "/errors/", replica->name(), ".errors"), state_pool_,
+        replica->name());
+  }
+  return Group::Make(std::move(replica), clock_, stats_, journal_, stop_pool_, std::move(errors));
+}
 
 void Service::Add(const std::shared_ptr<Group>& group) {
   base::MutexLock lock(mutex_);
@@ -120,25 +137,27 @@ absl::Status Service::CheckTopIds(const storage::GroupSpec& spec) const {
 absl::StatusOr<OpenOutcome> Service::OpenLocked(Mode mode, const storage::GroupSpec& spec) {
   RETURN_IF_ERROR(CheckModeAndTopIds(mode, spec));
   RETURN_IF_ERROR(CheckNames(spec));
-  RETURN_IF_ERROR(CheckTopIds(spec));
-  ASSIGN_OR_RETURN(std::shared_ptr<storage::Replica> replica, store_.Open(spec));
+  ASSIGN_OR_RETURN(std::shared_ptr<storage::Replica> replica,
+                   store_.Open(spec, [&] { return CheckTopIds(spec); }));
   if (auto known = FindGroup(spec.name); known.ok()) {
     return OpenOutcome{.group = *std::move(known), .ignored = true};
   }
-  auto group = Group::Make(std::move(replica), clock_, stats_, stop_pool_);
+  auto group = MakeGroup(std::move(replica));
   Add(group);
+  journal_.Append({.kind = base::EventKind::kOpened, .group = spec.name});
   base::LogInfo("group_opened").With("group", spec.name).With("volumes", spec.volumes.size());
   return OpenOutcome{.group = std::move(group)};
 }
 
 absl::StatusOr<OpenOutcome> Service::Open(Mode mode, const storage::GroupSpec& spec,
-                                          absl::Time deadline) {
+                                          const base::Deadline& deadline) {
   ASSIGN_OR_RETURN(const Gate::Pass pass, open_gate_.Enter(deadline));
   return OpenLocked(mode, spec);
 }
 
 absl::StatusOr<StartOutcome> Service::Start(Mode mode, const storage::GroupSpec& spec,
-                                            const Expected& expected, absl::Time deadline) {
+                                            const Expected& expected,
+                                            const base::Deadline& deadline) {
   RETURN_IF_ERROR(CheckMode(mode));
   if (spec.volumes.empty()) {
     ASSIGN_OR_RETURN(const std::shared_ptr<Group> group, FindGroup(spec.name));
@@ -178,19 +197,20 @@ void Service::UndoOpen(const std::shared_ptr<Group>& group,
 }
 
 absl::Status Service::Remove(const std::string& name, bool force, const Expected& expected,
-                             absl::Time deadline) {
+                             const base::Deadline& deadline) {
   ASSIGN_OR_RETURN(const Gate::Pass pass, open_gate_.Enter(deadline));
   ASSIGN_OR_RETURN(const std::shared_ptr<Group> group, FindGroup(name));
   return RemoveLocked(group, force, expected, deadline);
 }
 
 absl::Status Service::RemoveLocked(const std::shared_ptr<Group>& group, bool force,
-                                   const Expected& expected, absl::Time deadline) {
+                                   const Expected& expected, const base::Deadline& deadline) {
   const std::string& name = group->name();
   RETURN_IF_ERROR(group->Remove(force, expected, deadline, [&] { return store_.Remove(name); }));
   std::vector<std::shared_ptr<Group>> unused;  // destroyed outside the lock
   base::MutexLock lock(mutex_);
   groups_.erase(name);
+  journal_.Append({.kind = base::EventKind::kRemoved, .group = name});
   std::erase_if(exports_, [&](const auto& entry) { return entry.second->group_name() == name; });
   for (auto& old : retired_) {
     if (old.use_count() == 1) unused.push_back(std::move(old));
@@ -216,15 +236,49 @@ std::vector<std::shared_ptr<Group>> Service::groups() const {
   return groups;
 }
 
-absl::StatusOr<std::shared_ptr<Export>> Service::FindExport(const std::string& name) const {
-  base::MutexLock lock(mutex_);
-  const auto found = exports_.find(name);
-  if (found != exports_.end()) return found->second;
-  return absl::NotFoundError(
-      absl::StrCat("no export \"", name, "\": use GROUP/VOLUME or the top-id of an open volume"));
+absl::StatusOr<std::shared_ptr<Export>> Service::FindExport(const std::string& name) {
+  {
+    base::MutexLock lock(mutex_);
+    const auto found = exports_.find(name);
+    if (found != exports_.end()) return found->second;
+  }
+  if (name.find('@') != std::string::npos)
+    return FindCloneExport(name);  // no name or top-id has one
+  return absl::NotFoundError(absl::StrCat("no export \"", name,
+                                          "\": use GROUP/VOLUME or the top-id of an open volume, "
+                                          "or GROUP@CLONE/VOLUME"));
+}
+
+absl::StatusOr<std::shared_ptr<Export>> Service::FindCloneExport(const std::string& name) {
+  const size_t at = name.find('@');
+  const size_t slash = name.find('/', at);
+  const std::string clone =
+      name.substr(at + 1, slash == std::string::npos ? slash : slash - at - 1);
+  const std::string volume_name = slash == std::string::npos ? "" : name.substr(slash + 1);
+  ASSIGN_OR_RETURN(const std::shared_ptr<Group> group, FindGroup(name.substr(0, at)));
+  ASSIGN_OR_RETURN(const std::shared_ptr<storage::BlockView> view,
+                   group->replica().FindClone(clone));
+  for (const storage::VolumeInfo& volume : group->volumes()) {
+    if (volume.name != volume_name) continue;
+    return std::make_shared<Export>(group, volume, io_gate_, clone, view);
+  }
+  return absl::NotFoundError(absl::StrCat("no export \"", name, "\": group ", group->name(),
+                                          " has no volume \"", volume_name, "\""));
 }
 
 std::vector<std::string> Service::ExportNames() const {
+  std::vector<std::string> names = VolumeExportNames();
+  for (const auto& group : groups()) {
+    for (const storage::CloneInfo& clone : group->replica().clones()) {
+      for (std::string& name : CloneExportNames(group->name(), clone.spec.name, group->volumes())) {
+        names.push_back(std::move(name));
+      }
+    }
+  }
+  return names;
+}
+
+std::vector<std::string> Service::VolumeExportNames() const {
   std::set<std::string> names;
   base::MutexLock lock(mutex_);
   for (const auto& [name, opened] : exports_) names.insert(opened->name());
@@ -232,7 +286,7 @@ std::vector<std::string> Service::ExportNames() const {
 }
 
 std::string Service::DefaultExportName() const {
-  const std::vector<std::string> names = ExportNames();
+  const std::vector<std::string> names = VolumeExportNames();
   return names.size() == 1 ? names.front() : "";
 }
 
@@ -250,6 +304,7 @@ bool Service::Shutdown() {
       base::LogWarning("stop_at_work_at_shutdown").With("group", group->name());
       quiet = false;
     }
+    group->StoreErrors();
   }
   timer_pool_.Shutdown();
   return quiet;

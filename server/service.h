@@ -23,9 +23,11 @@
 #include "server/group.h"
 #include "server/stats.h"
 #include "storage/base/clock.h"
+#include "storage/base/event_journal.h"
 #include "storage/base/file_system.h"
 #include "storage/base/io_gate.h"
 #include "storage/base/mutex.h"
+#include "storage/base/request_log.h"
 #include "storage/base/worker_pool.h"
 #include "storage/store.h"
 
@@ -42,27 +44,30 @@ struct OpenOutcome {
 class Service {
  public:
   // Takes over the groups that the store knows. `store` and `clock` outlive the service.
-  // `file_system` is where a failed Start() takes back the disks that it had made.
+  // `file_system` is where a failed Start() takes back the disks that it had made, and where `state_dir` is: what is latched, and
+  // the answers to request ids, outlive the process there; empty: nowhere.
   Service(storage::Store& store, const base::Clock& clock,
-          base::FileSystem& file_system = base::FileSystem::Posix());
+          base::FileSystem& file_system = base::FileSystem::Posix(), std::string state_dir = "");
   ~Service();  // Shutdown()
 
   // The checks of docs/semantics.md section 3, each leaving nothing behind.
-  absl::StatusOr<OpenOutcome> Open(Mode mode, const storage::GroupSpec& spec, absl::Time deadline);
+  absl::StatusOr<OpenOutcome> Open(Mode mode, const storage::GroupSpec& spec,
+                                   const base::Deadline& deadline);
   // With volumes in `spec`: opens the group first; when it cannot be started, forgets it again and deletes the disks that this
   // very call has created.
   absl::StatusOr<StartOutcome> Start(Mode mode, const storage::GroupSpec& spec,
-                                     const Expected& expected, absl::Time deadline);
+                                     const Expected& expected, const base::Deadline& deadline);
   absl::Status Remove(const std::string& group, bool force, const Expected& expected,
-                      absl::Time deadline);
+                      const base::Deadline& deadline);
 
   absl::StatusOr<std::shared_ptr<Group>> FindGroup(const std::string& name) const;
   std::vector<std::shared_ptr<Group>> groups() const;  // sorted by name
 
-  // By GROUP/VOLUME or top-id; kNotFound.
-  absl::StatusOr<std::shared_ptr<Export>> FindExport(const std::string& name) const;
-  std::vector<std::string> ExportNames() const;  // GROUP/VOLUME of every volume, sorted
-  // What a client without an export name gets: the only volume there is, else "".
+  // By GROUP/VOLUME, top-id or, of a clone, GROUP@CLONE/VOLUME; kNotFound.
+  absl::StatusOr<std::shared_ptr<Export>> FindExport(const std::string& name);
+  // GROUP/VOLUME of every volume, sorted, then GROUP@CLONE/VOLUME of those of clones.
+  std::vector<std::string> ExportNames() const;
+  // What a client without an export name gets: the only volume there is, clones apart, else "".
   std::string DefaultExportName() const;
 
   absl::StatusOr<storage::StoreSpace> Space() const { return store_.Space(); }
@@ -73,25 +78,35 @@ class Service {
   bool Shutdown();
 
   const base::Clock& clock() const { return clock_; }
+  base::RequestLog& requests() { return requests_; }
   base::WorkerPool& stream_pool() { return stream_pool_; }
   base::WorkerPool& timer_pool() { return timer_pool_; }
   ServiceStats& stats() { return stats_; }
   const ServiceStats& stats() const { return stats_; }
+  base::EventJournal& journal() { return journal_; }
 
  private:
+  absl::StatusOr<std::shared_ptr<Export>> FindCloneExport(const std::string& name);
+  std::vector<std::string> VolumeExportNames() const;
   absl::Status CheckTopIds(const storage::GroupSpec& spec) const;
   absl::StatusOr<OpenOutcome> OpenLocked(Mode mode, const storage::GroupSpec& spec);
   absl::Status RemoveLocked(const std::shared_ptr<Group>& group, bool force,
-                            const Expected& expected, absl::Time deadline);
+                            const Expected& expected, const base::Deadline& deadline);
   // The paths in `spec` that opening it would create.
   std::vector<std::string> MissingDisks(const storage::GroupSpec& spec) const;
   void UndoOpen(const std::shared_ptr<Group>& group, const std::vector<std::string>& created);
+  std::shared_ptr<Group> MakeGroup(std::shared_ptr<storage::Replica> replica);
   void Add(const std::shared_ptr<Group>& group);
 
   storage::Store& store_;
   const base::Clock& clock_;
   base::FileSystem& file_system_;
+  const std::string state_dir_;
+  base::WorkerPool state_pool_{
+      "state", 1};  // at most one task for each group, and a sync; before those who submit
+  base::RequestLog requests_;
   ServiceStats stats_;
+  base::EventJournal journal_;
   base::IoGate io_gate_;
   Gate open_gate_;
 

@@ -65,6 +65,7 @@ struct GroupStats {
   Counter wire_checksum_failures;
   Counter failovers_ok, failovers_failed;
   std::array<Counter, kErrorReasonNames.size()> errors;
+  IoStats clone_io;  // of all its clones
   std::array<Counter, kCheckpointOutcomeNames.size()> checkpoints;
 };
 

@@ -127,6 +127,7 @@ std::optional<Answer> StreamSession::TakeAnswer() {
   }
   if (!greeted_) return std::nullopt;
   if (std::exchange(checkpoint_wanted_, false)) return CheckpointWanted{};
+  if (std::exchange(handover_wanted_, false)) return HandoverWanted{};
   if (!ack_forced_ && ack_ == sent_ack_) return std::nullopt;
   ack_forced_ = false;
   sent_ack_ = ack_;
@@ -155,6 +156,14 @@ void StreamSession::WantCheckpoint() {
   {
     base::MutexLock lock(mutex_);
     checkpoint_wanted_ = true;
+  }
+  AnswerIfDue();
+}
+
+void StreamSession::WantHandover() {
+  {
+    base::MutexLock lock(mutex_);
+    handover_wanted_ = true;
   }
   AnswerIfDue();
 }
@@ -298,6 +307,7 @@ absl::Status StreamSession::Greet() {
     }
     undurable_since_ = last_ack_ = clock_.Monotonic();
     reply_ = reply;
+    replica_changed_ = true;  // an epoch that an earlier stream session prepared is told in an ack
   }
   AnswerIfDue();
   return absl::OkStatus();
@@ -358,20 +368,41 @@ absl::Status StreamSession::TakeFrame() {
   frame.stream_id = handshake_.stream_id;
   const uint64_t last_sequence = frame.first_sequence + frame.operations.size() - 1;
   storage::CheckpointCallback on_checkpoint;
-  if (decoder_.Holds(OperationKind::kCheckpoint)) {
-    on_checkpoint = group_->BeginMarker(handshake_.stream_id, last_sequence);
+  const bool handover = decoder_.Holds(OperationKind::kHandover);
+  if (handover || decoder_.Holds(OperationKind::kCheckpoint)) {
+    on_checkpoint = group_->BeginMarker(handshake_.stream_id, last_sequence, handover);
+  } else if (decoder_.Holds(OperationKind::kPrepare)) {
+    on_checkpoint = group_->BeginPrepare(handshake_.stream_id, last_sequence);
   }
   // Before Append(): the checkpoint that commits the resync may be done before it returns.
   if (decoder_.Holds(OperationKind::kComplete)) group_->OnResyncComplete();
+  const bool skipped = decoder_.Holds(OperationKind::kIncomplete);
+  storage::ReplicaState before;
+  if (skipped) before = group_->replica().state();
   const absl::Status status = group_->replica().Append(frame, std::move(on_checkpoint));
   if (!status.ok()) {
-    group_->OnWriteRefused(frame.first_sequence, status);
+    group_->OnWriteRefused(frame.first_sequence, status, frame.operations);
     return status;
   }
   group_->OnFrameTaken(decoder_.payload_bytes(), frame.operations.size());
+  if (skipped) TellSkipped(frame, before.received_sequence, before.incomplete);
   if (decoder_.HoldsControl()) RefreshFromReplica();
   AckReceived(last_sequence);
   return absl::OkStatus();
+}
+
+// Operations through `received` are a replay: they were told when they came first. Of a group that was `incomplete` before, one
+// without a range says nothing new.
+void StreamSession::TellSkipped(const storage::IncomingFrame& frame, uint64_t received,
+                                bool incomplete) {
+  uint64_t sequence = frame.first_sequence;
+  for (const Operation& operation : frame.operations) {
+    const bool news = sequence > received && (!incomplete || operation.length > 0);
+    if (operation.kind == OperationKind::kIncomplete && news) {
+      group_->OnWriteSkipped(operation);
+    }
+    ++sequence;
+  }
 }
 
 void StreamSession::TakeHeartbeat() {
@@ -404,6 +435,8 @@ void StreamSession::RefreshFromReplica() {
   if (state.stream_id != handshake_.stream_id) return;
   if (state.durable_sequence > ack_.durable_sequence) undurable_since_ = now;
   ack_.durable_sequence = std::max(ack_.durable_sequence, state.durable_sequence);
+  ack_.prepared_epoch = state.prepared_sequence == 0 ? 0 : state.prepared_epoch.value();
+  ack_.prepared_sequence = state.prepared_sequence;
 }
 
 }  // namespace understudy::server

@@ -78,8 +78,9 @@ class StreamSession : public std::enable_shared_from_this<StreamSession> {
   // anything is due.
   void OnWritten(bool ok);
 
-  // Puts a CheckpointWanted before the next ack.
+  // Puts a CheckpointWanted, or a HandoverWanted, before the next ack.
   void WantCheckpoint();
+  void WantHandover();
   // From the group: a checkpoint was committed (`committed` true) or the marker with this sequence was refused.
   void OnCommitted(Epoch epoch, uint64_t sequence, uint64_t bytes, absl::Duration duration);
   void OnMarkerRefused(uint64_t sequence);
@@ -92,8 +93,9 @@ class StreamSession : public std::enable_shared_from_this<StreamSession> {
   bool finished() const;
   bool ended() const;
 
-  // Valid once the session has joined its group.
+  // Valid once the session is joining its group.
   uint64_t stream_id() const { return handshake_.stream_id; }
+  const std::string& agent_id() const { return handshake_.agent_id; }
   absl::Time last_word() const;
   // How long the oldest operation that is received and not durable has waited; zero when there is none.
   absl::Duration UndurableFor() const;
@@ -109,6 +111,7 @@ class StreamSession : public std::enable_shared_from_this<StreamSession> {
   bool Next(std::unique_ptr<RawMessage>& message);
   absl::Status Take(const RawMessage& message);
   absl::Status TakeFrame();
+  void TellSkipped(const storage::IncomingFrame& frame, uint64_t received, bool incomplete);
   void TakeHeartbeat();
   // Copies what the replica says about durability into the ack.
   void RefreshFromReplica();
@@ -151,6 +154,7 @@ class StreamSession : public std::enable_shared_from_this<StreamSession> {
   std::optional<HandshakeReply> reply_ ABSL_GUARDED_BY(mutex_);
   bool greeted_ ABSL_GUARDED_BY(mutex_) = false;  // the reply was taken
   bool checkpoint_wanted_ ABSL_GUARDED_BY(mutex_) = false;
+  bool handover_wanted_ ABSL_GUARDED_BY(mutex_) = false;
   Ack ack_ ABSL_GUARDED_BY(mutex_);
   Ack sent_ack_ ABSL_GUARDED_BY(mutex_);
   bool ack_forced_ ABSL_GUARDED_BY(mutex_) = false;

@@ -31,6 +31,7 @@ struct Handshake {
   std::vector<StreamVolume> volumes;
   uint64_t first_available_sequence = 0;
   bool takeover = false;
+  bool may_checkpoint = false;
 };
 
 struct HandshakeReply {
@@ -54,13 +55,16 @@ struct Ack {
   uint64_t committed_duration_micros = 0;
   bool incomplete = false;
   uint64_t aborted_sequence = 0;
+  uint64_t prepared_epoch = 0;
+  uint64_t prepared_sequence = 0;
   uint64_t echo_micros = 0;
   friend bool operator==(const Ack&, const Ack&) = default;
 };
 
 struct CheckpointWanted {};
+struct HandoverWanted {};
 
-using Answer = std::variant<HandshakeReply, Ack, CheckpointWanted>;
+using Answer = std::variant<HandshakeReply, Ack, CheckpointWanted, HandoverWanted>;
 
 // One undecoded message of the stream; owns its bytes, which stay where they are while it lives.
 class RawMessage {

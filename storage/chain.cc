@@ -1,72 +1,77 @@
 #include "storage/chain.h"
 
 #include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "storage/base/status_macros.h"
 
 namespace understudy::storage {
 
-void ResolveOver(std::span<const std::shared_ptr<Overlay>> overlays, VolumeId volume,
-                 ByteRange range, bool with_disk, std::vector<Piece>* pieces) {
-  if (range.empty()) return;
-  if (overlays.empty()) {
-    if (with_disk) pieces->push_back({.range = range});
-    return;
+absl::Status CheckRange(const VolumeInfo& volume, ByteRange range) {
+  if (range.start <= range.end && range.end <= volume.size_bytes && range.SectorAligned()) {
+    return absl::OkStatus();
   }
-  const Overlay& newest = *overlays.front();
-  const auto older = overlays.subspan(1);
-  uint64_t at = range.start;
-  while (at < range.end) {
-    const auto entry = newest.map(volume).Find(at);
-    const uint64_t held = entry.has_value() ? std::min(entry->range.start, range.end) : range.end;
-    if (held > at) {
-      ResolveOver(older, volume, {at, held}, with_disk, pieces);
-      at = held;
-      continue;
-    }
-    const ByteRange covered = entry->range.Intersect({at, range.end});
-    pieces->push_back({.range = covered,
-                       .overlay = &newest,
-                       .segment = newest.SegmentOf(entry->extent),
-                       .extent = entry->extent});
-    at = covered.end;
-  }
+  return absl::OutOfRangeError(absl::StrCat("volume ", volume.name, ": range ", range.ToString(),
+                                            " is not sector-aligned or ends past ",
+                                            volume.size_bytes));
 }
 
-std::optional<uint64_t> NextHeld(std::span<const std::shared_ptr<Overlay>> overlays,
-                                 VolumeId volume, uint64_t offset) {
-  std::optional<uint64_t> next;
-  for (const auto& overlay : overlays) {
-    const auto entry = overlay->map(volume).Find(offset);
-    if (!entry.has_value()) continue;
-    const uint64_t start = std::max(entry->range.start, offset);
-    next = std::min(next.value_or(start), start);
-  }
-  return next;
-}
-
-std::vector<Piece> Chain::Resolve(VolumeId volume, ByteRange range) const {
+absl::StatusOr<std::vector<Piece>> Chain::Resolve(VolumeId volume, ByteRange range,
+                                                  ViewCache* cache) const {
   std::vector<Piece> pieces;
   const uint64_t boundary = std::clamp(merged_through[volume.value()], range.start, range.end);
-  OverlayList layers;
-  if (active != nullptr) layers.push_back(active);
-  ResolveOver(layers, volume, {range.start, boundary}, true, &pieces);
-  layers.insert(layers.end(), committed.begin(), committed.end());
-  ResolveOver(layers, volume, {boundary, range.end}, true, &pieces);
+  const std::span<const std::shared_ptr<Overlay>> newest(&active, active != nullptr ? 1 : 0);
+  RETURN_IF_ERROR(ResolveOver(newest, volume, {range.start, boundary}, true, &pieces));
+  if (cache == nullptr) {
+    OverlayList layers(newest.begin(), newest.end());
+    layers.insert(layers.end(), committed.begin(), committed.end());
+    RETURN_IF_ERROR(ResolveOver(layers, volume, {boundary, range.end}, true, &pieces));
+    return pieces;
+  }
+  std::vector<Piece> top;
+  RETURN_IF_ERROR(ResolveOver(newest, volume, {boundary, range.end}, true, &top));
+  for (Piece& piece : top) {
+    if (piece.overlay != nullptr) {
+      pieces.push_back(std::move(piece));
+    } else {
+      RETURN_IF_ERROR(cache->Resolve(committed, volume, piece.range, &pieces));
+    }
+  }
   return pieces;
 }
 
-std::optional<uint64_t> Chain::NextUnmerged(VolumeId volume, uint64_t offset) const {
-  std::optional<uint64_t> next =
-      NextHeld(committed, volume, std::max(offset, merged_through[volume.value()]));
+absl::StatusOr<std::optional<uint64_t>> Chain::NextUnmerged(VolumeId volume,
+                                                            uint64_t offset) const {
+  ASSIGN_OR_RETURN(std::optional<uint64_t> next,
+                   NextHeld(committed, volume, std::max(offset, merged_through[volume.value()])));
   if (active == nullptr) return next;
-  const auto held = NextHeld(std::span(&active, 1), volume, offset);
-  if (!held.has_value()) return next;
-  return std::min(next.value_or(*held), *held);
+  ASSIGN_OR_RETURN(const std::optional<uint64_t> held,
+                   NextHeld(std::span(&active, 1), volume, offset));
+  if (held.has_value()) next = std::min(next.value_or(*held), *held);
+  return next;
 }
 
 absl::Status Chain::Read(VolumeId volume, const Piece& piece, std::span<char> out) const {
   if (piece.overlay != nullptr)
-    return piece.overlay->Read(piece.segment, piece.extent, piece.range, out);
+    return piece.overlay->Read(piece.segment.get(), piece.extent, piece.range, out);
   return disks[volume.value()]->Read(piece.range.start, out);
+}
+
+absl::StatusOr<std::vector<MapRun>> Chain::Map(VolumeId volume,
+                                               std::span<const Piece> pieces) const {
+  std::vector<MapRun> runs;
+  for (const Piece& piece : pieces) {
+    if (piece.overlay != nullptr) {
+      const bool zero = piece.extent.zero();
+      runs.push_back({.range = piece.range, .zero = zero, .hole = zero});
+      continue;
+    }
+    ASSIGN_OR_RETURN(const std::vector<MapRun> below, disks[volume.value()]->Map(piece.range));
+    runs.insert(runs.end(), below.begin(), below.end());
+  }
+  return runs;
 }
 
 }  // namespace understudy::storage

@@ -3,8 +3,10 @@
 // Chain is what the secondary VM's disk is made of at one moment:
 //     active overlay -> committed overlays, newest first -> secondary disk
 //
-// A Chain never changes, but its active overlay does: Resolve() runs under the replica's view lock (shared), I/O on the pieces
-// does not need it. A piece stays readable as long as the Chain it came from is held.
+// A Chain never changes, but its active overlay does. Resolve() may read the index, where an overlay's extents are cold, so it
+// runs without the replica's view lock; who may be overtaken by a change of active and chain together (the end of a commit
+// window) looks afterwards whether the chain is still the same. A piece stays readable as long as the Chain it came from
+// is held.
 #ifndef UNDERSTUDY_STORAGE_CHAIN_H_
 #define UNDERSTUDY_STORAGE_CHAIN_H_
 
@@ -17,27 +19,15 @@
 #include "absl/status/status.h"
 
 #include "storage/overlay.h"
+#include "storage/piece.h"
+#include "storage/replica.h"
 #include "storage/secondary_disk.h"
+#include "storage/view_cache.h"
 
 namespace understudy::storage {
 
-// A run of a volume's bytes with one source.
-struct Piece {
-  ByteRange range;
-  const Overlay* overlay = nullptr;  // nullptr: the secondary disk
-  const Segment* segment = nullptr;  // where overlay has them; nullptr: zeroes
-  Extent extent;
-};
-
-using OverlayList = std::vector<std::shared_ptr<Overlay>>;  // newest first
-
-// Appends the pieces of `range` that `overlays` hold, in order; what none of them holds is appended as pieces of the disk
-// when `with_disk`, else left out.
-void ResolveOver(std::span<const std::shared_ptr<Overlay>> overlays, VolumeId volume,
-                 ByteRange range, bool with_disk, std::vector<Piece>* pieces);
-// Where the first byte at or after `offset` lies that one of `overlays` holds.
-std::optional<uint64_t> NextHeld(std::span<const std::shared_ptr<Overlay>> overlays,
-                                 VolumeId volume, uint64_t offset);
+// kOutOfRange for a range that is not sector-aligned or ends past the volume.
+absl::Status CheckRange(const VolumeInfo& volume, ByteRange range);
 
 struct Chain {
   Stage stage = Stage::kNone;
@@ -48,11 +38,14 @@ struct Chain {
   std::vector<uint64_t> merged_through;
   std::vector<std::shared_ptr<SecondaryDisk>> disks;  // by VolumeId; nullptr: could not be opened
 
-  // Pieces that cover `range`.
-  std::vector<Piece> Resolve(VolumeId volume, ByteRange range) const;
+  // Pieces that cover `range`. `cache`: for what comes back to the same places, whatever number of epochs is kept.
+  absl::StatusOr<std::vector<Piece>> Resolve(VolumeId volume, ByteRange range,
+                                             ViewCache* cache = nullptr) const;
   // The first byte at or after `offset` that the disk does not have yet.
-  std::optional<uint64_t> NextUnmerged(VolumeId volume, uint64_t offset) const;
+  absl::StatusOr<std::optional<uint64_t>> NextUnmerged(VolumeId volume, uint64_t offset) const;
   absl::Status Read(VolumeId volume, const Piece& piece, std::span<char> out) const;
+  // What NBD's block status says of them.
+  absl::StatusOr<std::vector<MapRun>> Map(VolumeId volume, std::span<const Piece> pieces) const;
 };
 
 }  // namespace understudy::storage

@@ -70,6 +70,14 @@ class RecordReader {
     bytes_.remove_prefix(length);
     return text;
   }
+  bool GetBool() { return GetEnum(uint8_t{1}) != 0; }
+  // At most `last`.
+  template <typename Enum>
+  Enum GetEnum(Enum last) {
+    const auto value = Get<uint8_t>();
+    if (value > static_cast<uint8_t>(last)) Fail();
+    return ok_ ? static_cast<Enum>(value) : Enum{};
+  }
   LogPosition GetPosition() {
     LogPosition position;
     position.ordinal = Get<uint32_t>();
@@ -137,6 +145,15 @@ absl::StatusOr<ExtentKey> DecodeExtentKey(absl::string_view key) {
                    .end = BigEndian64(end)};
 }
 
+absl::Status CheckExtent(uint64_t end, const Extent& extent, uint64_t volume_bytes) {
+  const ByteRange range = {extent.start, end};
+  const bool inside = range.start < range.end && range.end <= volume_bytes && range.SectorAligned();
+  if (inside && (extent.zero() || extent.origin().Contains(range))) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat("index: extent record of ", range.start, " to ", end,
+                                          " is damaged: it cannot be one of a volume of ",
+                                          volume_bytes, " bytes"));
+}
+
 std::string Encode(const Extent& extent) {
   return RecordWriter()
       .Add(extent.start)
@@ -169,6 +186,12 @@ std::string Encode(const GroupRecord& record) {
   writer.Add(record.committed_sequence).Add(record.committed_stream).Add(record.committed_micros);
   writer.Add(record.valid).Add(record.hidden.value()).Add(record.active.value());
   writer.Add(record.roll_forward_through.value());
+  writer.Add(record.applied_epoch.value()).Add(record.applied_micros);
+  writer.Add(record.applying_through.value());
+  writer.Add(record.prepared_epoch.value())
+      .Add(record.prepared_sequence)
+      .Add(record.prepared_stream);
+  writer.Add(record.handed_over);
   writer.Add(static_cast<uint32_t>(record.volumes.size()));
   for (const VolumeRecord& volume : record.volumes) {
     writer.Add(volume.name).Add(volume.top_id).Add(volume.disk_path).Add(volume.size_bytes);
@@ -183,7 +206,7 @@ absl::StatusOr<GroupRecord> DecodeGroupRecord(absl::string_view bytes) {
   GroupRecord record;
   record.number = reader.Get<uint64_t>();
   record.name = reader.GetString();
-  record.stage = reader.Get<Stage>();
+  record.stage = reader.GetEnum(Stage::kDone);
   record.incarnation.high = reader.Get<uint64_t>();
   record.incarnation.low = reader.Get<uint64_t>();
   record.term = Term(reader.Get<uint64_t>());
@@ -193,10 +216,17 @@ absl::StatusOr<GroupRecord> DecodeGroupRecord(absl::string_view bytes) {
   record.committed_sequence = reader.Get<uint64_t>();
   record.committed_stream = reader.Get<uint64_t>();
   record.committed_micros = reader.Get<int64_t>();
-  record.valid = reader.Get<bool>();
+  record.valid = reader.GetBool();
   record.hidden = OverlayId(reader.Get<uint64_t>());
   record.active = OverlayId(reader.Get<uint64_t>());
   record.roll_forward_through = Epoch(reader.Get<uint64_t>());
+  record.applied_epoch = Epoch(reader.Get<uint64_t>());
+  record.applied_micros = reader.Get<int64_t>();
+  record.applying_through = Epoch(reader.Get<uint64_t>());
+  record.prepared_epoch = Epoch(reader.Get<uint64_t>());
+  record.prepared_sequence = reader.Get<uint64_t>();
+  record.prepared_stream = reader.Get<uint64_t>();
+  record.handed_over = reader.GetBool();
   const auto volume_count = reader.Get<uint32_t>();
   for (uint32_t i = 0; i < volume_count && reader.ok(); ++i) {
     VolumeRecord volume;
@@ -204,37 +234,52 @@ absl::StatusOr<GroupRecord> DecodeGroupRecord(absl::string_view bytes) {
     volume.top_id = reader.GetString();
     volume.disk_path = reader.GetString();
     volume.size_bytes = reader.Get<uint64_t>();
-    volume.initial = reader.Get<Initial>();
+    volume.initial = reader.GetEnum(Initial::kSync);
     volume.identity.file_system = reader.GetString();
     volume.identity.inode = reader.Get<uint64_t>();
     volume.merged_through = reader.Get<uint64_t>();
     record.volumes.push_back(std::move(volume));
   }
-  if (!reader.AtEnd() || record.stage > Stage::kDone) return Damaged("group");
+  if (!reader.AtEnd() || record.volumes.empty()) return Damaged("group");
   return record;
 }
 
 std::string Encode(const OverlayRecord& record) {
-  return RecordWriter()
-      .Add(record.group)
-      .Add(record.role)
-      .Add(record.epoch.value())
-      .Add(record.committed)
-      .Add(record.start)
-      .Add(record.end)
-      .Take();
+  RecordWriter writer;
+  writer.Add(record.group).Add(record.role).Add(record.epoch.value()).Add(record.state);
+  writer.Add(record.start).Add(record.end).Add(record.unix_micros);
+  writer.Add(static_cast<uint32_t>(record.covered.size()));
+  for (const CoveredBytes& covered : record.covered) writer.Add(covered.all).Add(covered.data);
+  writer.Add(static_cast<uint32_t>(record.segments.size()));
+  for (const SegmentRange& range : record.segments) writer.Add(range.first).Add(range.last);
+  return writer.Take();
 }
 
 absl::StatusOr<OverlayRecord> DecodeOverlayRecord(absl::string_view bytes) {
   RecordReader reader(bytes);
   OverlayRecord record;
   record.group = reader.Get<uint64_t>();
-  record.role = reader.Get<LogRole>();
+  record.role = reader.GetEnum(LogRole::kActive);
   record.epoch = Epoch(reader.Get<uint64_t>());
-  record.committed = reader.Get<bool>();
+  record.state = reader.GetEnum(OverlayState::kPrepared);
   record.start = reader.GetPosition();
   record.end = reader.GetPosition();
-  if (!reader.AtEnd() || record.role > LogRole::kActive) return Damaged("overlay");
+  record.unix_micros = reader.Get<int64_t>();
+  const auto volume_count = reader.Get<uint32_t>();
+  for (uint32_t i = 0; i < volume_count && reader.ok(); ++i) {
+    CoveredBytes covered;
+    covered.all = reader.Get<uint64_t>();
+    covered.data = reader.Get<uint64_t>();
+    record.covered.push_back(covered);
+  }
+  const auto range_count = reader.Get<uint32_t>();
+  for (uint32_t i = 0; i < range_count && reader.ok(); ++i) {
+    SegmentRange range;
+    range.first = reader.Get<uint32_t>();
+    range.last = reader.Get<uint32_t>();
+    record.segments.push_back(range);
+  }
+  if (!reader.AtEnd()) return Damaged("overlay");
   return record;
 }
 
@@ -253,7 +298,7 @@ absl::StatusOr<IndexedPosition> DecodeIndexedPosition(absl::string_view bytes) {
   position.position = reader.GetPosition();
   position.stream_id = reader.Get<uint64_t>();
   position.sequence = reader.Get<uint64_t>();
-  position.incomplete = reader.Get<bool>();
+  position.incomplete = reader.GetBool();
   if (!reader.AtEnd()) return Damaged("position");
   return position;
 }

@@ -33,7 +33,7 @@ namespace understudy::storage {
 // Of the data directory as a whole, in the file VERSION: "understudy 1\n".
 inline constexpr int kFormatVersion = 1;
 
-enum class LogRole : uint8_t { kHidden = 0, kActive = 1 };
+enum class LogRole : uint8_t { kHidden = 0, kActive = 1, kClone = 2 };  // kClone: never recovered
 
 // A place in a log: the segment's ordinal (from 1; 0: before the first) and a byte offset in its file.
 struct LogPosition {
@@ -59,6 +59,10 @@ struct SegmentHeader {
 };
 static_assert(sizeof(SegmentHeader) == 40 && offsetof(SegmentHeader, crc32c) == 36);
 
+// The frame moves bytes within its overlay: its operations are not the stream's. What is not in the index of it is passed over at
+// recovery, the bytes are still where they were.
+inline constexpr uint32_t kFrameCompaction = 1;
+
 struct FrameHeader {
   uint32_t magic = kFrameMagic;
   uint32_t operation_count = 0;
@@ -71,12 +75,12 @@ struct FrameHeader {
   uint32_t checksum_count = 0;
   uint32_t previous_ordinal = 0;  // LogPosition this frame follows
   uint32_t previous_offset = 0;
-  uint32_t flags = 0;  // none defined; a reader refuses unknown ones
+  uint32_t flags = 0;  // kFrameCompaction; unknown ones are the end of the log
   // A frame that ends an epoch (hidden log only) is the write-ahead record of the checkpoint; else all four are 0.
   uint64_t epoch = 0;        // the one it ends
   uint64_t next_hidden = 0;  // overlay ids of the epoch after it
-  uint64_t next_active = 0;
-  int64_t unix_micros = 0;  // when
+  uint64_t next_active = 0;  // 0: the epoch is prepared, not committed
+  int64_t unix_micros = 0;   // when
   uint32_t zero = 0;
   uint32_t crc32c = 0;  // of the header before it, the operations and the checksums
 };
@@ -102,6 +106,10 @@ bool SegmentHeaderValid(const SegmentHeader& header);
 uint32_t FrameMetadataCrc(const FrameHeader& header, absl::string_view rest);
 
 // ---- index records -------------------------------------------------------------------------------------------------------
+
+// An extent is cut at the multiples of this: the records of a region can be read, kept in memory and dropped on their own.
+inline constexpr uint64_t kRegionBytes = 1 << 20;
+inline constexpr uint64_t kVolumeBytesMax = uint64_t{1} << 52;  // regions are numbered with 32 bits
 
 // Where the current bytes of [start, end) of a volume are; `end` is in the key.
 struct Extent {
@@ -146,16 +154,46 @@ struct GroupRecord {
   OverlayId active;
   // FAILOVER: committed epochs up to this one may still have to be rolled forward from the log (--durability=none).
   Epoch roll_forward_through;
+  Epoch
+      applied_epoch;  // the secondary disks hold this one in full, unless applying_through is newer
+  int64_t applied_micros = 0;
+  Epoch applying_through;  // the disks may hold parts of epochs up to this one
+  // The sealed epoch that may be committed, and its marker in its stream; 0: none.
+  Epoch prepared_epoch;
+  uint64_t prepared_sequence = 0;
+  uint64_t prepared_stream = 0;
+  bool handed_over = false;  // the primary has given up writing, with the committed epoch
   std::vector<VolumeRecord> volumes;
 };
+
+// How much of a volume extents cover.
+struct CoveredBytes {
+  uint64_t all = 0;
+  uint64_t data = 0;  // without zeroes
+  friend bool operator==(const CoveredBytes&, const CoveredBytes&) = default;
+};
+
+// Segments of a log, by ordinal, both ends included.
+struct SegmentRange {
+  uint32_t first = 0;
+  uint32_t last = 0;
+  friend bool operator==(const SegmentRange&, const SegmentRange&) = default;
+};
+
+// What has become of an overlay's epoch.
+enum class OverlayState : uint8_t { kOpen = 0, kCommitted = 1, kPrepared = 2 };
 
 struct OverlayRecord {
   uint64_t group = 0;
   LogRole role = LogRole::kHidden;
   Epoch epoch;
-  bool committed = false;
+  OverlayState state = OverlayState::kOpen;
   LogPosition start;
-  LogPosition end;  // zero while open
+  LogPosition end;          // zero while open
+  int64_t unix_micros = 0;  // of the checkpoint that committed it
+  // By its extents in the index; empty: there are none yet.
+  std::vector<CoveredBytes> covered;   // by VolumeId
+  std::vector<SegmentRange> segments;  // that they may name
 };
 
 // How far the index mirrors a log, and what the stream had reached there.
@@ -174,6 +212,8 @@ struct ExtentKey {
   uint64_t end = 0;
 };
 absl::StatusOr<ExtentKey> DecodeExtentKey(absl::string_view key);
+// kDataLoss unless the record can be one of a volume of that size.
+absl::Status CheckExtent(uint64_t end, const Extent& extent, uint64_t volume_bytes);
 
 std::string Encode(const Extent& extent);
 std::string Encode(const GroupRecord& record);

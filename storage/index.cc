@@ -1,6 +1,7 @@
 #include "storage/index.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <utility>
 
@@ -9,6 +10,7 @@
 #include <rocksdb/compaction_filter.h>
 #include <rocksdb/convenience.h>
 #include <rocksdb/db.h>
+#include <rocksdb/listener.h>
 #include <rocksdb/options.h>
 #include <rocksdb/table.h>
 #include <rocksdb/write_batch.h>
@@ -16,25 +18,42 @@
 #include "storage/base/log.h"
 #include "storage/base/mutex.h"
 #include "storage/base/status_macros.h"
+#include "storage/index_log.h"
 
 namespace understudy::storage {
 
-// Overlays that exist, and the bound below which every id is either among them or dead.
+// Overlays that are recorded or held by somebody, and the bound below which every id is either among them or dead.
 class LiveOverlays {
  public:
   struct View {
-    std::set<uint64_t> live;
+    std::set<uint64_t> recorded;
+    std::set<uint64_t> held;
     uint64_t bound = 0;
-    bool Dead(uint64_t id) const { return id < bound && !live.contains(id); }
+    bool Dead(uint64_t id) const {
+      return id < bound && !recorded.contains(id) && !held.contains(id);
+    }
   };
   void Add(uint64_t id) {
     base::MutexLock lock(mutex_);
-    view_.live.insert(id);
+    view_.recorded.insert(id);
     view_.bound = std::max(view_.bound, id + 1);
   }
   void Remove(uint64_t id) {
     base::MutexLock lock(mutex_);
-    view_.live.erase(id);
+    if (view_.recorded.erase(id) > 0 && !view_.held.contains(id)) dead_.push_back(id);
+  }
+  void Hold(uint64_t id) {
+    base::MutexLock lock(mutex_);
+    view_.held.insert(id);
+  }
+  void Release(uint64_t id) {
+    base::MutexLock lock(mutex_);
+    if (view_.held.erase(id) > 0 && !view_.recorded.contains(id)) dead_.push_back(id);
+  }
+  // Those that died since the last call.
+  std::vector<uint64_t> TakeDead() {
+    base::MutexLock lock(mutex_);
+    return std::exchange(dead_, {});
   }
   View view() const {
     base::MutexLock lock(mutex_);
@@ -44,6 +63,21 @@ class LiveOverlays {
  private:
   mutable base::Mutex mutex_;
   View view_ ABSL_GUARDED_BY(mutex_);
+  std::vector<uint64_t> dead_ ABSL_GUARDED_BY(mutex_);
+};
+
+class CompactionGuard : public rocksdb::EventListener {
+ public:
+  void OnBackgroundError(rocksdb::BackgroundErrorReason reason, rocksdb::Status* status) override {
+    if (reason != rocksdb::BackgroundErrorReason::kCompaction || !status->IsCorruption()) return;
+    *status = rocksdb::Status::OK();  // its inputs stay as they are: nothing is lost by going on
+    if (!damaged_.exchange(true)) news_.store(true);
+  }
+  bool TakeNews() { return news_.load() && news_.exchange(false); }
+
+ private:
+  std::atomic<bool> damaged_ = false;
+  std::atomic<bool> news_ = false;
 };
 
 namespace {
@@ -90,6 +124,17 @@ absl::Status FromRocks(const rocksdb::Status& status) {
   return absl::InternalError(message);
 }
 
+// Puts the file and the way out in front of what RocksDB says of a database that it cannot open.
+absl::Status OpenError(const std::string& directory, const rocksdb::Status& status) {
+  const absl::Status opened = FromRocks(status);
+  if (!absl::IsDataLoss(opened)) return opened;
+  return absl::DataLossError(
+      absl::StrCat(directory, " is damaged: ", status.ToString(),
+                   ": going on would lose what was promised. Restore the data directory as a "
+                   "whole, or remove it "
+                   "and start the groups afresh: their secondary disks alone may be torn"));
+}
+
 std::string OverlayKey(OverlayId id) {
   return absl::StrCat(std::string(1, kOverlayPrefix), EncodeExtentPrefix(id));
 }
@@ -105,18 +150,59 @@ std::string GroupKey(const std::string& name) {
 
 absl::string_view View(const rocksdb::Slice& slice) { return {slice.data(), slice.size()}; }
 
-rocksdb::Options DatabaseOptions(rocksdb::Env* env) {
+constexpr uint64_t kRocksBufferBytesMin = 1 << 20;
+
+rocksdb::Options DatabaseOptions(rocksdb::Env* env, uint64_t memory_bytes, bool background_io) {
   rocksdb::Options options;
+  if (background_io) {
+    options.db_write_buffer_size = std::max(memory_bytes / 3, 2 * kRocksBufferBytesMin);
+  }
   if (env != nullptr) options.env = env;
+  options.disable_auto_compactions = !background_io;
+  if (!background_io) options.max_file_opening_threads = 1;
   options.create_if_missing = true;
   options.create_missing_column_families = true;
   options.track_and_verify_wals_in_manifest = true;
-  options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
+  options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
   options.max_total_wal_size = 64 << 20;
   options.keep_log_file_num = 4;
   options.max_background_jobs = 2;
   options.info_log_level = rocksdb::InfoLogLevel::WARN_LEVEL;
   return options;
+}
+
+// `db` has read the log that `log` is about.
+absl::Status CheckKept(const std::string& directory, const IndexLogReport& log,
+                       const rocksdb::DB& db) {
+  const uint64_t reached = db.GetLatestSequenceNumber();
+  if (reached >= log.synced_through) return absl::OkStatus();
+  return OpenError(directory, rocksdb::Status::Corruption(absl::StrCat(
+                                  log.damaged, " the write-ahead log can be read up to ", reached,
+                                  ", and was synced up to ", log.synced_through)));
+}
+
+absl::Status OpenForReading(const rocksdb::Options& options, const std::string& directory,
+                            std::vector<rocksdb::ColumnFamilyHandle*>* families,
+                            std::unique_ptr<rocksdb::DB>* db) {
+  const std::vector<rocksdb::ColumnFamilyDescriptor> descriptors = {
+      {rocksdb::kDefaultColumnFamilyName, rocksdb::ColumnFamilyOptions()},
+      {"extents", rocksdb::ColumnFamilyOptions()}};
+  rocksdb::DB* opened = nullptr;
+  RETURN_IF_ERROR(OpenError(
+      directory, rocksdb::DB::OpenForReadOnly(options, directory, descriptors, families, &opened)));
+  db->reset(opened);
+  return absl::OkStatus();
+}
+
+// Before the index is opened for writing, which makes what it has read of its log the truth.
+absl::Status CheckLog(const rocksdb::Options& options, const std::string& directory) {
+  ASSIGN_OR_RETURN(const IndexLogReport log, ReadIndexLog(*options.env, directory));
+  if (log.damaged.empty() || log.synced_through == 0) return absl::OkStatus();
+  std::vector<rocksdb::ColumnFamilyHandle*> families;
+  std::unique_ptr<rocksdb::DB> db;
+  RETURN_IF_ERROR(OpenForReading(options, directory, &families, &db));
+  for (rocksdb::ColumnFamilyHandle* family : families) db->DestroyColumnFamilyHandle(family);
+  return CheckKept(directory, log, *db);
 }
 
 }  // namespace
@@ -167,21 +253,34 @@ bool Index::Batch::empty() const { return batch_->Count() == 0; }
 // ---- index ---------------------------------------------------------------------------------------------------------------
 
 absl::StatusOr<std::unique_ptr<Index>> Index::Open(const std::string& directory,
-                                                   rocksdb::Env* env) {
+                                                   uint64_t memory_bytes, rocksdb::Env* env,
+                                                   bool background_io) {
   std::unique_ptr<Index> index(new Index);
   index->live_ = std::make_shared<LiveOverlays>();
   rocksdb::ColumnFamilyOptions extents;
-  extents.write_buffer_size = 16 << 20;
+  extents.write_buffer_size =
+      std::clamp<uint64_t>(memory_bytes / 6, kRocksBufferBytesMin, 16 << 20);
+  rocksdb::BlockBasedTableOptions tables;
+  tables.block_cache =
+      rocksdb::NewLRUCache(std::max(memory_bytes - memory_bytes / 3, kRocksBufferBytesMin));
+  tables.cache_index_and_filter_blocks = true;
+  extents.table_factory.reset(rocksdb::NewBlockBasedTableFactory(tables));
   extents.compaction_filter_factory = std::make_shared<DeadExtentFilterFactory>(index->live_);
   // Automatic compactions must not meet the filter before it knows which overlays live.
   extents.disable_auto_compactions = true;
+  rocksdb::Options options = DatabaseOptions(env, memory_bytes, background_io);
+  RETURN_IF_ERROR(CheckLog(options, directory));
   const std::vector<rocksdb::ColumnFamilyDescriptor> families = {
-      {rocksdb::kDefaultColumnFamilyName, rocksdb::ColumnFamilyOptions()}, {"extents", extents}};
+      {rocksdb::kDefaultColumnFamilyName, rocksdb::ColumnFamilyOptions(options)},
+      {"extents", extents}};
   rocksdb::DB* db = nullptr;
-  RETURN_IF_ERROR(FromRocks(
-      rocksdb::DB::Open(DatabaseOptions(env), directory, families, &index->families_, &db)));
+  index->guard_ = std::make_shared<CompactionGuard>();
+  options.listeners.push_back(index->guard_);
+  RETURN_IF_ERROR(OpenError(
+      directory, rocksdb::DB::Open(options, directory, families, &index->families_, &db)));
   index->db_.reset(db);
-  RETURN_IF_ERROR(index->LoadLiveOverlays());
+  RETURN_IF_ERROR(Annotate(index->LoadLiveOverlays(), directory));
+  if (!background_io) return index;
   RETURN_IF_ERROR(
       FromRocks(db->SetOptions(index->families_[1], {{"disable_auto_compactions", "false"}})));
   return index;
@@ -206,18 +305,74 @@ absl::Status Index::LoadLiveOverlays() {
   if (found.ok()) std::memcpy(&next_number_, limit.data(), sizeof(next_number_));
   number_limit_ = next_number_;
   ASSIGN_OR_RETURN(const auto overlays, Overlays());
-  for (const auto& [id, record] : overlays) live_->Add(id.value());
+  for (const FoundOverlay& overlay : overlays) live_->Add(overlay.id.value());
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::unique_ptr<Index>> Index::OpenReadOnly(const std::string& directory) {
+  std::unique_ptr<Index> index(new Index);
+  index->live_ = std::make_shared<LiveOverlays>();
+  const rocksdb::Options options = DatabaseOptions(nullptr, 0, /*background_io=*/false);
+  ASSIGN_OR_RETURN(const IndexLogReport log, ReadIndexLog(*options.env, directory));
+  RETURN_IF_ERROR(OpenForReading(options, directory, &index->families_, &index->db_));
+  RETURN_IF_ERROR(CheckKept(directory, log, *index->db_));
+  RETURN_IF_ERROR(Annotate(index->LoadLiveOverlays(), directory));
+  return index;
+}
+
+// Not in the callback itself: it runs inside RocksDB.
+void Index::StopCompactionsIfDamaged() {
+  if (guard_ == nullptr || !guard_->TakeNews()) return;
+  base::LogError("index_damaged")
+      .With("consequence",
+            "compactions stop until a restart: scrub the groups, remove the damaged ones");
+  for (rocksdb::ColumnFamilyHandle* family : families_) {
+    const rocksdb::Status stopped = db_->SetOptions(family, {{"disable_auto_compactions", "true"}});
+    if (!stopped.ok()) base::LogError("compactions_not_stopped").With("status", FromRocks(stopped));
+  }
+}
+
+absl::Status Index::CheckSound() const {
+  base::MutexLock lock(mutex_);
+  return broken_;
+}
+
+absl::Status Index::Note(absl::Status written) {
+  if (written.ok()) return written;
+  base::MutexLock lock(mutex_);
+  if (broken_.ok()) broken_ = written;
+  return written;
+}
+
 absl::Status Index::Write(Batch batch, bool sync) {
+  StopCompactionsIfDamaged();
+  RETURN_IF_ERROR(CheckSound());
   rocksdb::WriteOptions options;
   options.sync = sync;
-  RETURN_IF_ERROR(FromRocks(db_->Write(options, batch.batch_.get())));
-  for (const OverlayId id : batch.deleted_) {
-    live_->Remove(id.value());
-    const std::string begin = EncodeExtentPrefix(id);
-    const std::string end = EncodeExtentPrefix(id.Next());
+  // Sequence numbers up to this one are in the log before the end of this batch, whatever others write beside it.
+  const uint64_t sequence = db_->GetLatestSequenceNumber() + batch.batch_->Count();
+  RETURN_IF_ERROR(Note(FromRocks(db_->Write(options, batch.batch_.get()))));
+  if (sync) {
+    WriteSyncedMark(sequence);
+  } else {
+    unsynced_.store(true);
+  }
+  for (const OverlayId id : batch.deleted_) live_->Remove(id.value());
+  DeleteDeadFiles();
+  return absl::OkStatus();
+}
+
+// What was synced stays so if this fails; what comes after it fails.
+void Index::WriteSyncedMark(uint64_t sequence) {
+  rocksdb::WriteBatch mark;
+  mark.PutLogData(EncodeSyncedMark(sequence));
+  Note(FromRocks(db_->Write(rocksdb::WriteOptions(), &mark))).IgnoreError();
+}
+
+void Index::DeleteDeadFiles() {
+  for (const uint64_t id : live_->TakeDead()) {
+    const std::string begin = EncodeExtentPrefix(OverlayId(id));
+    const std::string end = EncodeExtentPrefix(OverlayId(id + 1));
     const rocksdb::Slice begin_slice(begin);
     const rocksdb::Slice end_slice(end);
     const rocksdb::Status deleted =
@@ -225,34 +380,45 @@ absl::Status Index::Write(Batch batch, bool sync) {
     if (!deleted.ok())
       base::LogWarning("dead_extents_not_deleted").With("status", FromRocks(deleted));
   }
-  return absl::OkStatus();
 }
 
-absl::Status Index::Sync() { return FromRocks(db_->SyncWAL()); }
+// Not SyncWAL(): beside a write that has just failed it runs into an assertion of RocksDB's and ends the process.
+absl::Status Index::Sync() {
+  base::Turn::Hold sync_turn(
+      sync_turn_);  // who finds nothing to do must not return before whoever does it
+  RETURN_IF_ERROR(CheckSound());
+  if (!unsynced_.exchange(false)) return absl::OkStatus();
+  Batch batch(*this);
+  batch.batch_->PutLogData("sync");
+  return Write(std::move(batch), /*sync=*/true);
+}
 
-absl::StatusOr<std::vector<GroupRecord>> Index::Groups() const {
-  std::vector<GroupRecord> groups;
+absl::StatusOr<std::vector<FoundGroup>> Index::Groups() const {
+  std::vector<FoundGroup> groups;
   const std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(rocksdb::ReadOptions()));
   const std::string prefix(1, kGroupPrefix);
   for (it->Seek(prefix); it->Valid() && it->key().starts_with(prefix); it->Next()) {
-    ASSIGN_OR_RETURN(GroupRecord record, DecodeGroupRecord(View(it->value())));
-    groups.push_back(std::move(record));
+    FoundGroup found{.name = std::string(View(it->key()).substr(prefix.size())),
+                     .record = DecodeGroupRecord(View(it->value()))};
+    if (found.record.ok() && found.record->name != found.name) {
+      found.record = absl::DataLossError("index: a group record lies under another group's key");
+    }
+    groups.push_back(std::move(found));
   }
   RETURN_IF_ERROR(FromRocks(it->status()));
   return groups;
 }
 
-absl::StatusOr<std::vector<std::pair<OverlayId, OverlayRecord>>> Index::Overlays() const {
-  std::vector<std::pair<OverlayId, OverlayRecord>> overlays;
+absl::StatusOr<std::vector<FoundOverlay>> Index::Overlays() const {
+  std::vector<FoundOverlay> overlays;
   const std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(rocksdb::ReadOptions()));
   const std::string prefix(1, kOverlayPrefix);
   for (it->Seek(prefix); it->Valid() && it->key().starts_with(prefix); it->Next()) {
-    ASSIGN_OR_RETURN(const OverlayRecord record, DecodeOverlayRecord(View(it->value())));
     std::string padded(View(it->key()).substr(1));
     if (padded.size() != 8) return absl::DataLossError("index: damaged overlay key");
     padded.resize(20);
     ASSIGN_OR_RETURN(const ExtentKey key, DecodeExtentKey(padded));
-    overlays.emplace_back(key.overlay, record);
+    overlays.push_back({.id = key.overlay, .record = DecodeOverlayRecord(View(it->value()))});
   }
   RETURN_IF_ERROR(FromRocks(it->status()));
   return overlays;
@@ -278,15 +444,62 @@ absl::Status Index::ForEachExtent(
   return FromRocks(it->status());
 }
 
+FoundExtents Index::FindExtents(OverlayId overlay, VolumeId volume, uint64_t offset,
+                                size_t count_max) const {
+  FoundExtents found;
+  rocksdb::ReadOptions options;
+  options.fill_cache = false;
+  const std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(options, families_[1]));
+  const std::string prefix = EncodeExtentPrefix(overlay);
+  for (it->Seek(EncodeExtentKey(overlay, volume, offset + 1));
+       it->Valid() && it->key().starts_with(prefix) && found.extents.size() < count_max;
+       it->Next()) {
+    const absl::StatusOr<ExtentKey> key = DecodeExtentKey(View(it->key()));
+    if (!key.ok()) {
+      found.status = key.status();
+      return found;
+    }
+    found.extents.push_back({.key = *key, .extent = DecodeExtent(View(it->value()))});
+  }
+  found.status = FromRocks(it->status());
+  return found;
+}
+
+absl::Status Index::ReadExtents(OverlayId overlay, VolumeId volume, ByteRange range,
+                                size_t count_max, std::vector<ExtentEntry>* entries) const {
+  if (range.empty()) return absl::OkStatus();
+  // Keys are ends, and no record crosses a region's bound.
+  const std::string first = EncodeExtentKey(overlay, volume, range.start + 1);
+  const std::string bound = EncodeExtentKey(overlay, volume, RoundUp(range.end, kRegionBytes) + 1);
+  const rocksdb::Slice bound_slice(bound);
+  rocksdb::ReadOptions options;
+  options.iterate_upper_bound = &bound_slice;
+  const std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(options, families_[1]));
+  uint64_t previous_end = 0;
+  for (it->Seek(first); it->Valid() && count_max > 0; it->Next(), --count_max) {
+    ASSIGN_OR_RETURN(const ExtentKey key, DecodeExtentKey(View(it->key())));
+    ASSIGN_OR_RETURN(const Extent extent, DecodeExtent(View(it->value())));
+    RETURN_IF_ERROR(CheckExtent(key.end, extent, kVolumeBytesMax));
+    const ByteRange held = {extent.start, key.end};
+    if (held.start < previous_end || held.start / kRegionBytes != (held.end - 1) / kRegionBytes) {
+      return absl::DataLossError(
+          absl::StrCat("index: the extent record of ", held.ToString(), " contradicts others"));
+    }
+    if (held.start >= range.end) break;
+    previous_end = held.end;
+    entries->push_back({held, extent});
+  }
+  return FromRocks(it->status());
+}
+
 absl::StatusOr<uint64_t> Index::NextNumber() {
   base::Turn::Hold turn(number_turn_);
   if (next_number_ == number_limit_) {
     const uint64_t limit = number_limit_ + kNumbersReserved;
-    rocksdb::WriteOptions options;
-    options.sync = true;
-    RETURN_IF_ERROR(
-        FromRocks(db_->Put(options, std::string(kNumberLimitKey),
-                           rocksdb::Slice(reinterpret_cast<const char*>(&limit), sizeof(limit)))));
+    Batch batch(*this);
+    batch.batch_->Put(std::string(kNumberLimitKey),
+                      rocksdb::Slice(reinterpret_cast<const char*>(&limit), sizeof(limit)));
+    RETURN_IF_ERROR(Write(std::move(batch), /*sync=*/true));
     number_limit_ = limit;
   }
   return next_number_++;
@@ -299,5 +512,7 @@ absl::StatusOr<OverlayId> Index::NextOverlay() {
 }
 
 void Index::KeepOverlay(OverlayId id) { live_->Add(id.value()); }
+void Index::HoldExtents(OverlayId id) { live_->Hold(id.value()); }
+void Index::ReleaseExtents(OverlayId id) { live_->Release(id.value()); }
 
 }  // namespace understudy::storage

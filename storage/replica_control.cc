@@ -36,7 +36,11 @@ ReplicaImpl::ReplicaImpl(StoreContext context, GroupRecord record)
       name_(record.name),
       volumes_(InfosOf(record)),
       hidden_log_(context.segments, record.number, LogRole::kHidden),
-      active_log_(context.segments, record.number, LogRole::kActive) {
+      active_log_(context.segments, record.number, LogRole::kActive),
+      overlay_usage_(context.segments.usage(record.number)),
+      view_cache_(record.number, context.extent_memory),
+      hidden_compactor_(context.options.segment_bytes),
+      active_compactor_(context.options.segment_bytes) {
   for (size_t i = 0; i < volumes_.size(); ++i) {
     range_locks_.push_back(std::make_unique<base::RangeLock>());
   }
@@ -55,104 +59,6 @@ GroupRecord ReplicaImpl::record() const {
   return record_;
 }
 
-// ---- looking at it ---------------------------------------------------------------------------------------------------------
-
-std::shared_ptr<const Chain> ReplicaImpl::chain() const {
-  base::ReaderLock lock(view_mutex_);
-  return chain_;
-}
-
-void ReplicaImpl::Publish(std::shared_ptr<const Chain> next) {
-  base::WriterLock lock(view_mutex_);
-  chain_.swap(next);  // the old one ends outside the lock
-}
-
-ReplicaState ReplicaImpl::state() const {
-  const std::shared_ptr<const Chain> chain = this->chain();
-  ReplicaState state;
-  state.usage.resize(volumes_.size());
-  base::MutexLock lock(mutex_);
-  state.stage = record_.stage;
-  state.incarnation = record_.incarnation;
-  state.term = record_.term;
-  state.agent_id = record_.agent_id;
-  state.epoch = open_epoch_;
-  state.committed_epoch = committed_.epoch;
-  state.committed_sequence = committed_.stream_id == stream_id_ ? committed_.sequence : 0;
-  state.committed_time = absl::FromUnixMicros(committed_.unix_micros);
-  state.valid = chain->valid;
-  state.incomplete = incomplete_;
-  state.stream_id = stream_id_;
-  state.received_sequence = received_sequence_;
-  state.durable_sequence = durable_sequence_;
-  state.backlog_epochs = backlog_epochs_;
-  for (const VolumeInfo& volume : volumes_) {
-    VolumeUsage& usage = state.usage[volume.id.value()];
-    if (hidden_ != nullptr) usage.hidden_bytes = hidden_->bytes(volume.id);
-    for (const PendingFrame& frame : hidden_pending_) {
-      if (frame.checkpoint != nullptr && !frame.checkpoint->published) {
-        usage.hidden_bytes += frame.checkpoint->sealed->bytes(volume.id);
-      }
-    }
-    if (chain->active != nullptr) usage.active_bytes = chain->active->bytes(volume.id);
-    for (const auto& overlay : chain->committed) usage.committed_bytes += overlay->bytes(volume.id);
-  }
-  if (job_running_) state.jobs.push_back(job_);
-  return state;
-}
-
-void ReplicaImpl::SetListener(ReplicaListener* listener) {
-  {
-    base::MutexLock lock(listener_mutex_);
-    listener_ = listener;
-    while (listener_calls_ > 0) listener_idle_.Wait(listener_mutex_);
-  }
-  absl::Status failed;
-  {
-    base::MutexLock lock(mutex_);
-    failed = failed_;
-  }
-  // What went wrong before anybody listened, such as a disk that could not be opened at recovery.
-  if (listener != nullptr && !failed.ok()) Report({.operation = "open", .status = failed});
-}
-
-void ReplicaImpl::NotifyChange() {
-  ReplicaListener* listener = nullptr;
-  {
-    base::MutexLock lock(listener_mutex_);
-    listener = listener_;
-    if (listener == nullptr) return;
-    ++listener_calls_;
-  }
-  listener->OnChange();
-  base::MutexLock lock(listener_mutex_);
-  if (--listener_calls_ == 0) listener_idle_.NotifyAll();
-}
-
-void ReplicaImpl::Report(BackgroundError error) {
-  base::LogError("background_error")
-      .With("group", name_)
-      .With("operation", error.operation)
-      .With("volume", error.volume.has_value() ? volumes_[error.volume->value()].name : "")
-      .With("status", error.status);
-  ReplicaListener* listener = nullptr;
-  {
-    base::MutexLock lock(listener_mutex_);
-    listener = listener_;
-    if (listener == nullptr) return;
-    ++listener_calls_;
-  }
-  listener->OnBackgroundError(error);
-  base::MutexLock lock(listener_mutex_);
-  if (--listener_calls_ == 0) listener_idle_.NotifyAll();
-}
-
-absl::Status ReplicaImpl::CheckVolume(VolumeId volume) const {
-  if (volume.value() < volumes_.size()) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("group ", name_, " has no volume number ", volume.value()));
-}
-
 // ---- Start -------------------------------------------------------------------------------------------------------------------
 
 OverlayRecord ReplicaImpl::NewOverlayRecord(LogRole role, Epoch epoch, LogPosition start) const {
@@ -163,7 +69,13 @@ OverlayRecord ReplicaImpl::NewOverlayRecord(LogRole role, Epoch epoch, LogPositi
 absl::StatusOr<std::shared_ptr<Overlay>> ReplicaImpl::NewOverlay(LogRole role, Epoch epoch,
                                                                  LogPosition start) {
   ASSIGN_OR_RETURN(const OverlayId id, context_.index.NextOverlay());
-  return std::make_shared<Overlay>(id, NewOverlayRecord(role, epoch, start), volumes_.size());
+  return MakeOverlay(id, NewOverlayRecord(role, epoch, start));
+}
+
+std::shared_ptr<Overlay> ReplicaImpl::MakeOverlay(OverlayId id, OverlayRecord record,
+                                                  Overlay::Origin origin) const {
+  return std::make_shared<Overlay>(id, std::move(record), volumes_.size(), context_.index,
+                                   context_.extent_memory, origin);
 }
 
 absl::Status ReplicaImpl::OpenDisks(std::vector<std::shared_ptr<SecondaryDisk>>* disks) {
@@ -183,12 +95,13 @@ absl::Status ReplicaImpl::Start() {
   if (record.stage != Stage::kNone) {
     return absl::FailedPreconditionError("Block replication is running or done");
   }
+  RETURN_IF_ERROR(damage_);
   Chain next;
   next.stage = Stage::kRunning;
   next.merged_through.resize(volumes_.size());
   RETURN_IF_ERROR(OpenDisks(&next.disks));
   for (const auto& disk : next.disks) {
-    RETURN_IF_ERROR(disk->WriteMarker(name_, context_.options.data_dir));
+    RETURN_IF_ERROR(disk->WriteMarker(name_, context_.options.data_dir, record.term.Next()));
   }
   const Epoch epoch = std::max(record.epoch, record.committed_epoch).Next();
   ASSIGN_OR_RETURN(const auto hidden, NewOverlay(LogRole::kHidden, epoch, hidden_log_.end()));
@@ -197,6 +110,9 @@ absl::Status ReplicaImpl::Start() {
                            [](const auto& v) { return v.initial == Initial::kEqual; });
   record.epoch = epoch;
   record.valid = next.valid;
+  // The implicit checkpoint: the secondary disk as it is now.
+  record.applied_epoch = record.applying_through = Epoch(epoch.value() - 1);
+  record.applied_micros = absl::ToUnixMicros(context_.clock.Now());
   base::Turn::Hold commit_turn(commit_turn_);
   RETURN_IF_ERROR(StoreStart(&record, *hidden, *next.active));
   Publish(std::make_shared<const Chain>(std::move(next)));
@@ -219,6 +135,7 @@ absl::Status ReplicaImpl::StoreStart(GroupRecord* record, const Overlay& hidden,
   record->incarnation = {.high = context_.random(), .low = context_.random() | 1};
   record->term = record->term.Next();
   record->agent_id.clear();
+  record->handed_over = false;
   record->hidden = hidden.id();
   record->active = active.id();
   batch.PutOverlay(hidden.id(), hidden.record());
@@ -234,6 +151,7 @@ void ReplicaImpl::ResetForStart(Epoch epoch, std::shared_ptr<Overlay> hidden, bo
   hidden_ = std::move(hidden);
   open_epoch_ = epoch;
   incomplete_ = incomplete;
+  handing_over_ = false;
   stream_id_ = received_sequence_ = durable_sequence_ = 0;
   active_reached_ = {.position = active_log_.end(), .sequence = active_sequence_};
 }
@@ -242,18 +160,48 @@ absl::Status ReplicaImpl::WriteGroup(const GroupRecord& record, Index::Batch bat
   batch.PutGroup(record);
   RETURN_IF_ERROR(Annotate(context_.index.Write(std::move(batch), /*sync=*/true),
                            absl::StrCat("group ", name_)));
-  base::MutexLock lock(mutex_);
-  record_ = record;
+  bool new_stage = false;
+  {
+    base::MutexLock lock(mutex_);
+    new_stage = record_.stage != record.stage;
+    if (new_stage) changed_.NotifyAll();  // it ends a job's wait
+    record_ = record;
+  }
+  if (new_stage) {
+    CallListener([&](ReplicaListener& listener) { listener.OnStage(record.stage, record.term); });
+  }
   return absl::OkStatus();
+}
+
+// So that an older copy of the data directory is known for what it is. A marker that is behind the index says nothing wrong.
+// Not under commit_turn_: a failover waits for no disk.
+void ReplicaImpl::MarkDisks() {
+  base::Turn::Hold marker_turn(marker_turn_);
+  const GroupRecord record = this->record();
+  if (record.stage == Stage::kNone || record.stage == Stage::kDone) return;
+  for (const auto& disk : chain()->disks) {
+    if (disk == nullptr) continue;
+    const absl::Status marked = disk->WriteMarker(name_, context_.options.data_dir, record.term);
+    if (marked.ok()) continue;
+    base::LogWarning("disk_not_marked").With("group", name_).With("status", marked);
+  }
 }
 
 // ---- who may write -------------------------------------------------------------------------------------------------------------
 
 absl::Status ReplicaImpl::BindAgent(const std::string& agent_id, bool takeover) {
+  const Term before = record().term;
+  RETURN_IF_ERROR(StoreAgent(agent_id, takeover));
+  if (record().term != before) MarkDisks();
+  return absl::OkStatus();
+}
+
+absl::Status ReplicaImpl::StoreAgent(const std::string& agent_id, bool takeover) {
   base::Turn::Hold commit_turn(commit_turn_);
   GroupRecord record = this->record();
   if (record.stage != Stage::kRunning) return NotRunning();
-  if (record.agent_id == agent_id) return absl::OkStatus();
+  const bool take_back = takeover && state().handing_over;
+  if (record.agent_id == agent_id && !take_back) return absl::OkStatus();
   if (!record.agent_id.empty()) {
     if (!takeover) {
       return WithReason(absl::FailedPreconditionError(absl::StrCat(
@@ -266,7 +214,9 @@ absl::Status ReplicaImpl::BindAgent(const std::string& agent_id, bool takeover) 
     record.term = record.term.Next();
   }
   record.agent_id = agent_id;
+  record.handed_over = false;
   RETURN_IF_ERROR(WriteGroup(record, Index::Batch(context_.index)));
+  ForgetHandover();  // one that is not committed yet is of another term now
   base::LogInfo("primary_bound")
       .With("group", name_)
       .With("agent", agent_id)
@@ -275,11 +225,12 @@ absl::Status ReplicaImpl::BindAgent(const std::string& agent_id, bool takeover) 
   return absl::OkStatus();
 }
 
-absl::Status ReplicaImpl::AttachStream(uint64_t stream_id) {
+absl::Status ReplicaImpl::AttachStream(uint64_t stream_id, bool may_checkpoint) {
   base::Turn::Hold hidden_turn(hidden_turn_);
   bool first = false;
   {
     base::MutexLock lock(mutex_);
+    may_checkpoint_ = may_checkpoint;
     if (record_.stage != Stage::kRunning) return NotRunning();
     RETURN_IF_ERROR(failed_);
     if (stream_id == stream_id_) return absl::OkStatus();
@@ -305,10 +256,14 @@ absl::Status ReplicaImpl::AttachStream(uint64_t stream_id) {
         .With("group", name_)
         .With("consequence", "incomplete until a resync");
   }
-  base::MutexLock lock(mutex_);
-  stream_id_ = stream_id;
-  received_sequence_ = durable_sequence_ = 0;
-  incomplete_ = incomplete;
+  bool was_incomplete = false;
+  {
+    base::MutexLock lock(mutex_);
+    stream_id_ = stream_id;
+    received_sequence_ = durable_sequence_ = 0;
+    was_incomplete = std::exchange(incomplete_, incomplete);
+  }
+  TellIncomplete(was_incomplete, incomplete);
   return absl::OkStatus();
 }
 
@@ -328,6 +283,7 @@ absl::Status ReplicaImpl::Stop() {
     if (record_.stage != Stage::kRunning) return NotRunning();
     refusing_ = true;
   }
+  EndClones("the group is being stopped");
   const auto run = [this]() -> absl::Status {
     RETURN_IF_ERROR(CommitReceived());
     RETURN_IF_ERROR(WaitForJobs(absl::InfiniteFuture()));
@@ -335,8 +291,12 @@ absl::Status ReplicaImpl::Stop() {
   };
   const absl::Status stopped = run();
   if (!stopped.ok()) {
-    base::MutexLock lock(mutex_);
-    refusing_ = false;
+    {
+      base::MutexLock lock(mutex_);
+      refusing_ = false;
+    }
+    base::Turn::Hold commit_turn(commit_turn_);
+    UpdateBacklog();
   }
   return stopped;
 }
@@ -352,6 +312,10 @@ ReplicaImpl::RangeHolds ReplicaImpl::HoldAllWrites() {
 }
 
 absl::Status ReplicaImpl::Failover(const FailoverOptions& options) {
+  if (options.received && options.epoch.has_value()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "group ", name_, ": either all that was received or an older epoch: choose one"));
+  }
   RangeHolds holds;
   if (options.received) {
     holds = HoldAllWrites();
@@ -363,33 +327,38 @@ absl::Status ReplicaImpl::Failover(const FailoverOptions& options) {
           "group ", name_, ": the secondary VM has written since the last checkpoint (",
           active_bytes, " bytes): fail over without --received"));
     }
-    if (state.stage == Stage::kRunning) RETURN_IF_ERROR(CommitReceived());
+    if (state.stage == Stage::kRunning) {
+      RETURN_IF_ERROR(CommitReceived());
+      RETURN_IF_ERROR(MakeCommittedDurable());  // --durability=none, too: it was asked for
+    }
   }
-  Stage stage;
+  bool damaged = false;
   {
     base::Turn::Hold commit_turn(commit_turn_);
     const GroupRecord record = this->record();
-    stage = record.stage;
-    if (options.epoch.has_value() && *options.epoch != record.committed_epoch) {
-      return absl::UnimplementedError(
-          absl::StrCat("group ", name_, ": epoch ", options.epoch->value(),
-                       " is not kept; only the newest committed one, ",
-                       record.committed_epoch.value(), ", can be chosen"));
-    }
+    const Stage stage = record.stage;
+    if (options.after_handover) RETURN_IF_ERROR(CheckHandedOver(record));
     if (stage == Stage::kRunning) {
-      RETURN_IF_ERROR(FailoverFromRunning());
+      RETURN_IF_ERROR(FailoverFromRunning(options));
+      damaged = !damage_.ok();
+    } else if (options.epoch.has_value() && *options.epoch != CommittedEpoch()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("group ", name_, " has failed over to epoch ", CommittedEpoch().value(),
+                       " already: stop --failover without --epoch goes on with it"));
     } else if (stage == Stage::kFailoverFailed) {
       RETURN_IF_ERROR(RetryFailover());
     } else {
       return NotRunning();
     }
   }
+  if (damaged) FailJob(damage_);  // nothing can be copied: only Remove is left
   NotifyChange();
   ScheduleJob();
   return absl::OkStatus();
 }
 
 absl::Status ReplicaImpl::RetryFailover() {
+  RETURN_IF_ERROR(damage_);
   GroupRecord record = this->record();
   Chain next = *chain();
   next.stage = record.stage = Stage::kFailover;
@@ -408,39 +377,67 @@ absl::Status ReplicaImpl::RetryFailover() {
   return absl::OkStatus();
 }
 
-absl::Status ReplicaImpl::FailoverFromRunning() {
-  Chain next = *chain();
-  if (!next.valid) {
-    {
-      base::MutexLock lock(mutex_);
-      RETURN_IF_ERROR(failed_);  // a disk that could not be opened
-    }
-    return WithReason(
-        absl::FailedPreconditionError(
-            absl::StrCat("group ", name_,
-                         ": there is no checkpoint to fail over to: the first sync has not ended")),
-        kReasonNoCheckpoint);
+// That there is a state to take over with, or a damage that says why nothing can be copied.
+absl::Status ReplicaImpl::CheckValid(const Chain& chain) const {
+  if (chain.valid || !damage_.ok()) return absl::OkStatus();
+  {
+    base::MutexLock lock(mutex_);
+    RETURN_IF_ERROR(failed_);  // a disk that could not be opened
   }
+  return WithReason(absl::FailedPreconditionError(absl::StrCat(
+                        "group ", name_,
+                        ": there is no checkpoint to fail over to: the first sync has not ended")),
+                    kReasonNoCheckpoint);
+}
+
+// Where a failover goes to.
+absl::StatusOr<EpochInfo> ReplicaImpl::ChooseEpoch(const FailoverOptions& options,
+                                                   const GroupRecord& record) const {
+  if (options.epoch.has_value()) return FindEpoch(*options.epoch);
+  EpochInfo info{.epoch = CommittedEpoch(), .time = absl::FromUnixMicros(record.committed_micros)};
+  if (info.epoch > record.committed_epoch && HiddenFailed()) {
+    // With --durability=none the view may be ahead of what is durable. After a failed sync that is as lost as after a power cut.
+    info.epoch = record.committed_epoch;
+    base::LogWarning("failover_to_older_epoch")
+        .With("group", name_)
+        .With("epoch", info.epoch.value())
+        .With("why", "the newer ones could not be made durable");
+  }
+  return info;
+}
+
+absl::Status ReplicaImpl::FailoverFromRunning(const FailoverOptions& options) {
+  Chain next = *chain();
+  RETURN_IF_ERROR(CheckValid(next));
   GroupRecord record = this->record();
+  Index::Batch batch(context_.index);
+  auto dropped_overlays = std::make_shared<OverlayList>();
+  ASSIGN_OR_RETURN(const EpochInfo info, ChooseEpoch(options, record));
+  const Epoch target = info.epoch;
+  RETURN_IF_ERROR(GoBackTo(info, options.in_use, &next, &record, &batch, dropped_overlays.get()));
   // With --durability=none, published checkpoints may wait for their batch: they stay, and recovery can redo them.
   size_t keep = 0;
   {
     base::MutexLock lock(mutex_);
     for (size_t i = 0; i < hidden_pending_.size(); ++i) {
       const auto& checkpoint = hidden_pending_[i].checkpoint;
-      if (checkpoint != nullptr && checkpoint->published) keep = i + 1;
+      if (checkpoint != nullptr && checkpoint->published && checkpoint->result.epoch <= target) {
+        keep = i + 1;
+      }
     }
-    record.roll_forward_through = committed_.epoch;
+    record.roll_forward_through = target;
   }
-  Index::Batch batch(context_.index);
   if (keep == 0) {
     batch.DeleteOverlay(record.hidden);
     record.hidden = OverlayId();
   }
+  const std::vector<PreparedOverlay> prepared = DropPrepared(&record, &batch);
+  for (const PreparedOverlay& overlay : prepared) dropped_overlays->push_back(overlay.overlay);
   record.stage = Stage::kFailover;
   record.term = record.term.Next();
   RETURN_IF_ERROR(WriteGroup(record, std::move(batch)));
 
+  EndClones("the group has failed over");  // before the VM may write to the disk below them
   next.stage = Stage::kFailover;
   Publish(std::make_shared<const Chain>(std::move(next)));
   auto dropped = std::make_shared<std::deque<PendingFrame>>();
@@ -448,6 +445,10 @@ absl::Status ReplicaImpl::FailoverFromRunning() {
   {
     base::MutexLock lock(mutex_);
     hidden.swap(hidden_);
+    prepared_.clear();
+    if (target != committed_.epoch) {
+      committed_ = {.epoch = target, .unix_micros = record.committed_micros};
+    }
     failed_ = absl::OkStatus();  // a hidden log that cannot be trusted is no longer needed
     const auto first = hidden_pending_.begin() + static_cast<std::ptrdiff_t>(keep);
     std::move(first, hidden_pending_.end(), std::back_inserter(*dropped));
@@ -461,7 +462,8 @@ absl::Status ReplicaImpl::FailoverFromRunning() {
     }
   }
   // Millions of extents and many files may end here: not on the way of a failover's answer.
-  context_.jobs.Submit([dropped, hidden = std::move(hidden)] {});
+  context_.jobs.Submit(
+      [dropped, hidden = std::move(hidden), overlays = std::move(dropped_overlays)] {});
   dropped = nullptr;
   base::LogInfo("failover")
       .With("group", name_)
@@ -472,7 +474,15 @@ absl::Status ReplicaImpl::FailoverFromRunning() {
 
 absl::Status ReplicaImpl::FinishDone(bool drop_hidden) {
   const RangeHolds holds = HoldAllWrites();
-  for (const auto& disk : chain()->disks) RETURN_IF_ERROR(disk->Sync());
+  const std::shared_ptr<const Chain> synced = chain();
+  for (const VolumeInfo& volume : volumes_) {
+    if (drop_hidden) {  // not the job's thread
+      RETURN_IF_ERROR(Annotate(synced->disks[volume.id.value()]->Sync(),
+                               absl::StrCat("volume ", name_, "/", volume.name)));
+    } else {
+      RETURN_IF_ERROR(SyncForJob(*synced, volume.id, {0, volume.size_bytes}));
+    }
+  }
   base::Turn::Hold flush_turn(flush_turn_);
   base::Turn::Hold commit_turn(commit_turn_);
   const std::shared_ptr<const Chain> old_chain = chain();
@@ -480,8 +490,9 @@ absl::Status ReplicaImpl::FinishDone(bool drop_hidden) {
   if (!drop_hidden && record.stage != Stage::kFailover) return absl::OkStatus();
   for (const VolumeInfo& volume :
        volumes_) {  // written to active since the job's last window: it goes on
-    if (!drop_hidden && !UnmergedPieces(volume.id, {0, volume.size_bytes}).empty())
-      return absl::OkStatus();
+    if (drop_hidden) continue;
+    ASSIGN_OR_RETURN(const auto unmerged, old_chain->NextUnmerged(volume.id, 0));
+    if (unmerged.has_value()) return absl::OkStatus();
   }
   if (drop_hidden && record.stage != Stage::kRunning) {
     return absl::AbortedError(
@@ -495,6 +506,7 @@ absl::Status ReplicaImpl::FinishDone(bool drop_hidden) {
   }
   Index::Batch batch(context_.index);
   if (record.hidden != OverlayId()) batch.DeleteOverlay(record.hidden);
+  const std::vector<PreparedOverlay> prepared = DropPrepared(&record, &batch);
   batch.DeleteOverlay(record.active);
   for (const auto& overlay : old_chain->committed) batch.DeleteOverlay(overlay->id());
   record.hidden = record.active = OverlayId();
@@ -507,6 +519,7 @@ absl::Status ReplicaImpl::FinishDone(bool drop_hidden) {
   next.disks = old_chain->disks;
   Publish(std::make_shared<const Chain>(std::move(next)));
   ForgetOverlays();
+  base::Turn::Hold marker_turn(marker_turn_);
   for (const auto& disk : old_chain->disks) RETURN_IF_ERROR(disk->RemoveMarker());
   base::LogInfo("replication_done")
       .With("group", name_)
@@ -519,16 +532,20 @@ void ReplicaImpl::ForgetOverlays() {
   std::shared_ptr<Overlay> hidden;
   std::deque<PendingFrame> hidden_pending;
   std::deque<PendingFrame> active_pending;
+  std::deque<PendingFrame> given_up;
+  std::vector<PreparedOverlay> prepared;
   base::MutexLock lock(mutex_);
+  prepared.swap(prepared_);
+  given_up.swap(given_up_);
   hidden.swap(hidden_);
   hidden_pending.swap(hidden_pending_);
   active_pending.swap(active_pending_);
-  backlog_epochs_ = 0;
+  backlog_epochs_ = history_epochs_ = 0;
   changed_.NotifyAll();
 }
 
 absl::Status ReplicaImpl::Retire() {
-  Close();
+  Close();  // and the clones with it
   base::Turn::Hold control(control_turn_);
   base::Turn::Hold hidden_turn(hidden_turn_);
   base::Turn::Hold flush_turn(flush_turn_);
@@ -536,11 +553,14 @@ absl::Status ReplicaImpl::Retire() {
   GroupRecord record = this->record();
   const std::shared_ptr<const Chain> old_chain = chain();
   Index::Batch batch(context_.index);
+  const std::vector<PreparedOverlay> prepared = DropPrepared(&record, &batch);
   batch.DeleteGroup(name_);
   batch.DeletePositions(record.number);
   if (record.hidden != OverlayId()) batch.DeleteOverlay(record.hidden);
   if (record.active != OverlayId()) batch.DeleteOverlay(record.active);
   for (const auto& overlay : old_chain->committed) batch.DeleteOverlay(overlay->id());
+  // Those that damage kept from being loaded, too.
+  for (const OverlayId id : not_loaded_) batch.DeleteOverlay(id);
   const absl::Status written = context_.index.Write(std::move(batch), /*sync=*/true);
   if (!written.ok()) {
     base::MutexLock lock(mutex_);
@@ -556,6 +576,7 @@ absl::Status ReplicaImpl::Retire() {
     base::MutexLock lock(mutex_);
     record_.stage = Stage::kNone;
   }
+  base::Turn::Hold marker_turn(marker_turn_);
   for (const auto& disk : old_chain->disks) {
     if (disk != nullptr) RETURN_IF_ERROR(disk->RemoveMarker());
   }
@@ -563,11 +584,12 @@ absl::Status ReplicaImpl::Retire() {
 }
 
 void ReplicaImpl::Close() {
+  EndClones("the group is being closed");
   {
     base::MutexLock lock(mutex_);
     closing_ = true;
     changed_.NotifyAll();
-    while (job_running_) changed_.Wait(mutex_);
+    while (job_running_ || scrub_working_) changed_.Wait(mutex_);
   }
   const absl::Status flushed = FlushIndex(/*sync=*/true);
   if (!flushed.ok()) base::LogError("not_flushed").With("group", name_).With("status", flushed);

@@ -17,15 +17,6 @@ absl::Status NotServing(const std::string& group, const VolumeInfo& volume, Stag
       stage == Stage::kNone ? ": start the group first" : " before the first sync has ended"));
 }
 
-absl::Status CheckRange(const VolumeInfo& volume, ByteRange range) {
-  if (range.start <= range.end && range.end <= volume.size_bytes && range.SectorAligned()) {
-    return absl::OkStatus();
-  }
-  return absl::OutOfRangeError(absl::StrCat("volume ", volume.name, ": range ", range.ToString(),
-                                            " is not sector-aligned or ends past ",
-                                            volume.size_bytes));
-}
-
 bool Serves(const Chain& chain) { return chain.stage != Stage::kNone && chain.valid; }
 
 }  // namespace
@@ -36,17 +27,10 @@ absl::Status ReplicaImpl::Read(VolumeId volume, uint64_t offset, std::span<char>
   const ByteRange range = ByteRange::OfLength(offset, out.size());
   RETURN_IF_ERROR(CheckRange(info, range));
   ReadGate::Visit visit(read_gate_);
-  std::shared_ptr<const Chain> chain;
-  std::vector<Piece> pieces;
-  {
-    base::ReaderLock lock(view_mutex_);
-    chain = chain_;
-    if (!Serves(*chain)) return NotServing(name_, info, chain->stage);
-    pieces = chain->Resolve(volume, range);
-  }
-  for (const Piece& piece : pieces) {
+  ASSIGN_OR_RETURN(const View view, Look(volume, range));
+  for (const Piece& piece : view.pieces) {
     const auto part = out.subspan(piece.range.start - offset, piece.range.size());
-    const absl::Status read = chain->Read(volume, piece, part);
+    const absl::Status read = view.chain->Read(volume, piece, part);
     if (read.ok()) continue;
     const absl::Status annotated = Annotate(
         read, absl::StrCat("volume ", name_, "/", info.name, " range ", piece.range.ToString()));
@@ -54,6 +38,27 @@ absl::Status ReplicaImpl::Read(VolumeId volume, uint64_t offset, std::span<char>
     return annotated;
   }
   return absl::OkStatus();
+}
+
+// The end of a commit window takes extents out of active and makes the chain say that the disk has them. Who resolved between
+// the two would see neither: so the chain must still be the same afterwards.
+absl::StatusOr<ReplicaImpl::View> ReplicaImpl::Look(VolumeId volume, ByteRange range) {
+  const VolumeInfo& info = volumes_[volume.value()];
+  while (true) {
+    View view{.chain = chain()};
+    if (!Serves(*view.chain)) return NotServing(name_, info, view.chain->stage);
+    absl::StatusOr<std::vector<Piece>> pieces = view.chain->Resolve(volume, range, &view_cache_);
+    if (view.chain != chain()) continue;
+    if (pieces.ok()) {
+      view.pieces = *std::move(pieces);
+      return view;
+    }
+    const absl::Status annotated =
+        Annotate(pieces.status(),
+                 absl::StrCat("volume ", name_, "/", info.name, " range ", range.ToString()));
+    Report({.operation = "read", .volume = volume, .range = range, .status = annotated});
+    return annotated;
+  }
 }
 
 absl::Status ReplicaImpl::Write(VolumeId volume, uint64_t offset, std::span<const char> data,
@@ -80,19 +85,17 @@ absl::Status ReplicaImpl::Modify(VolumeId volume, OperationKind kind, ByteRange 
   RETURN_IF_ERROR(CheckRange(info, range));
   if (range.empty()) return absl::OkStatus();
   base::RangeLock::Hold hold(*range_locks_[volume.value()], range);
-  std::shared_ptr<const Chain> chain;
-  std::vector<Piece> pieces;
-  {
-    base::ReaderLock lock(view_mutex_);
-    chain = chain_;
-    if (!Serves(*chain)) return NotServing(name_, info, chain->stage);
-    if (chain->stage != Stage::kRunning) pieces = chain->Resolve(volume, range);
+  if (const auto chain = this->chain(); chain->stage == Stage::kRunning && chain->valid) {
+    return WriteToActive(volume, kind, range, data);
   }
-  if (chain->stage == Stage::kRunning) return WriteToActive(volume, kind, range, data);
+  ASSIGN_OR_RETURN(const auto view, Look(volume, range));
+  const auto& [chain, pieces] = view;
   for (const Piece& piece : pieces) {
     const auto part =
         data.empty() ? data : data.subspan(piece.range.start - range.start, piece.range.size());
-    if (piece.overlay == nullptr) {
+    // Order rule 2: what was written over a checkpoint must not outlive it on the disk.
+    const bool may_be_direct = chain->stage == Stage::kDone || CommittedDurable();
+    if (piece.overlay == nullptr && may_be_direct) {
       const absl::Status written =
           WriteToDisk(*chain->disks[volume.value()], kind, piece.range, part);
       if (written.ok()) continue;
@@ -116,7 +119,7 @@ absl::Status ReplicaImpl::Flush(VolumeId volume) {
   const std::shared_ptr<const Chain> chain = this->chain();
   if (!Serves(*chain)) return NotServing(name_, volumes_[volume.value()], chain->stage);
   // With --durability=none the checkpoint that began this active overlay may still be only in the hidden log.
-  if (chain->stage == Stage::kRunning && !context_.options.checkpoint_durable) {
+  if (chain->stage != Stage::kDone && !CommittedDurable()) {
     RETURN_IF_ERROR(hidden_log_.Sync());
   }
   if (chain->stage != Stage::kDone) RETURN_IF_ERROR(active_log_.Sync());
@@ -128,26 +131,8 @@ absl::StatusOr<std::vector<MapRun>> ReplicaImpl::Map(VolumeId volume, ByteRange 
   RETURN_IF_ERROR(CheckVolume(volume));
   const VolumeInfo& info = volumes_[volume.value()];
   ReadGate::Visit visit(read_gate_);
-  std::shared_ptr<const Chain> chain;
-  std::vector<Piece> pieces;
-  {
-    base::ReaderLock lock(view_mutex_);
-    chain = chain_;
-    if (!Serves(*chain)) return NotServing(name_, info, chain->stage);
-    pieces = chain->Resolve(volume, range.Intersect({0, info.size_bytes}));
-  }
-  std::vector<MapRun> runs;
-  for (const Piece& piece : pieces) {
-    if (piece.overlay != nullptr) {
-      const bool zero = piece.extent.zero();
-      runs.push_back({.range = piece.range, .zero = zero, .hole = zero});
-      continue;
-    }
-    ASSIGN_OR_RETURN(const std::vector<MapRun> below,
-                     chain->disks[volume.value()]->Map(piece.range));
-    runs.insert(runs.end(), below.begin(), below.end());
-  }
-  return runs;
+  ASSIGN_OR_RETURN(const View view, Look(volume, range.Intersect({0, info.size_bytes})));
+  return view.chain->Map(volume, view.pieces);
 }
 
 // ---- the active overlay -------------------------------------------------------------------------------------------------------
@@ -188,23 +173,34 @@ absl::Status ReplicaImpl::WriteToActive(VolumeId volume, OperationKind kind, Byt
   return write.status;
 }
 
+absl::StatusOr<AppendedFrame> ReplicaImpl::AppendToActiveLog(const FrameContent& content,
+                                                             uint64_t bytes) {
+  // After a failover the VM must go on; the commit job gives back what its writes take.
+  if (chain()->stage == Stage::kRunning) RETURN_IF_ERROR(CheckLimits(bytes));
+  return active_log_.Append(content);
+}
+
 absl::Status ReplicaImpl::AppendActiveBatch(const std::vector<ActiveWrite*>& batch) {
   std::vector<Operation> operations;
   std::vector<std::span<const char>> payload;
+  uint64_t bytes = kBlockBytes;
   for (const ActiveWrite* write : batch) {
     operations.push_back(write->operation);
+    bytes += write->data.size();
     if (!write->data.empty()) payload.push_back(write->data);
   }
   const std::shared_ptr<Overlay> active = chain()->active;
   if (active == nullptr)
     return absl::FailedPreconditionError(absl::StrCat("group ", name_, " has no active overlay"));
   FrameContent content{.overlay = active->id(), .operations = operations, .payload = payload};
+  Overlay::Hold hold(*active, operations);
+  RETURN_IF_ERROR(Load(hold));
   {
     base::MutexLock lock(mutex_);
     content.term = record_.term;
     content.first_sequence = active_sequence_ + 1;
   }
-  const absl::StatusOr<AppendedFrame> frame = active_log_.Append(content);
+  const absl::StatusOr<AppendedFrame> frame = AppendToActiveLog(content, bytes);
   if (!frame.ok()) {
     Report({.operation = "write",
             .volume = VolumeId(operations[0].volume),
@@ -217,8 +213,7 @@ absl::Status ReplicaImpl::AppendActiveBatch(const std::vector<ActiveWrite*>& bat
     // Queued under the lock that orders the changes of the map: the index must see them in the same order.
     base::WriterLock lock(view_mutex_);
     PendingFrame pending{.overlay = active};
-    active->Apply(operations, frame->segment, {frame->payload, frame->checksums},
-                  &pending.mutations);
+    pending.change = active->Apply(operations, frame->segment, {frame->payload, frame->checksums});
     for (const Operation& operation : operations) {
       if (!commit_window_.has_value() || commit_window_->volume != VolumeId(operation.volume))
         continue;
@@ -229,12 +224,12 @@ absl::Status ReplicaImpl::AppendActiveBatch(const std::vector<ActiveWrite*>& bat
     active_sequence_ += operations.size();
     active_reached_ = {.position = frame->end, .sequence = active_sequence_};
     pending.reached = active_reached_;
-    for (const ActiveWrite* write : batch) pending_bytes_ += write->data.size();
-    pending_bytes_ += kBlockBytes;
+    pending_bytes_ += bytes;
     flush_now = pending_bytes_ >= context_.options.index_batch_bytes;
     active_pending_.push_back(std::move(pending));
   }
   ScheduleFlush(flush_now);
+  if (chain()->stage == Stage::kRunning) Compact(active_compactor_, active, bytes);
   return absl::OkStatus();
 }
 

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -8,61 +9,148 @@
 #include "storage/replica_impl.h"
 
 namespace understudy::storage {
+namespace {
 
-absl::Status ReplicaImpl::Recover(const std::vector<std::pair<OverlayId, OverlayRecord>>& overlays,
-                                  std::vector<std::shared_ptr<Segment>> hidden_segments,
-                                  std::vector<std::shared_ptr<Segment>> active_segments) {
+// Otherwise nothing of the hidden log is needed any more.
+bool NeedsHidden(const GroupRecord& record) {
+  return record.stage == Stage::kRunning ||
+         (record.stage != Stage::kNone && record.committed_epoch < record.roll_forward_through);
+}
+
+}  // namespace
+
+absl::Status ReplicaImpl::Recover(Remains remains) {
   const absl::Duration begun = context_.clock.Monotonic();
-  const size_t segment_count = hidden_segments.size() + active_segments.size();
-  hidden_log_.Adopt(std::move(hidden_segments));
-  active_log_.Adopt(std::move(active_segments));
+  report_.overlays = remains.overlays.size();
+  report_.segments = remains.hidden_segments.size() + remains.active_segments.size();
+  hidden_log_.Adopt(std::move(remains.hidden_segments));
+  active_log_.Adopt(std::move(remains.active_segments));
   std::vector<OverlayId> stale;
-  RETURN_IF_ERROR(LoadOverlays(overlays, &stale));
-  RETURN_IF_ERROR(RollHiddenForward());
-  RETURN_IF_ERROR(RollActiveForward());
-  if (!stale.empty()) {
+  absl::Status view = RecoverView(remains, &stale);
+  absl::Status hidden;
+  if (view.ok()) {
+    hidden = RollHiddenForward();
+    view = RollActiveForward();
+  }
+  if (view.ok() && report_.newest_term > record().term) {
+    view = absl::DataLossError(absl::StrCat(
+        "the index says term ", record().term.value(), ", which is older than the log, which says ",
+        report_.newest_term.value(), ": its write-ahead log has lost what was promised"));
+  }
+  if (view.ok()) view = CheckMarkers();
+  if (!hidden.ok()) FailHidden(hidden);
+  if (!view.ok()) Isolate(view, remains);
+  if (damage_.ok() && !stale.empty()) {
     Index::Batch batch(context_.index);
     for (const OverlayId id : stale) batch.DeleteOverlay(id);
     RETURN_IF_ERROR(context_.index.Write(std::move(batch), /*sync=*/true));
   }
-  RETURN_IF_ERROR(FlushIndex(/*sync=*/true));
-  hidden_log_.ForgetAdopted();  // what no overlay holds returns to the pool
-  active_log_.ForgetAdopted();
+  if (damage_.ok()) {
+    RETURN_IF_ERROR(report_.written);  // a disk that takes nothing is not damage
+    RETURN_IF_ERROR(FlushIndex(/*sync=*/true));
+    // What no overlay holds returns to the pool, unless it may be of an overlay that could not be loaded.
+    if (hidden.ok()) hidden_log_.ForgetAdopted();
+    active_log_.ForgetAdopted();
+  }
+  {
+    base::Turn::Hold commit_turn(commit_turn_);
+    UpdateBacklog();
+  }
   AttachDisks();
-  const ReplicaState recovered = state();
-  base::LogInfo("group_recovered")
-      .With("group", name_)
-      .With("stage", StageName(recovered.stage))
-      .With("term", recovered.term.value())
-      .With("committed_epoch", recovered.committed_epoch.value())
-      .With("unapplied_epochs", recovered.backlog_epochs)
-      .With("received_sequence", recovered.received_sequence)
-      .With("incomplete", recovered.incomplete)
-      .With("segments", segment_count)
-      .With("took", context_.clock.Monotonic() - begun);
+  report_.took = context_.clock.Monotonic() - begun;
   ScheduleJob();
   return absl::OkStatus();
 }
 
+// What the secondary VM sees: without it there is nothing to serve.
+absl::Status ReplicaImpl::RecoverView(const Remains& remains, std::vector<OverlayId>* stale) {
+  RETURN_IF_ERROR(remains.damage);
+  RETURN_IF_ERROR(LoadOverlays(remains.overlays, stale));
+  return CheckOverlaysPresent();
+}
+
+// That no disk has seen a later life of the group: an agent or a view of before must not come back with an older copy of the data
+// directory.
+absl::Status ReplicaImpl::CheckMarkers() const {
+  const GroupRecord record = this->record();
+  if (record.stage == Stage::kNone || record.stage == Stage::kDone) return absl::OkStatus();
+  for (const VolumeRecord& volume : record.volumes) {
+    RETURN_IF_ERROR(
+        SecondaryDisk::CheckMarker(context_.file_system, volume.disk_path, name_, record.term));
+  }
+  return absl::OkStatus();
+}
+
+// The group is there and says why, but serves and takes nothing, and nothing of it is changed or reused.
+void ReplicaImpl::Isolate(const absl::Status& damage, const Remains& remains) {
+  damage_ = absl::DataLossError(absl::StrCat(
+      "group ", name_, ": ", damage.message(),
+      ": restore the data directory, or stop the group with --failover, remove it with --force and "
+      "start it afresh"));
+  not_loaded_ = remains.damaged;
+  for (const auto& [id, record] : remains.overlays) not_loaded_.push_back(id);
+  Chain nothing = *chain();
+  nothing.active = nullptr;
+  nothing.committed.clear();
+  nothing.valid = false;
+  Publish(std::make_shared<const Chain>(std::move(nothing)));
+  base::MutexLock lock(mutex_);
+  hidden_pending_.clear();
+  active_pending_.clear();
+  hidden_ = nullptr;
+  backlog_epochs_ = 0;
+}
+
+// The primary's writes since the last checkpoint are lost; what the secondary VM sees is not, and a failover needs no more.
+void ReplicaImpl::FailHidden(const absl::Status& damage) {
+  base::MutexLock lock(mutex_);
+  if (record_.stage != Stage::kRunning) return;
+  failed_ = Annotate(damage, absl::StrCat("group ", name_, ": hidden overlay of epoch ",
+                                          open_epoch_.value(), " cannot be read"));
+}
+
+void ReplicaImpl::LogRecovery() const {
+  const ReplicaState state = this->state();
+  const RolledForward& hidden = hidden_log_.rolled_forward();
+  const RolledForward& active = active_log_.rolled_forward();
+  base::LogInfo("group_recovered")
+      .With("group", name_)
+      .With("stage", StageName(state.stage))
+      .With("term", state.term.value())
+      .With("committed_epoch", state.committed_epoch.value())
+      .With("unapplied_epochs", state.backlog_epochs)
+      .With("overlays", report_.overlays)
+      .With("segments", report_.segments)
+      .With("hidden_frames", hidden.frames)
+      .With("hidden_bytes", hidden.bytes)
+      .With("hidden_cut", hidden.cut.ToString())
+      .With("hidden_cut_by", CutReasonName(hidden.reason))
+      .With("active_frames", active.frames)
+      .With("active_bytes", active.bytes)
+      .With("active_cut", active.cut.ToString())
+      .With("active_cut_by", CutReasonName(active.reason))
+      .With("stream_resumes_after", state.received_sequence)
+      .With("incomplete", state.incomplete)
+      .With("took", report_.took);
+  base::MutexLock lock(mutex_);
+  if (!failed_.ok()) base::LogError("group_not_whole").With("group", name_).With("status", failed_);
+}
+
+// Costs nothing per extent: its maps begin cold. It holds every segment that its extents in the index can name.
 absl::StatusOr<std::shared_ptr<Overlay>> ReplicaImpl::LoadOverlay(OverlayId id,
                                                                   const OverlayRecord& record) {
-  auto overlay = std::make_shared<Overlay>(id, record, volumes_.size());
+  auto overlay = MakeOverlay(id, record, Overlay::Origin::kIndex);
   const SegmentLog& log = record.role == LogRole::kHidden ? hidden_log_ : active_log_;
-  RETURN_IF_ERROR(context_.index.ForEachExtent(
-      id, [&](const ExtentKey& key, const Extent& extent) -> absl::Status {
-        RETURN_IF_ERROR(CheckVolume(key.volume));
-        if (!extent.zero()) {
-          const std::shared_ptr<Segment> segment = log.Adopted(extent.segment);
-          if (segment == nullptr) {
-            return absl::DataLossError(absl::StrCat("group ", name_, " epoch ",
-                                                    record.epoch.value(), ": segment ",
-                                                    extent.segment, " is missing"));
-          }
-          overlay->Hold(segment);
-        }
-        overlay->Load(key.volume, key.end, extent);
-        return absl::OkStatus();
-      }));
+  for (const SegmentRange& range : record.segments) {
+    for (uint32_t ordinal = range.first; ordinal <= range.last; ++ordinal) {
+      const std::shared_ptr<Segment> segment = log.Adopted(ordinal);
+      if (segment == nullptr) {
+        return absl::DataLossError(
+            absl::StrCat("epoch ", record.epoch.value(), ": segment ", ordinal, " is missing"));
+      }
+      overlay->HoldSegment(segment);
+    }
+  }
   return overlay;
 }
 
@@ -70,59 +158,115 @@ absl::Status ReplicaImpl::LoadOverlays(
     const std::vector<std::pair<OverlayId, OverlayRecord>>& overlays,
     std::vector<OverlayId>* stale) {
   const GroupRecord record = this->record();
+  {
+    base::MutexLock lock(mutex_);
+    open_epoch_ = record.epoch;
+    committed_ = {.epoch = record.committed_epoch,
+                  .sequence = record.committed_sequence,
+                  .stream_id = record.committed_stream,
+                  .unix_micros = record.committed_micros};
+    closing_ = true;  // no job before AttachDisks()
+  }
   Chain next;
   next.stage = record.stage;
   next.valid = record.valid;
   for (const VolumeRecord& volume : record.volumes)
     next.merged_through.push_back(volume.merged_through);
   std::shared_ptr<Overlay> hidden;
+  std::vector<PreparedOverlay> sealed;
+  absl::Status hidden_status;
   for (const auto& [id, overlay_record] : overlays) {
-    const bool wanted = id == record.hidden || id == record.active || overlay_record.committed;
+    const bool prepared = overlay_record.state == OverlayState::kPrepared && NeedsHidden(record);
+    const bool wanted = id == record.hidden || id == record.active || prepared ||
+                        overlay_record.state == OverlayState::kCommitted;
     if (!wanted) {
       stale->push_back(id);
       continue;
     }
-    ASSIGN_OR_RETURN(std::shared_ptr<Overlay> overlay, LoadOverlay(id, overlay_record));
+    absl::StatusOr<std::shared_ptr<Overlay>> loaded = LoadOverlay(id, overlay_record);
+    if ((id == record.hidden || prepared) && !loaded.ok()) {
+      hidden_status = loaded.status();
+      continue;
+    }
+    RETURN_IF_ERROR(loaded.status());
+    std::shared_ptr<Overlay> overlay = *std::move(loaded);
     if (id == record.hidden) {
       hidden = std::move(overlay);
     } else if (id == record.active) {
       next.active = std::move(overlay);
+    } else if (prepared) {
+      sealed.push_back({std::move(overlay), overlay_record.end});
     } else {
       next.committed.push_back(std::move(overlay));
     }
   }
   std::sort(next.committed.begin(), next.committed.end(),
             [](const auto& a, const auto& b) { return a->epoch() > b->epoch(); });
+  std::sort(sealed.begin(), sealed.end(),
+            [](const auto& a, const auto& b) { return a.overlay->epoch() > b.overlay->epoch(); });
+  if (hidden_status.ok()) hidden_status = CheckPreparedPresent(record, sealed);
   next.disks.resize(volumes_.size());
   base::WriterLock lock(view_mutex_);
   base::MutexLock memory_lock(mutex_);
-  backlog_epochs_ = next.committed.size();
   chain_ = std::make_shared<const Chain>(std::move(next));
   hidden_ = std::move(hidden);
-  open_epoch_ = record.epoch;
-  committed_ = {.epoch = record.committed_epoch,
-                .sequence = record.committed_sequence,
-                .stream_id = record.committed_stream,
-                .unix_micros = record.committed_micros};
-  closing_ = true;  // no job before AttachDisks()
+  prepared_ = std::move(sealed);
+  failed_ = hidden_status;
+  handing_over_ = record.handed_over;
+  return absl::OkStatus();
+}
+
+// The epochs between the committed ones and the open one, without a gap.
+absl::Status ReplicaImpl::CheckPreparedPresent(const GroupRecord& record,
+                                               std::span<const PreparedOverlay> prepared) {
+  if (record.stage != Stage::kRunning) return absl::OkStatus();
+  Epoch expected = Epoch(record.epoch.value() - 1);
+  for (const PreparedOverlay& found : prepared) {
+    if (found.overlay->epoch() != expected) break;
+    expected = Epoch(expected.value() - 1);
+  }
+  if (expected <= std::max(record.committed_epoch, record.applied_epoch)) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat("the overlay of epoch ", expected.value(),
+                                          ", which is prepared, is missing from the index"));
+}
+
+// The overlays that the group's record names, and committed epochs without a gap.
+absl::Status ReplicaImpl::CheckOverlaysPresent() const {
+  const GroupRecord record = this->record();
+  const std::shared_ptr<const Chain> chain = this->chain();
+  if (record.active != OverlayId() && chain->active == nullptr) {
+    return absl::DataLossError(
+        absl::StrCat("active overlay ", record.active.value(), " is missing from the index"));
+  }
+  Epoch expected = record.committed_epoch;
+  for (const auto& overlay : chain->committed) {
+    if (overlay->epoch() != expected) {
+      return absl::DataLossError(
+          absl::StrCat("overlay of epoch ", expected.value(), " is missing from the index"));
+    }
+    expected = Epoch(expected.value() - 1);
+  }
+  if (expected > record.applied_epoch && record.active != OverlayId()) {
+    return absl::DataLossError(
+        absl::StrCat("overlay of epoch ", expected.value(), " is missing from the index"));
+  }
   return absl::OkStatus();
 }
 
 // Without its disks the group is there and says why, but serves and takes nothing.
 void ReplicaImpl::AttachDisks() {
   Chain next = *chain();
-  absl::Status opened;
+  absl::Status opened = damage_;
   next.disks.clear();
-  if (next.stage != Stage::kNone) opened = OpenDisks(&next.disks);
+  if (damage_.ok() && next.stage != Stage::kNone) opened = OpenDisks(&next.disks);
   next.disks.resize(volumes_.size());
   next.valid = next.valid && opened.ok();
   Publish(std::make_shared<const Chain>(std::move(next)));
   if (!opened.ok()) {
-    base::LogError("disk_not_opened").With("group", name_).With("status", opened);
     if (record().stage == Stage::kFailover) FailJob(opened);  // so that it can be tried again
   }
   base::MutexLock lock(mutex_);
-  failed_ = opened;
+  if (!opened.ok()) failed_ = opened;
   closing_ = !opened.ok();
 }
 
@@ -130,18 +274,25 @@ absl::Status ReplicaImpl::RollHiddenForward() {
   const GroupRecord record = this->record();
   absl::StatusOr<IndexedPosition> indexed =
       context_.index.Position(record.number, LogRole::kHidden);
-  if (absl::IsNotFound(indexed.status())) return absl::OkStatus();  // never started
-  RETURN_IF_ERROR(indexed.status());
+  const bool wanted = NeedsHidden(record);
+  if (!wanted && !indexed.ok()) return absl::OkStatus();
+  RETURN_IF_ERROR(Annotate(indexed.status(), "position of the hidden log"));
   {
     base::MutexLock lock(mutex_);
+    RETURN_IF_ERROR(failed_);  // the overlay could not be loaded
+    if (record.stage == Stage::kRunning && hidden_ == nullptr) {
+      return absl::DataLossError("its record is damaged or missing");
+    }
     stream_id_ = indexed->stream_id;
     received_sequence_ = durable_sequence_ = indexed->sequence;
     incomplete_ = indexed->incomplete;
+    if (!wanted) return absl::OkStatus();
   }
   RETURN_IF_ERROR(hidden_log_.RollForward(
       indexed->position, [this](const ReplayedFrame& frame) { return ReplayHidden(frame); }));
   base::MutexLock lock(mutex_);
   if (record_.stage == Stage::kRunning) {
+    if (hidden_log_.rolled_forward().frames == 0) return absl::OkStatus();  // no batch, no sync
     // Past every frame that was read, as RollActiveForward() does.
     const IndexedPosition reached = {.position = hidden_log_.end(),
                                      .stream_id = stream_id_,
@@ -151,45 +302,57 @@ absl::Status ReplicaImpl::RollHiddenForward() {
     return absl::OkStatus();
   }
   hidden_ = nullptr;  // only a failover's committed epochs were wanted
-  while (!hidden_pending_.empty() && hidden_pending_.back().checkpoint == nullptr)
+  prepared_.clear();
+  while (!hidden_pending_.empty() && (hidden_pending_.back().checkpoint == nullptr ||
+                                      hidden_pending_.back().checkpoint->prepare)) {
     hidden_pending_.pop_back();
+  }
   return absl::OkStatus();
 }
 
 // As AppendToHidden(), for a frame that is in the log already.
 absl::Status ReplicaImpl::ReplayHidden(const ReplayedFrame& frame) {
+  report_.newest_term = std::max(report_.newest_term, Term(frame.header.term));
   std::shared_ptr<Overlay> hidden;
   std::shared_ptr<PendingCheckpoint> checkpoint;
   {
     base::MutexLock lock(mutex_);
     const bool wanted =
         record_.stage == Stage::kRunning || committed_.epoch < record_.roll_forward_through;
-    if (!wanted || hidden_ == nullptr || hidden_->id().value() != frame.header.overlay)
+    if (!wanted || hidden_ == nullptr || hidden_->id().value() != frame.header.overlay ||
+        (frame.header.flags & kFrameCompaction) != 0) {
       return absl::OkStatus();
+    }
     hidden = hidden_;
   }
   for (const Operation& operation : frame.operations) {
     if (operation.has_range()) RETURN_IF_ERROR(CheckVolume(VolumeId(operation.volume)));
   }
+  report_.written.Update(SegmentLog::WriteAgain(frame));
+  Overlay::Hold hold(*hidden, frame.operations);
+  RETURN_IF_ERROR(hold.Load());
   PendingFrame pending{.overlay = hidden};
-  hidden->Apply(frame.operations, frame.segment, {frame.payload, frame.checksums},
-                &pending.mutations);
+  pending.change = hidden->Apply(frame.operations, frame.segment, {frame.payload, frame.checksums});
   if (frame.header.epoch != 0) {
     checkpoint = std::make_shared<PendingCheckpoint>();
     const Epoch next = Epoch(frame.header.epoch).Next();
-    checkpoint->next_hidden = std::make_shared<Overlay>(
-        OverlayId(frame.header.next_hidden), NewOverlayRecord(LogRole::kHidden, next, frame.end),
-        volumes_.size());
-    checkpoint->next_active =
-        std::make_shared<Overlay>(OverlayId(frame.header.next_active),
-                                  NewOverlayRecord(LogRole::kActive, next, {}), volumes_.size());
+    checkpoint->next_hidden = MakeOverlay(OverlayId(frame.header.next_hidden),
+                                          NewOverlayRecord(LogRole::kHidden, next, frame.end));
+    checkpoint->prepare = frame.header.next_active == 0;
+    if (!checkpoint->prepare) {
+      checkpoint->next_active = MakeOverlay(OverlayId(frame.header.next_active),
+                                            NewOverlayRecord(LogRole::kActive, next, {}));
+      context_.index.KeepOverlay(checkpoint->next_active->id());
+    }
     checkpoint->result.epoch = Epoch(frame.header.epoch);
     checkpoint->result.sequence = frame.header.first_sequence + frame.operations.size() - 1;
     checkpoint->stream_id = frame.header.stream_id;
+    const bool handover =
+        !frame.operations.empty() && frame.operations.back().kind == OperationKind::kHandover;
+    if (handover) checkpoint->handover = Term(frame.header.term);
     checkpoint->unix_micros = frame.header.unix_micros;
     checkpoint->arrived = context_.clock.Monotonic();
     context_.index.KeepOverlay(checkpoint->next_hidden->id());
-    context_.index.KeepOverlay(checkpoint->next_active->id());
   }
   {
     base::MutexLock lock(mutex_);
@@ -207,7 +370,7 @@ absl::Status ReplicaImpl::ReplayHidden(const ReplayedFrame& frame) {
     if (checkpoint != nullptr) SealHidden(*checkpoint, frame.end);
     hidden_pending_.push_back(std::move(pending));
   }
-  if (checkpoint == nullptr) return absl::OkStatus();
+  if (checkpoint == nullptr || checkpoint->prepare) return absl::OkStatus();
   base::Turn::Hold commit_turn(commit_turn_);
   PublishCheckpoint(checkpoint);
   return absl::OkStatus();
@@ -217,8 +380,8 @@ absl::Status ReplicaImpl::RollActiveForward() {
   const GroupRecord record = this->record();
   absl::StatusOr<IndexedPosition> indexed =
       context_.index.Position(record.number, LogRole::kActive);
-  if (absl::IsNotFound(indexed.status())) return absl::OkStatus();
-  RETURN_IF_ERROR(indexed.status());
+  if (record.active == OverlayId()) return absl::OkStatus();
+  RETURN_IF_ERROR(Annotate(indexed.status(), "position of the active log"));
   {
     base::MutexLock lock(mutex_);
     active_sequence_ = indexed->sequence;
@@ -227,22 +390,31 @@ absl::Status ReplicaImpl::RollActiveForward() {
   const std::shared_ptr<Overlay> active = chain()->active;
   RETURN_IF_ERROR(
       active_log_.RollForward(indexed->position, [&](const ReplayedFrame& frame) -> absl::Status {
+        report_.newest_term = std::max(report_.newest_term, Term(frame.header.term));
         for (const Operation& operation : frame.operations)
           RETURN_IF_ERROR(CheckVolume(VolumeId(operation.volume)));
+        // Frames of an active overlay that a checkpoint has dropped are passed over.
+        const bool moved = (frame.header.flags & kFrameCompaction) != 0;
+        const bool wanted =
+            active != nullptr && frame.header.overlay == active->id().value() && !moved;
+        if (wanted) report_.written.Update(SegmentLog::WriteAgain(frame));
+        std::optional<Overlay::Hold> hold;
+        if (wanted) {
+          hold.emplace(*active, frame.operations);
+          RETURN_IF_ERROR(hold->Load());
+        }
         base::WriterLock lock(view_mutex_);
         base::MutexLock memory_lock(mutex_);
-        active_sequence_ += frame.operations.size();
+        if (!moved) active_sequence_ += frame.operations.size();
         active_reached_ = {.position = frame.end, .sequence = active_sequence_};
-        // Frames of an active overlay that a checkpoint has dropped are passed over.
-        if (active == nullptr || frame.header.overlay != active->id().value())
-          return absl::OkStatus();
+        if (!wanted) return absl::OkStatus();
         PendingFrame pending{.overlay = active, .reached = active_reached_};
-        active->Apply(frame.operations, frame.segment, {frame.payload, frame.checksums},
-                      &pending.mutations);
+        pending.change =
+            active->Apply(frame.operations, frame.segment, {frame.payload, frame.checksums});
         active_pending_.push_back(std::move(pending));
         return absl::OkStatus();
       }));
-  if (active == nullptr) return absl::OkStatus();
+  if (active == nullptr || active_log_.rolled_forward().frames == 0) return absl::OkStatus();
   // Past the frames that were passed over, too: their segments are recycled now, and the log must be found without them.
   base::MutexLock lock(mutex_);
   active_pending_.push_back({.overlay = active, .reached = active_reached_});

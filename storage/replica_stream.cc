@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -58,6 +59,11 @@ absl::Status ReplicaImpl::CheckWriter(const IncomingFrame& frame) const {
         kReasonNotRunning);
   }
   RETURN_IF_ERROR(failed_);
+  if (handing_over_) {
+    return WithReason(absl::FailedPreconditionError(
+                          absl::StrCat("group ", name_, ": its primary has handed over")),
+                      kReasonHandedOver);
+  }
   if (frame.first_sequence > received_sequence_ + 1) {
     return absl::InvalidArgumentError(
         absl::StrCat("group ", name_, ": sequence gap: ", received_sequence_,
@@ -75,9 +81,9 @@ absl::Status ReplicaImpl::CheckOperations(const IncomingFrame& frame) const {
   for (const std::span<const char>& slice : frame.payload) payload += slice.size();
   for (const Operation& operation : frame.operations) {
     const bool known =
-        operation.kind >= OperationKind::kData && operation.kind <= OperationKind::kComplete;
+        operation.kind >= OperationKind::kData && operation.kind <= OperationKind::kHandover;
     const bool last = &operation == &frame.operations.back();
-    if (!known || (operation.kind == OperationKind::kCheckpoint && !last)) {
+    if (!known || (IsMarker(operation.kind) && !last)) {
       return absl::InvalidArgumentError(absl::StrCat(
           "operation kind ", static_cast<int>(operation.kind), " is unknown or out of place"));
     }
@@ -111,18 +117,19 @@ absl::Status ReplicaImpl::CheckOperations(const IncomingFrame& frame) const {
 absl::Status ReplicaImpl::Append(const IncomingFrame& frame, CheckpointCallback on_checkpoint) {
   base::Turn::Hold hidden_turn(hidden_turn_);
   uint64_t received = 0;
-  bool incomplete = false;
+  bool was_incomplete = false;
   {
     base::MutexLock lock(mutex_);
     RETURN_IF_ERROR(CheckWriter(frame));
     received = received_sequence_;
-    incomplete = incomplete_;
+    was_incomplete = incomplete_;
   }
+  bool incomplete = was_incomplete;
   RETURN_IF_ERROR(CheckOperations(frame));
   const uint64_t replayed =
       std::min<uint64_t>(received + 1 - frame.first_sequence, frame.operations.size());
   if (replayed == frame.operations.size()) {
-    if (!AnswerReplay(frame, on_checkpoint)) on_checkpoint(Incomplete(name_));
+    if (!AnswerReplay(frame, on_checkpoint)) on_checkpoint(MadeNothing(frame.operations.back()));
     return absl::OkStatus();
   }
   FrameContent content{.stream_id = frame.stream_id,
@@ -139,23 +146,46 @@ absl::Status ReplicaImpl::Append(const IncomingFrame& frame, CheckpointCallback 
     if (operation.kind == OperationKind::kIncomplete) incomplete = true;
     if (operation.kind == OperationKind::kComplete) incomplete = false;
   }
+  const uint64_t payload_bytes = PayloadBytes(content.operations);
+  if (payload_bytes > 0) RETURN_IF_ERROR(MakeRoom(payload_bytes));
   std::shared_ptr<PendingCheckpoint> checkpoint;
-  const bool marked = content.operations.back().kind == OperationKind::kCheckpoint;
+  const OperationKind last = content.operations.back().kind;
+  const bool marked = IsMarker(last);
   if (marked && !incomplete) {
-    ASSIGN_OR_RETURN(checkpoint, PrepareCheckpoint());
+    ASSIGN_OR_RETURN(checkpoint, NewCheckpoint(last));
     checkpoint->done.push_back(std::move(on_checkpoint));
     checkpoint->result.sequence = content.first_sequence + content.operations.size() - 1;
     checkpoint->stream_id = frame.stream_id;
   }
-  RETURN_IF_ERROR(AppendToHidden(content, checkpoint));
+  RETURN_IF_ERROR(AppendWithRoom(content, checkpoint));
+  TellIncomplete(was_incomplete, incomplete);
+  Compact(hidden_compactor_, OpenHidden(), payload_bytes + kBlockBytes);
   if (marked && incomplete) on_checkpoint(Incomplete(name_));
   return absl::OkStatus();
 }
 
-// A checkpoint operation that was received before is answered with the epoch it made. False: it made none.
+// A full file system is treated as the limit is; but a frame that makes a checkpoint must not find another one made before it.
+absl::Status ReplicaImpl::AppendWithRoom(const FrameContent& content,
+                                         const std::shared_ptr<PendingCheckpoint>& checkpoint) {
+  while (true) {
+    const absl::Status appended = AppendToHidden(content, checkpoint);
+    if (!absl::IsResourceExhausted(appended) || checkpoint != nullptr) return appended;
+    RETURN_IF_ERROR(FreeRoom(appended));
+  }
+}
+
+// Why a marker that was received before has made no epoch.
+absl::Status ReplicaImpl::MadeNothing(const Operation& marker) const {
+  if (marker.kind != OperationKind::kPrepare) return Incomplete(name_);
+  return WithReason(absl::AbortedError(absl::StrCat("group ", name_,
+                                                    ": what the marker prepared was "
+                                                    "abandoned or overtaken: prepare again")),
+                    kReasonNotPrepared);
+}
+
+// A marker that was received before is answered with the epoch it made. False: it made none.
 bool ReplicaImpl::AnswerReplay(const IncomingFrame& frame, CheckpointCallback& on_checkpoint) {
-  if (frame.operations.empty() || frame.operations.back().kind != OperationKind::kCheckpoint)
-    return true;
+  if (frame.operations.empty() || !IsMarker(frame.operations.back().kind)) return true;
   const uint64_t sequence = frame.first_sequence + frame.operations.size() - 1;
   CheckpointResult result{.sequence = sequence};
   {
@@ -168,24 +198,32 @@ bool ReplicaImpl::AnswerReplay(const IncomingFrame& frame, CheckpointCallback& o
       pending.checkpoint->done.push_back(std::move(on_checkpoint));
       return true;
     }
-    if (committed_.stream_id != frame.stream_id || committed_.sequence < sequence) return false;
-    result.epoch = committed_.epoch;
+    const bool prepared =
+        record_.prepared_stream == frame.stream_id && record_.prepared_sequence == sequence;
+    const bool committed =
+        committed_.stream_id == frame.stream_id && committed_.sequence >= sequence;
+    if (!prepared && !committed) return false;
+    result.epoch = prepared ? record_.prepared_epoch : committed_.epoch;
   }
   on_checkpoint(result);
   return true;
 }
 
-absl::StatusOr<std::shared_ptr<ReplicaImpl::PendingCheckpoint>> ReplicaImpl::PrepareCheckpoint() {
+absl::StatusOr<std::shared_ptr<ReplicaImpl::PendingCheckpoint>> ReplicaImpl::NewCheckpoint(
+    OperationKind marker) {
   auto checkpoint = std::make_shared<PendingCheckpoint>();
+  checkpoint->prepare = marker == OperationKind::kPrepare;
   checkpoint->arrived = context_.clock.Monotonic();
   checkpoint->unix_micros = absl::ToUnixMicros(context_.clock.Now());
   Epoch next;
   {
     base::MutexLock lock(mutex_);
     checkpoint->result.epoch = open_epoch_;
+    if (marker == OperationKind::kHandover) checkpoint->handover = record_.term;
     next = open_epoch_.Next();
   }
   ASSIGN_OR_RETURN(checkpoint->next_hidden, NewOverlay(LogRole::kHidden, next, hidden_log_.end()));
+  if (checkpoint->prepare) return checkpoint;
   ASSIGN_OR_RETURN(checkpoint->next_active, NewOverlay(LogRole::kActive, next, active_log_.end()));
   return checkpoint;
 }
@@ -193,11 +231,7 @@ absl::StatusOr<std::shared_ptr<ReplicaImpl::PendingCheckpoint>> ReplicaImpl::Pre
 // One frame into the log, the open overlay and the queue for the index. `content.overlay` is filled in here.
 absl::Status ReplicaImpl::AppendToHidden(FrameContent content,
                                          std::shared_ptr<PendingCheckpoint> checkpoint) {
-  std::shared_ptr<Overlay> hidden;
-  {
-    base::MutexLock lock(mutex_);
-    hidden = hidden_;
-  }
+  const std::shared_ptr<Overlay> hidden = OpenHidden();
   if (hidden == nullptr) {
     return WithReason(
         absl::FailedPreconditionError(absl::StrCat("group ", name_, " has failed over")),
@@ -207,14 +241,17 @@ absl::Status ReplicaImpl::AppendToHidden(FrameContent content,
   if (checkpoint != nullptr) {
     content.epoch = checkpoint->result.epoch;
     content.next_hidden = checkpoint->next_hidden->id();
-    content.next_active = checkpoint->next_active->id();
+    if (!checkpoint->prepare) content.next_active = checkpoint->next_active->id();
     content.unix_micros = checkpoint->unix_micros;
   }
+  Overlay::Hold hold(*hidden, content.operations);
+  RETURN_IF_ERROR(Load(hold));  // before the log has the frame: an error leaves nothing behind
   ASSIGN_OR_RETURN(const AppendedFrame frame, hidden_log_.Append(content));
   PendingFrame pending{.overlay = hidden, .checkpoint = checkpoint};
-  hidden->Apply(content.operations, frame.segment, {frame.payload, frame.checksums},
-                &pending.mutations);
+  pending.change =
+      hidden->Apply(content.operations, frame.segment, {frame.payload, frame.checksums});
   bool flush_now = checkpoint != nullptr;
+  bool publish_now = false;
   {
     base::MutexLock lock(mutex_);
     if (hidden_ != hidden) {  // fenced between the log and here: the frame never happened
@@ -234,29 +271,48 @@ absl::Status ReplicaImpl::AppendToHidden(FrameContent content,
                        .incomplete = incomplete_};
     pending_bytes_ += PayloadBytes(content.operations) + kBlockBytes;
     if (checkpoint != nullptr) SealHidden(*checkpoint, frame.end);
+    // A hand-over is shown when it is durable, and nothing before it.
+    publish_now = checkpoint != nullptr && !checkpoint->prepare &&
+                  !context_.options.checkpoint_durable && handing_over_ == record_.handed_over;
     hidden_pending_.push_back(std::move(pending));
     flush_now = flush_now || pending_bytes_ >= context_.options.index_batch_bytes;
   }
-  if (checkpoint != nullptr && !context_.options.checkpoint_durable) {
+  if (publish_now) {
     base::Turn::Hold commit_turn(commit_turn_);
-    if (record().stage == Stage::kRunning)
-      PublishCheckpoint(checkpoint);  // else a failover dropped it
+    // Else a failover or a failed sync has dropped it.
+    if (record().stage == Stage::kRunning && !HiddenFailed()) PublishCheckpoint(checkpoint);
   }
   ScheduleFlush(flush_now);
   return absl::OkStatus();
+}
+
+std::shared_ptr<Overlay> ReplicaImpl::OpenHidden() const {
+  base::MutexLock lock(mutex_);
+  return hidden_;
+}
+
+absl::Status ReplicaImpl::Load(Overlay::Hold& hold) {
+  const absl::Status loaded = Annotate(hold.Load(), absl::StrCat("group ", name_));
+  if (!loaded.ok()) Report({.operation = "index", .status = loaded});
+  return loaded;
 }
 
 void ReplicaImpl::SealHidden(PendingCheckpoint& checkpoint, LogPosition end) {
   checkpoint.sealed = hidden_;
   checkpoint.end = end;
   checkpoint.result.bytes = hidden_->bytes();
+  if (checkpoint.prepare) {
+    prepared_.insert(prepared_.begin(), {hidden_, end});
+  } else {
+    checkpoint.before.swap(prepared_);
+  }
+  if (HandsOver(checkpoint, record_)) handing_over_ = true;
   hidden_ = checkpoint.next_hidden;
   open_epoch_ = open_epoch_.Next();
 }
 
 void ReplicaImpl::RequestCheckpoint(CheckpointCallback done) {
   base::Turn::Hold hidden_turn(hidden_turn_);
-  FrameContent content;
   absl::Status refused;
   {
     base::MutexLock lock(mutex_);
@@ -268,19 +324,28 @@ void ReplicaImpl::RequestCheckpoint(CheckpointCallback done) {
     } else {
       refused = failed_;
     }
+  }
+  if (!refused.ok()) return done(refused);
+  absl::StatusOr<std::shared_ptr<PendingCheckpoint>> checkpoint = NewCheckpoint();
+  if (!checkpoint.ok()) return done(checkpoint.status());
+  (*checkpoint)->done.push_back(std::move(done));
+  const absl::Status appended = CommitHere(*checkpoint);
+  if (!appended.ok()) Answer(**checkpoint, appended);
+}
+
+// A checkpoint of all that was received, without a marker of the stream. REQUIRES: hidden_turn_.
+absl::Status ReplicaImpl::CommitHere(const std::shared_ptr<PendingCheckpoint>& checkpoint) {
+  FrameContent content;
+  {
+    base::MutexLock lock(mutex_);
     content.stream_id = stream_id_;
     content.term = record_.term;
     content.first_sequence = received_sequence_ + 1;
   }
-  if (!refused.ok()) return done(refused);
-  absl::StatusOr<std::shared_ptr<PendingCheckpoint>> checkpoint = PrepareCheckpoint();
-  if (!checkpoint.ok()) return done(checkpoint.status());
-  (*checkpoint)->stream_id = content.stream_id;
-  // It commits all that was received: a marker among that need not wait for an answer of its own.
-  (*checkpoint)->result.sequence = content.first_sequence - 1;
-  (*checkpoint)->done.push_back(std::move(done));
-  const absl::Status appended = AppendToHidden(content, *checkpoint);
-  if (!appended.ok()) Answer(**checkpoint, appended);
+  checkpoint->stream_id = content.stream_id;
+  // A marker among what was received need not wait for an answer of its own.
+  checkpoint->result.sequence = content.first_sequence - 1;
+  return AppendToHidden(content, checkpoint);
 }
 
 void ReplicaImpl::Answer(PendingCheckpoint& checkpoint,
@@ -293,13 +358,17 @@ void ReplicaImpl::Answer(PendingCheckpoint& checkpoint,
   for (CheckpointCallback& done : waiting) done(result);
 }
 
-// Makes the sealed epoch visible and answers. REQUIRES: commit_turn_.
+// Makes the sealed epoch visible, unless it is only prepared, and answers. REQUIRES: commit_turn_.
 void ReplicaImpl::PublishCheckpoint(const std::shared_ptr<PendingCheckpoint>& checkpoint) {
+  if (checkpoint->prepare) return AnswerPrepared(*checkpoint);
   Chain next = *chain();
   if (checkpoint->published) return;
   checkpoint->old_active = next.active;
   next.active = checkpoint->next_active;
-  next.committed.insert(next.committed.begin(), checkpoint->sealed);
+  OverlayList committed = {checkpoint->sealed};
+  for (const PreparedOverlay& before : checkpoint->before) committed.push_back(before.overlay);
+  for (const auto& overlay : committed) overlay->SetCommitted(checkpoint->unix_micros);
+  next.committed.insert(next.committed.begin(), committed.begin(), committed.end());
   next.valid = true;
   Publish(std::make_shared<const Chain>(std::move(next)));
   const uint64_t generation = read_gate_.Advance();
@@ -314,14 +383,15 @@ void ReplicaImpl::PublishCheckpoint(const std::shared_ptr<PendingCheckpoint>& ch
                   .stream_id = checkpoint->stream_id,
                   .unix_micros = checkpoint->unix_micros};
     apply_generation_ = generation;
-    ++backlog_epochs_;
-    job_status_ = absl::OkStatus();  // a new reason to try
+    RetryJob();
   }
+  UpdateBacklog();
   base::LogInfo("checkpoint_committed")
       .With("group", name_)
       .With("epoch", result.epoch.value())
       .With("bytes", result.bytes)
       .With("took", result.duration);
+  CallListener([&](ReplicaListener& listener) { listener.OnCommitted(result); });
   Answer(*checkpoint, result);
 }
 
@@ -373,6 +443,8 @@ absl::Status ReplicaImpl::FlushIndex(bool sync) {
       base::MutexLock lock(mutex_);
       hidden_count = hidden_pending_.size();
       active_count = active_pending_.size();
+      // The record of this active overlay was given up with the checkpoint that began it: only the logs can bring both back.
+      if (!failed_.ok() && committed_.epoch > record_.committed_epoch) active_count = 0;
       pending_bytes_ = 0;
     }
     // Nothing new; but a flush in the background may have written it without a sync.
@@ -382,9 +454,22 @@ absl::Status ReplicaImpl::FlushIndex(bool sync) {
     if (flushed.ok()) flushed = FlushPending(hidden_count, active_count, sync, &committed);
     if (!flushed.ok()) FailPending(flushed);
   }
+  context_.extent_memory.Trim();
   if (flushed.ok()) NotifyChange();
   if (!committed.empty()) ScheduleJob();
   return flushed;
+}
+
+bool ReplicaImpl::CommittedDurable() const {
+  base::MutexLock lock(mutex_);
+  return committed_.epoch <= record_.committed_epoch;
+}
+
+absl::Status ReplicaImpl::MakeCommittedDurable() {
+  if (context_.options.checkpoint_durable) return absl::OkStatus();
+  RETURN_IF_ERROR(FlushIndex(/*sync=*/true));
+  base::MutexLock lock(mutex_);
+  return failed_;
 }
 
 absl::Status ReplicaImpl::FlushPending(size_t hidden_count, size_t active_count, bool sync,
@@ -406,13 +491,25 @@ absl::Status ReplicaImpl::FlushPending(size_t hidden_count, size_t active_count,
     }
   }
   Index::Batch batch(context_.index);
+  std::map<OverlayId, const PendingFrame*> changed;  // by overlay, its newest change
+  const auto add = [&](const PendingFrame* frame) {
+    for (const uint32_t ordinal : frame->emptied) frame->overlay->RetireSegment(ordinal);
+    sync = sync || !frame->emptied.empty();
+    if (frame->change.covered.empty()) return;
+    batch.Mutate(frame->overlay->id(), frame->change.mutations);
+    changed[frame->overlay->id()] = frame;
+  };
   for (const PendingFrame* frame : hidden) {
-    batch.Mutate(frame->overlay->id(), frame->mutations);
+    add(frame);
     if (frame->checkpoint == nullptr) continue;
     AddCheckpoint(*frame->checkpoint, &record, &batch);
     committed->push_back(frame->checkpoint);
   }
-  for (const PendingFrame* frame : active) batch.Mutate(frame->overlay->id(), frame->mutations);
+  for (const PendingFrame* frame : active) add(frame);
+  for (const auto& [id, frame] : changed) {
+    if (id != record.hidden && id != record.active) continue;  // sealed or dropped
+    batch.PutOverlay(id, frame->overlay->RecordAfter(frame->change.covered));
+  }
   if (!hidden.empty()) batch.PutPosition(record.number, LogRole::kHidden, hidden.back()->reached);
   if (!active.empty()) batch.PutPosition(record.number, LogRole::kActive, active.back()->reached);
   if (committed->empty()) {
@@ -420,6 +517,13 @@ absl::Status ReplicaImpl::FlushPending(size_t hidden_count, size_t active_count,
   } else {
     RETURN_IF_ERROR(WriteGroup(record, std::move(batch)));
   }
+  for (const auto& [id, frame] : changed) frame->overlay->SetIndexed(frame->change.number);
+  for (const auto* frames : {&hidden, &active}) {
+    for (const PendingFrame* frame : *frames) {
+      for (const uint32_t ordinal : frame->emptied) frame->overlay->ReleaseSegment(ordinal);
+    }
+  }
+  context_.extent_memory.Retry();
   for (const auto& checkpoint : *committed) PublishCheckpoint(checkpoint);
 
   std::deque<PendingFrame>
@@ -441,40 +545,53 @@ absl::Status ReplicaImpl::FlushPending(size_t hidden_count, size_t active_count,
 
 void ReplicaImpl::AddCheckpoint(const PendingCheckpoint& checkpoint, GroupRecord* record,
                                 Index::Batch* batch) {
-  OverlayRecord sealed = checkpoint.sealed->record();
-  sealed.committed = true;
-  sealed.end = checkpoint.end;
-  batch->PutOverlay(checkpoint.sealed->id(), sealed);
+  if (checkpoint.prepare) return AddPrepared(checkpoint, record, batch);
+  const auto commit = [&](const Overlay& overlay, LogPosition end) {
+    batch->PutOverlay(overlay.id(),
+                      SealedRecord(overlay, end, OverlayState::kCommitted, checkpoint.unix_micros));
+  };
+  commit(*checkpoint.sealed, checkpoint.end);
+  for (const PreparedOverlay& before : checkpoint.before) commit(*before.overlay, before.end);
   batch->PutOverlay(checkpoint.next_active->id(), checkpoint.next_active->record());
   if (record->active != OverlayId()) batch->DeleteOverlay(record->active);
   record->active = checkpoint.next_active->id();
-  record->hidden = OverlayId();
-  if (record->stage == Stage::kRunning) {  // after a failover there is no next hidden one
-    batch->PutOverlay(checkpoint.next_hidden->id(), checkpoint.next_hidden->record());
-    record->hidden = checkpoint.next_hidden->id();
+  record->prepared_epoch = Epoch();
+  record->prepared_sequence = record->prepared_stream = 0;
+  if (checkpoint.next_hidden != nullptr) {  // else it was opened when the epoch was prepared
+    record->hidden = OverlayId();
+    if (record->stage == Stage::kRunning) {  // after a failover there is no next hidden one
+      batch->PutOverlay(checkpoint.next_hidden->id(), checkpoint.next_hidden->record());
+      record->hidden = checkpoint.next_hidden->id();
+    }
+    record->epoch = checkpoint.result.epoch.Next();
   }
-  record->epoch = checkpoint.result.epoch.Next();
   record->committed_epoch = checkpoint.result.epoch;
   record->committed_sequence = checkpoint.result.sequence;
   record->committed_stream = checkpoint.stream_id;
   record->committed_micros = checkpoint.unix_micros;
+  if (HandsOver(checkpoint, *record)) record->handed_over = true;
   record->valid = true;
 }
 
 // The primary's side is over until a restart or a failover: what the index misses, the log may have lost. The secondary VM's
 // writes go on; they stay queued.
 void ReplicaImpl::FailPending(const absl::Status& status) {
-  std::deque<PendingFrame> dropped;
+  std::vector<std::shared_ptr<PendingCheckpoint>> unanswered;
   {
     base::MutexLock lock(mutex_);
     if (record_.stage == Stage::kRunning) {
       failed_ = status;
-      dropped.swap(hidden_pending_);
+      for (PendingFrame& frame : hidden_pending_) {
+        if (frame.checkpoint != nullptr) unanswered.push_back(frame.checkpoint);
+        given_up_.push_back(std::move(frame));
+      }
+      hidden_pending_.clear();
+      // What is published and not in the index is never applied: nobody may wait for it.
+      job_status_ = status;
+      changed_.NotifyAll();
     }
   }
-  for (const PendingFrame& frame : dropped) {
-    if (frame.checkpoint != nullptr) Answer(*frame.checkpoint, status);
-  }
+  for (const auto& checkpoint : unanswered) Answer(*checkpoint, status);
   Report({.operation = "index", .status = status});
 }
 

@@ -1,12 +1,15 @@
 #include "storage/secondary_disk.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 
+#include "storage/base/crc32c.h"
 #include "storage/base/reason.h"
 #include "storage/base/status_macros.h"
 
@@ -37,6 +40,33 @@ absl::Status CheckSize(const VolumeSpec& spec, uint64_t disk_bytes) {
   return absl::FailedPreconditionError(absl::StrCat(
       "Active disk, hidden disk, secondary disk's length are not the same: volume ", spec.name,
       " is declared with ", size, " bytes, ", spec.disk_path, " has ", disk_bytes));
+}
+
+// For people.
+std::string MarkerText(const std::string& group, const std::string& data_dir) {
+  return absl::StrCat(
+      "This disk is the standby of group ", group,
+      ". Until that group is DONE, it is whole only together with the data directory\n", data_dir,
+      "\nDo not use or copy it alone.\n");
+}
+
+constexpr absl::string_view kTermWord = "term ";
+
+// For CheckMarker(). The check tells a damaged line, which says nothing, from another term.
+std::string TermLine(const std::string& group, Term term) {
+  const std::string text = absl::StrCat(kTermWord, term.value(), " of ", group);
+  return absl::StrCat(text, " check ", absl::Hex(base::Crc32c(text.data(), text.size())), "\n");
+}
+
+std::optional<Term> TermIn(const std::string& marker, const std::string& group) {
+  const size_t line = marker.rfind(absl::StrCat("\n", kTermWord));
+  uint64_t term = 0;
+  if (line == std::string::npos) return std::nullopt;
+  const std::string rest = marker.substr(line + 1);
+  const std::string number =
+      rest.substr(kTermWord.size(), rest.find(' ', kTermWord.size()) - kTermWord.size());
+  if (!absl::SimpleAtoi(number, &term) || rest != TermLine(group, Term(term))) return std::nullopt;
+  return Term(term);
 }
 
 }  // namespace
@@ -84,7 +114,8 @@ absl::Status DiskChecker::Create(const std::string& path, uint64_t size_bytes) {
   return made;
 }
 
-absl::StatusOr<VolumeRecord> DiskChecker::Check(const VolumeSpec& spec) {
+absl::StatusOr<VolumeRecord> DiskChecker::Check(
+    const VolumeSpec& spec, absl::FunctionRef<absl::Status(const VolumeRecord&)> unused) {
   ASSIGN_OR_RETURN(const std::string path, ResolveInside(spec));
   VolumeRecord record{.name = spec.name,
                       .top_id = spec.top_id,
@@ -102,16 +133,21 @@ absl::StatusOr<VolumeRecord> DiskChecker::Check(const VolumeSpec& spec) {
   absl::StatusOr<std::unique_ptr<base::File>> file = file_system_.Open(path, {.lock = true});
   if (file.status().code() == absl::StatusCode::kFailedPrecondition) return InUse(path);
   RETURN_IF_ERROR(file.status());
+  ASSIGN_OR_RETURN(record.identity, (*file)->Identity());
+  RETURN_IF_ERROR(unused(record));
   ASSIGN_OR_RETURN(const uint64_t disk_bytes, (*file)->Size());
   RETURN_IF_ERROR(CheckSize(spec, disk_bytes));
   record.size_bytes = disk_bytes;
-  ASSIGN_OR_RETURN(record.identity, (*file)->Identity());
   return record;
 }
 
-SecondaryDisk::SecondaryDisk(base::FileSystem& file_system, std::string path,
+SecondaryDisk::SecondaryDisk(base::FileSystem& file_system, const VolumeRecord& record,
                              std::unique_ptr<base::File> file)
-    : file_system_(file_system), path_(std::move(path)), file_(std::move(file)) {}
+    : file_system_(file_system),
+      path_(record.disk_path),
+      file_system_id_(record.identity.file_system),
+      size_bytes_(record.size_bytes),
+      file_(std::move(file)) {}
 
 absl::StatusOr<std::unique_ptr<SecondaryDisk>> SecondaryDisk::Open(base::FileSystem& file_system,
                                                                    const VolumeRecord& record) {
@@ -130,8 +166,28 @@ absl::StatusOr<std::unique_ptr<SecondaryDisk>> SecondaryDisk::Open(base::FileSys
             "back, or remove the group and open it again")),
         kReasonWrongDisk);
   }
-  return std::unique_ptr<SecondaryDisk>(
-      new SecondaryDisk(file_system, record.disk_path, *std::move(opened)));
+  return std::unique_ptr<SecondaryDisk>(new SecondaryDisk(file_system, record, *std::move(opened)));
+}
+
+uint64_t SecondaryDisk::HoleBytes(const std::string& on_file_system) const {
+  if (file_->IsBlockDevice() || file_system_id_ != on_file_system) return 0;
+  const auto allocated = file_->AllocatedBytes();
+  if (!allocated.ok()) return 0;
+  return size_bytes_ - std::min(size_bytes_, *allocated);
+}
+
+absl::StatusOr<bool> SecondaryDisk::Clone(const base::File& source, uint64_t source_offset,
+                                          ByteRange range) {
+  const absl::Status cloned = file_->CloneFrom(source, source_offset, range.start, range.size());
+  if (cloned.ok()) return true;
+  if (cloned.code() != absl::StatusCode::kUnimplemented) return cloned;
+  can_clone_.store(false, std::memory_order_relaxed);
+  return false;
+}
+
+absl::StatusOr<bool> SecondaryDisk::IsHole(ByteRange range) const {
+  ASSIGN_OR_RETURN(const ByteRange data, file_->NextData(range.start));
+  return data.Intersect(range).empty();
 }
 
 absl::StatusOr<std::vector<MapRun>> SecondaryDisk::Map(ByteRange range) const {
@@ -149,14 +205,37 @@ absl::StatusOr<std::vector<MapRun>> SecondaryDisk::Map(ByteRange range) const {
   return runs;
 }
 
-absl::Status SecondaryDisk::WriteMarker(const std::string& group, const std::string& data_dir) {
+absl::Status SecondaryDisk::WriteMarker(const std::string& group, const std::string& data_dir,
+                                        Term term) {
   if (file_->IsBlockDevice()) return absl::OkStatus();
   return file_system_.WriteFileAtomically(
       absl::StrCat(path_, kMarkerSuffix),
-      absl::StrCat(
-          "This disk is the standby of group ", group,
-          ". Until that group is DONE, it is whole only together with the data directory\n",
-          data_dir, "\nDo not use or copy it alone.\n"));
+      absl::StrCat(MarkerText(group, data_dir), TermLine(group, term)));
+}
+
+absl::Status SecondaryDisk::CheckMarker(base::FileSystem& file_system, const std::string& path,
+                                        const std::string& group, Term term) {
+  const std::string marker_path = absl::StrCat(path, kMarkerSuffix);
+  if (!file_system.Exists(marker_path)) {
+    const auto disk = file_system.Open(path, {.read_only = true});
+    if (!disk.ok() || (*disk)->IsBlockDevice()) return absl::OkStatus();
+    return absl::DataLossError(
+        absl::StrCat(marker_path, " is missing: replication to ", path,
+                     " has ended since this data directory was written, which is an older copy"));
+  }
+  const auto marker = file_system.ReadWholeFile(marker_path);
+  if (!marker.ok()) return absl::OkStatus();
+  const std::optional<Term> seen = TermIn(*marker, group);
+  if (!seen.has_value() || *seen <= term) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(marker_path, " says term ", seen->value(),
+                                          ", the data directory says ", term.value(),
+                                          ": the data directory is an older copy"));
+}
+
+bool SecondaryDisk::MarkedFor(base::FileSystem& file_system, const std::string& path,
+                              const std::string& group, const std::string& data_dir) {
+  const auto found = file_system.ReadWholeFile(absl::StrCat(path, kMarkerSuffix));
+  return found.ok() && absl::StartsWith(*found, MarkerText(group, data_dir));
 }
 
 absl::Status SecondaryDisk::RemoveMarker() {

@@ -10,12 +10,14 @@
 #ifndef UNDERSTUDY_STORAGE_SECONDARY_DISK_H_
 #define UNDERSTUDY_STORAGE_SECONDARY_DISK_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
@@ -30,8 +32,10 @@ class DiskChecker {
  public:
   DiskChecker(base::FileSystem& file_system, std::vector<std::string> disk_dirs);
 
-  // Fills in size and identity. Creates the file only when everything else is right. Leaves nothing behind on error.
-  absl::StatusOr<VolumeRecord> Check(const VolumeSpec& spec);
+  // Fills in size and identity. `unused` says whether another volume has the disk: it is asked once path and identity are
+  // known and the lock was free. Creates the file only when everything else is right. Leaves nothing behind on error.
+  absl::StatusOr<VolumeRecord> Check(const VolumeSpec& spec,
+                                     absl::FunctionRef<absl::Status(const VolumeRecord&)> unused);
 
  private:
   absl::StatusOr<std::string> ResolveInside(const VolumeSpec& spec);
@@ -52,19 +56,39 @@ class SecondaryDisk {
     return file_->Write(offset, pieces);
   }
   absl::Status PunchHole(ByteRange range) { return file_->PunchHole(range); }
+  // Shares `range` with `source`: see File::CloneFrom. False, with nothing changed, when it cannot; then it is not tried again.
+  absl::StatusOr<bool> Clone(const base::File& source, uint64_t source_offset, ByteRange range);
+  bool can_clone() const { return can_clone_.load(std::memory_order_relaxed); }
+  absl::StatusOr<bool> IsHole(ByteRange range) const;
+  absl::Status WriteBack(ByteRange range, bool wait) { return file_->WriteBack(range, wait); }
   absl::Status Sync() { return file_->Sync(); }
+  // What the file may still grow by, if it is one on this file system. One system call: every new segment of any group asks every
+  // disk.
+  uint64_t HoleBytes(const std::string& on_file_system) const;
   // Runs of data and holes that cover `range`.
   absl::StatusOr<std::vector<MapRun>> Map(ByteRange range) const;
 
-  absl::Status WriteMarker(const std::string& group, const std::string& data_dir);
+  // Whether the marker beside the disk is one that WriteMarker() writes for this group.
+  static bool MarkedFor(base::FileSystem& file_system, const std::string& path,
+                        const std::string& group, const std::string& data_dir);
+  absl::Status WriteMarker(const std::string& group, const std::string& data_dir, Term term);
+  // kDataLoss when the disk has seen a later life of its group than `term`: a higher one, or its end. Then the data directory is an
+  // older copy. For a group that is RUNNING or has failed over; a device has no marker, and says nothing.
+  static absl::Status CheckMarker(base::FileSystem& file_system, const std::string& path,
+                                  const std::string& group, Term term);
   absl::Status RemoveMarker();
 
  private:
-  SecondaryDisk(base::FileSystem& file_system, std::string path, std::unique_ptr<base::File> file);
+  // `record` is what `file` was found to be.
+  SecondaryDisk(base::FileSystem& file_system, const VolumeRecord& record,
+                std::unique_ptr<base::File> file);
 
   base::FileSystem& file_system_;
   const std::string path_;
+  const std::string file_system_id_;
+  const uint64_t size_bytes_;
   std::unique_ptr<base::File> file_;
+  std::atomic<bool> can_clone_ = true;  // as far as is known
 };
 
 }  // namespace understudy::storage

@@ -58,7 +58,46 @@ void Add(std::vector<iovec>& pieces, const void* data, size_t bytes) {
   if (bytes > 0) pieces.push_back({.iov_base = const_cast<void*>(data), .iov_len = bytes});
 }
 
+// Visits the frame headers until one is none, or `visit` returns false; returns where that was. Nothing else is checked.
+template <typename Visit>
+uint64_t WalkHeaders(const Segment& segment, Visit visit) {
+  FrameHeader header;
+  const auto bytes = std::span(reinterpret_cast<char*>(&header), sizeof(header));
+  uint64_t at = kFirstFrame;
+  while (segment.file().Read(at, bytes).ok() && header.magic == kFrameMagic &&
+         header.segment_incarnation == segment.header().incarnation &&
+         header.payload_bytes <= kFramePayloadBytesMax && visit(header)) {
+    at += FrameBytes(header);
+  }
+  return at;
+}
+
 }  // namespace
+
+absl::string_view CutReasonName(CutReason reason) {
+  switch (reason) {
+    case CutReason::kMissing:
+      return "missing";
+    case CutReason::kForeign:
+      return "foreign";
+    case CutReason::kDamaged:
+      return "damaged";
+  }
+  return "unknown";
+}
+
+bool HasFrameOf(const Segment& segment, OverlayId overlay) {
+  bool found = false;
+  WalkHeaders(segment, [&](const FrameHeader& header) {
+    found = header.overlay == overlay.value();
+    return !found;
+  });
+  return found;
+}
+
+uint64_t WrittenBytes(const Segment& segment) {
+  return WalkHeaders(segment, [](const FrameHeader&) { return true; });
+}
 
 void AppendChecksums(const ByteRange& range, absl::string_view data, std::vector<uint32_t>* out) {
   ForEachBlock(range, [&](uint64_t bytes) {
@@ -93,6 +132,17 @@ std::shared_ptr<Segment> SegmentLog::Adopted(uint32_t ordinal) const {
   return it == adopted_.end() ? nullptr : it->second;
 }
 
+std::shared_ptr<Segment> SegmentLog::Find(uint32_t ordinal) const {
+  base::MutexLock lock(mutex_);
+  const auto it = known_.find(ordinal);
+  return it == known_.end() ? nullptr : it->second.lock();
+}
+
+void SegmentLog::Register(const std::shared_ptr<Segment>& segment) {
+  std::erase_if(known_, [](const auto& known) { return known.second.expired(); });
+  known_[segment->ordinal()] = segment;
+}
+
 // ---- append ------------------------------------------------------------------------------------------------------------
 
 absl::StatusOr<std::shared_ptr<Segment>> SegmentLog::SegmentFor(uint64_t frame_bytes) {
@@ -101,18 +151,22 @@ absl::StatusOr<std::shared_ptr<Segment>> SegmentLog::SegmentFor(uint64_t frame_b
     base::MutexLock lock(mutex_);
     RETURN_IF_ERROR(broken_);
     if (current_ != nullptr && offset_ + frame_bytes <= pool_.segment_bytes()) return current_;
+    while (preparing_) prepared_.Wait(mutex_);
+    RETURN_IF_ERROR(broken_);
     if (next_ != nullptr) {
       current_ = std::exchange(next_, nullptr);
       offset_ = kFirstFrame;
       return current_;
     }
+    preparing_ = true;
     ordinal = next_ordinal_++;
   }
-  ASSIGN_OR_RETURN(std::shared_ptr<Segment> fresh, pool_.Take(group_, role_, ordinal));
+  absl::StatusOr<std::shared_ptr<Segment>> fresh = pool_.Take(group_, role_, ordinal);
   base::MutexLock lock(mutex_);
-  if (next_ != nullptr && next_->ordinal() < ordinal)
-    std::swap(fresh, next_);  // prepared meanwhile
-  current_ = std::move(fresh);
+  preparing_ = false;
+  RETURN_IF_ERROR(fresh.status());
+  Register(*fresh);
+  current_ = *std::move(fresh);
   offset_ = kFirstFrame;
   return current_;
 }
@@ -121,15 +175,28 @@ void SegmentLog::PrepareNext() {
   uint32_t ordinal = 0;
   {
     base::MutexLock lock(mutex_);
-    const bool half_full = current_ != nullptr && offset_ > pool_.segment_bytes() / 2;
-    if (!half_full || next_ != nullptr || !broken_.ok()) return;
+    const bool nearly_full = current_ != nullptr && offset_ > pool_.segment_bytes() / 4 * 3;
+    if (!nearly_full || next_ != nullptr || preparing_ || !broken_.ok()) return;
+    preparing_ = true;
     ordinal = next_ordinal_++;
   }
   absl::StatusOr<std::shared_ptr<Segment>> prepared = pool_.Take(group_, role_, ordinal);
-  if (!prepared.ok()) return;  // Append() will meet the same error and report it
   base::MutexLock lock(mutex_);
-  const bool overtaken = current_ != nullptr && current_->ordinal() > ordinal;
-  if (!overtaken && next_ == nullptr) next_ = *std::move(prepared);
+  preparing_ = false;
+  prepared_.NotifyAll();
+  if (!prepared.ok()) return;  // Append() will meet the same error and report it
+  Register(*prepared);
+  next_ = *std::move(prepared);
+}
+
+void SegmentLog::LetGo(LogPosition through) {
+  std::shared_ptr<Segment> current;  // both end outside the lock
+  std::shared_ptr<Segment> next;
+  base::MutexLock lock(mutex_);
+  // Others get hold of it under this lock only: an append at work, or an overlay that needs what is in it.
+  if (!broken_.ok() || preparing_ || end_ != through || current_.use_count() != 1) return;
+  current.swap(current_);
+  next.swap(next_);
 }
 
 FrameHeader SegmentLog::BuildMetadata(const FrameContent& content, const Segment& segment) {
@@ -157,6 +224,7 @@ FrameHeader SegmentLog::BuildMetadata(const FrameContent& content, const Segment
   header.epoch = content.epoch.value();
   header.next_hidden = content.next_hidden.value();
   header.next_active = content.next_active.value();
+  header.flags = content.compaction ? kFrameCompaction : 0;
   header.unix_micros = content.unix_micros;
 
   const uint64_t used = FrameMetadataBytes(header);
@@ -215,6 +283,7 @@ absl::StatusOr<AppendedFrame> SegmentLog::Append(const FrameContent& content) {
   frame.payload = offset_ + static_cast<uint32_t>(metadata_.size());
   // Only now: a Sync() that ran beside the write may have missed it.
   MarkDirty(segment);
+  segment->AddWritten(FrameBytes(header));
   offset_ += static_cast<uint32_t>(FrameBytes(header));
   end_ = {.ordinal = segment->ordinal(), .offset = offset_};
   frame.end = end_;
@@ -251,6 +320,7 @@ void SegmentLog::Adopt(std::vector<std::shared_ptr<Segment>> segments) {
   for (std::shared_ptr<Segment>& segment : segments) {
     next_ordinal_ = std::max(next_ordinal_, segment->ordinal() + 1);
     const uint32_t ordinal = segment->ordinal();
+    Register(segment);
     adopted_[ordinal] = std::move(segment);
   }
 }
@@ -266,10 +336,15 @@ absl::StatusOr<std::optional<ReplayedFrame>> SegmentLog::ReadFrame(
     return true;
   };
   ASSIGN_OR_RETURN(const bool header_there, read(offset, &header, sizeof(header)));
-  if (!header_there || header.magic != kFrameMagic || header.flags != 0 ||
-      header.segment_incarnation != segment->header().incarnation ||
-      header.previous_ordinal != previous.ordinal || header.previous_offset != previous.offset ||
-      header.operation_count > kFrameOperationsMax ||
+  if (!header_there || header.magic != kFrameMagic) return std::nullopt;
+  CutReason& why = rolled_forward_.reason;
+  why = std::max(why, CutReason::kForeign);
+  if (header.segment_incarnation != segment->header().incarnation ||
+      header.previous_ordinal != previous.ordinal || header.previous_offset != previous.offset) {
+    return std::nullopt;
+  }
+  why = CutReason::kDamaged;
+  if ((header.flags & ~kFrameCompaction) != 0 || header.operation_count > kFrameOperationsMax ||
       header.payload_bytes > kFramePayloadBytesMax ||
       header.checksum_count > kFrameOperationsMax + 2 * kFramePayloadBytesMax / kSectorBytes) {
     return std::nullopt;
@@ -322,11 +397,26 @@ std::map<LogPosition, std::shared_ptr<Segment>> SegmentLog::Followers() const {
   return followers;
 }
 
+absl::Status SegmentLog::WriteAgain(const ReplayedFrame& frame) {
+  base::File& file = frame.segment->file();
+  const uint64_t offset = frame.end.offset - FrameBytes(frame.header);
+  // Without the padding at the end, which may be missing.
+  std::string bytes(frame.header.payload_bytes > 0
+                        ? frame.payload + frame.header.payload_bytes - offset
+                        : FrameMetadataBytes(frame.header),
+                    '\0');
+  absl::Status written = file.Read(offset, std::span(bytes));
+  if (written.ok()) written = file.Write(offset, bytes);
+  return Annotate(written, frame.segment->ToString());
+}
+
 absl::Status SegmentLog::RollForward(
     LogPosition start, const std::function<absl::Status(const ReplayedFrame&)>& visit) {
   const std::map<LogPosition, std::shared_ptr<Segment>> followers = Followers();
   LogPosition at = start;
+  rolled_forward_ = {.cut = start};
   while (true) {
+    rolled_forward_.reason = CutReason::kMissing;
     std::optional<ReplayedFrame> frame;
     // A later segment that follows this very position wins: the log left the current one here for a reason.
     const auto follower = followers.find(at);
@@ -339,7 +429,9 @@ absl::Status SegmentLog::RollForward(
     }
     if (!frame) break;
     RETURN_IF_ERROR(visit(*frame));
-    at = frame->end;
+    at = rolled_forward_.cut = frame->end;
+    ++rolled_forward_.frames;
+    rolled_forward_.bytes += FrameBytes(frame->header);
     base::MutexLock lock(mutex_);
     MarkDirty(frame->segment);
   }

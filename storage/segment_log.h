@@ -2,11 +2,11 @@
 //
 // SegmentLog is the append-only log of one group and role: a chain of segments that frames are appended to. Each frame is one
 // vectored write, begins and ends on 4 KiB, and names the position it follows, so that a log which moved on to another
-// segment (full, poisoned, or after a recovery) is read back in exactly one way.
+// segment (full, poisoned, let go, or after a recovery) is read back in exactly one way.
 //
 // Errors   A failed write poisons its segment: the log goes on in a fresh one, and the frame did not happen. A failed sync
 //          poisons the log: data that was taken may be gone, every later Append() and Sync() fails with the first error.
-// Threads  Append() by one thread at a time; Sync(), PrepareNext() and the getters by any.
+// Threads  Append() by one thread at a time; Sync(), PrepareNext(), LetGo() and the getters by any.
 // Durability  a frame is durable once a Sync() that began after its Append() returned OK.
 #ifndef UNDERSTUDY_STORAGE_SEGMENT_LOG_H_
 #define UNDERSTUDY_STORAGE_SEGMENT_LOG_H_
@@ -45,6 +45,7 @@ struct FrameContent {
   OverlayId next_hidden;
   OverlayId next_active;
   int64_t unix_micros = 0;
+  bool compaction = false;  // moves bytes that are in the log already
 };
 
 struct AppendedFrame {
@@ -64,6 +65,18 @@ struct ReplayedFrame {
   LogPosition end;
 };
 
+// Where a log was cut, and why there: nothing follows; what lies there belongs to an earlier use or another place of the log;
+// a frame of this place is there, but a checksum of it is wrong (half written by a crash, or damaged later).
+enum class CutReason { kMissing, kForeign, kDamaged };
+absl::string_view CutReasonName(CutReason reason);  // "missing"
+
+struct RolledForward {
+  uint64_t frames = 0;
+  uint64_t bytes = 0;  // of the log
+  LogPosition cut;
+  CutReason reason = CutReason::kMissing;
+};
+
 class SegmentLog {
  public:
   SegmentLog(SegmentPool& pool, uint64_t group, LogRole role);
@@ -74,16 +87,28 @@ class SegmentLog {
   // after the last one, in a fresh segment. An error of `visit`, or of the file system, ends it.
   absl::Status RollForward(LogPosition start,
                            const std::function<absl::Status(const ReplayedFrame&)>& visit);
+  // Writes a frame that was read back over itself. A sync may have failed before the process ended: the kernel then shows the
+  // bytes as clean, a sync would do nothing, and they would be gone with the power.
+  static absl::Status WriteAgain(const ReplayedFrame& frame);
+  // What the last RollForward() did.
+  const RolledForward& rolled_forward() const { return rolled_forward_; }
 
   absl::StatusOr<AppendedFrame> Append(const FrameContent& content);
   absl::Status Sync();
-  // Makes the next segment ready when the current one is half full, so that Append() need not wait for its sync.
+  // Makes the next segment ready when the current one is nearly full, so that Append() need not wait for its sync. An Append() that
+  // comes too early waits for this one instead of taking another.
   void PrepareNext();
+
+  // Gives back the segments that the log would go on in, when nothing else holds them and it ends at `through`; the next Append() takes
+  // a fresh one. REQUIRES: a recovery would begin at `through`, or not need this log.
+  void LetGo(LogPosition through);
 
   LogPosition end() const;
   // Adopted segments by ordinal, for overlays that are loaded from the index. nullptr: not there.
   std::shared_ptr<Segment> Adopted(uint32_t ordinal) const;
   void ForgetAdopted() { adopted_.clear(); }
+  // Any segment of this log that something holds. nullptr: not there. Any thread.
+  std::shared_ptr<Segment> Find(uint32_t ordinal) const;
 
  private:
   absl::StatusOr<std::shared_ptr<Segment>> SegmentFor(uint64_t frame_bytes);
@@ -92,13 +117,16 @@ class SegmentLog {
   absl::Status WriteFrame(const FrameHeader& header, const FrameContent& content, Segment& segment);
   // Adopted segments by the position their first frame follows.
   std::map<LogPosition, std::shared_ptr<Segment>> Followers() const;
+  // Nothing: rolled_forward_.reason says why.
   absl::StatusOr<std::optional<ReplayedFrame>> ReadFrame(const std::shared_ptr<Segment>& segment,
                                                          uint32_t offset, LogPosition previous);
+  void Register(const std::shared_ptr<Segment>& segment) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   SegmentPool& pool_;
   const uint64_t group_;
   const LogRole role_;
   std::map<uint32_t, std::shared_ptr<Segment>> adopted_;
+  RolledForward rolled_forward_;
   // The appender's own.
   std::vector<char> metadata_;
   std::vector<uint32_t> checksums_;
@@ -110,10 +138,13 @@ class SegmentLog {
   mutable base::Mutex mutex_;
   std::shared_ptr<Segment> current_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<Segment> next_ ABSL_GUARDED_BY(mutex_);
+  bool preparing_ ABSL_GUARDED_BY(mutex_) = false;  // a segment; who needs it waits
+  base::CondVar prepared_;
   uint32_t next_ordinal_ ABSL_GUARDED_BY(mutex_) = 1;
   uint32_t offset_ ABSL_GUARDED_BY(mutex_) = 0;  // where the next frame goes in current_
   LogPosition end_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::shared_ptr<Segment>> dirty_ ABSL_GUARDED_BY(mutex_);
+  std::map<uint32_t, std::weak_ptr<Segment>> known_ ABSL_GUARDED_BY(mutex_);  // by ordinal
   absl::Status broken_ ABSL_GUARDED_BY(mutex_);
 };
 
@@ -124,6 +155,12 @@ struct OperationPlacement {
   uint32_t checksums = 0;
   Extent Next(const Operation& operation, uint32_t segment_ordinal);
 };
+
+// Whether a frame of `segment` belongs to `overlay`. Reads its frame headers, up to the first that is not a frame.
+bool HasFrameOf(const Segment& segment, OverlayId overlay);
+
+// Up to the end of the last frame of this use of the file, as the headers say.
+uint64_t WrittenBytes(const Segment& segment);
 
 // The checksums of a DATA operation: one per 4 KiB block of the volume.
 void AppendChecksums(const ByteRange& range, absl::string_view data, std::vector<uint32_t>* out);

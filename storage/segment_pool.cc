@@ -17,13 +17,68 @@ constexpr absl::string_view kSuffix = ".seg";
 // Kept free for the index: a RocksDB whose own log met a full disk cannot go on, and a failover needs it. Less on a small file system.
 constexpr uint64_t kIndexReserveBytes = 256 << 20;
 constexpr uint64_t kIndexReserveShare = 8;  // at most this part of the capacity
+
+// Fills `header` in when the content is kLog. A header is 40 bytes of one sector: no crash leaves half of it.
+SegmentFile::Content ReadSegmentHeader(const base::File& file, SegmentHeader* header) {
+  SegmentHeader found;
+  const auto bytes = std::span(reinterpret_cast<char*>(&found), sizeof(found));
+  const absl::Status read = file.Read(0, bytes);
+  if (read.code() == absl::StatusCode::kOutOfRange) return SegmentFile::Content::kBlank;
+  if (!read.ok()) return SegmentFile::Content::kDamaged;
+  if (SegmentHeaderValid(found)) {
+    *header = found;
+    return SegmentFile::Content::kLog;
+  }
+  const bool blank = std::all_of(bytes.begin(), bytes.end(), [](char byte) { return byte == 0; });
+  return blank ? SegmentFile::Content::kBlank : SegmentFile::Content::kDamaged;
+}
+
 }  // namespace
 
-Segment::Segment(SegmentPool& pool, uint64_t number, std::unique_ptr<base::File> file,
-                 const SegmentHeader& header)
-    : pool_(pool), number_(number), file_(std::move(file)), header_(header) {}
+absl::StatusOr<std::vector<SegmentFile>> ListSegmentFiles(base::FileSystem& file_system,
+                                                          const std::string& directory) {
+  ASSIGN_OR_RETURN(const std::vector<std::string> names, file_system.List(directory));
+  std::vector<SegmentFile> files;
+  for (const std::string& name : names) {
+    SegmentFile found{.path = absl::StrCat(directory, "/", name)};
+    if (!absl::EndsWith(name, kSuffix) ||
+        !absl::SimpleHexAtoi(name.substr(0, name.size() - kSuffix.size()), &found.number)) {
+      continue;
+    }
+    ASSIGN_OR_RETURN(const auto file, file_system.Open(found.path, {.read_only = true}));
+    found.allocated_bytes = file->AllocatedBytes().value_or(0);
+    found.content = ReadSegmentHeader(*file, &found.header);
+    if (found.header.version > kFormatVersion) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          found.path, " has format version ", found.header.version, ", this program knows up to ",
+          kFormatVersion, ": use the newer release that wrote it; nothing was touched"));
+    }
+    files.push_back(std::move(found));
+  }
+  return files;
+}
 
-Segment::~Segment() { pool_.Recycle(number_, std::move(file_)); }
+Segment::Segment(SegmentPool& pool, uint64_t number, std::unique_ptr<base::File> file,
+                 const SegmentHeader& header, uint64_t written_bytes)
+    : pool_(pool),
+      number_(number),
+      file_(std::move(file)),
+      header_(header),
+      group_usage_(pool.GroupUsage(header.group)) {
+  AddWritten(written_bytes);
+}
+
+Segment::~Segment() {
+  group_usage_->fetch_sub(written_bytes());
+  pool_.usage_.fetch_sub(written_bytes());
+  pool_.Recycle(number_, std::move(file_));
+}
+
+void Segment::AddWritten(uint64_t bytes) {
+  written_bytes_.fetch_add(bytes);
+  group_usage_->fetch_add(bytes);
+  pool_.usage_.fetch_add(bytes);
+}
 
 std::string Segment::ToString() const {
   return absl::StrFormat("segment %d (file %016x%s)", header_.ordinal, number_, kSuffix);
@@ -41,42 +96,34 @@ std::string SegmentPool::Path(uint64_t number) const {
   return absl::StrFormat("%s/%016x%s", directory_, number, kSuffix);
 }
 
-absl::StatusOr<std::vector<SegmentPool::Found>> SegmentPool::Scan() {
-  ASSIGN_OR_RETURN(const std::vector<std::string> names, file_system_.List(directory_));
-  std::vector<Found> valid;
-  for (const std::string& name : names) {
-    Found found;
-    if (!absl::EndsWith(name, kSuffix) ||
-        !absl::SimpleHexAtoi(name.substr(0, name.size() - kSuffix.size()), &found.number)) {
-      continue;
-    }
+absl::StatusOr<std::vector<SegmentFile>> SegmentPool::Scan() {
+  ASSIGN_OR_RETURN(const std::vector<SegmentFile> files,
+                   ListSegmentFiles(file_system_, directory_));
+  std::vector<SegmentFile> logs;
+  for (const SegmentFile& file : files) {
     {
       base::MutexLock lock(mutex_);
-      next_number_ = std::max(next_number_, found.number + 1);
+      next_number_ = std::max(next_number_, file.number + 1);
     }
-    ASSIGN_OR_RETURN(const auto file, file_system_.Open(Path(found.number), {.read_only = true}));
-    const absl::Status read =
-        file->Read(0, std::span(reinterpret_cast<char*>(&found.header), sizeof(found.header)));
-    if (!read.ok() && read.code() != absl::StatusCode::kOutOfRange) return read;
-    if (read.ok() && SegmentHeaderValid(found.header)) {
-      valid.push_back(found);
-    } else {
-      Release(found);
-    }
+    if (file.content == SegmentFile::Content::kLog) logs.push_back(file);
+    if (file.content == SegmentFile::Content::kBlank) Release(file);
+    if (file.content != SegmentFile::Content::kDamaged) continue;
+    base::LogError("segment_damaged")
+        .With("file", file.path)
+        .With("consequence",
+              "left alone; a group that misses it says so: remove the file when none does");
   }
-  return valid;
+  return logs;
 }
 
-absl::StatusOr<std::shared_ptr<Segment>> SegmentPool::Adopt(const Found& found) {
-  ASSIGN_OR_RETURN(auto file, file_system_.Open(Path(found.number), {}));
-  base::MutexLock lock(mutex_);
-  ++in_use_;
-  return std::make_shared<Segment>(*this, found.number, std::move(file), found.header);
+absl::StatusOr<std::shared_ptr<Segment>> SegmentPool::Adopt(const SegmentFile& found) {
+  ASSIGN_OR_RETURN(auto file, file_system_.Open(found.path, {}));
+  return std::make_shared<Segment>(*this, found.number, std::move(file), found.header,
+                                   found.allocated_bytes);
 }
 
-void SegmentPool::Release(const Found& found) {
-  const auto file = file_system_.Open(Path(found.number), {.read_only = true});
-  AddFree(found.number, file.ok() ? (*file)->AllocatedBytes().value_or(0) : 0);
+void SegmentPool::Release(const SegmentFile& found) {
+  AddFree(found.number, found.allocated_bytes);
 }
 
 absl::Status SegmentPool::CheckRoom() const {
@@ -86,12 +133,14 @@ absl::Status SegmentPool::CheckRoom() const {
     if (!free_.empty()) more_bytes -= std::min(more_bytes, free_.back().allocated_bytes);
   }
   ASSIGN_OR_RETURN(const base::FileSystemSpace space, file_system_.Space(directory_));
-  const uint64_t reserve = std::min(kIndexReserveBytes, space.capacity_bytes / kIndexReserveShare);
-  if (more_bytes == 0 || space.free_bytes >= more_bytes + reserve) return absl::OkStatus();
+  const uint64_t index = std::min(kIndexReserveBytes, space.capacity_bytes / kIndexReserveShare);
+  const uint64_t disks = reserve_ ? reserve_() : 0;
+  if (more_bytes == 0 || space.free_bytes >= more_bytes + index + disks) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrFormat(
-      "%s: %d bytes are free, a segment needs %d and %d are kept for the index: make room, or move "
-      "the data directory to a larger file system",
-      directory_, space.free_bytes, more_bytes, reserve));
+      "%s: %d bytes are free; a segment needs %d, %d are kept for the index and %d for sparse "
+      "secondary disks on the same file system: make room, move the data directory to a larger "
+      "file system, or give up the last with --reserve-disk-space=false",
+      directory_, space.free_bytes, more_bytes, index, disks));
 }
 
 absl::StatusOr<std::unique_ptr<base::File>> SegmentPool::OpenFreeOrNew(uint64_t* number) {
@@ -138,18 +187,12 @@ absl::StatusOr<std::shared_ptr<Segment>> SegmentPool::Take(uint64_t group, LogRo
     AddFree(number, file->AllocatedBytes().value_or(0));
     return Annotate(written, "new segment");
   }
-  base::MutexLock lock(mutex_);
-  ++in_use_;
-  return std::make_shared<Segment>(*this, number, std::move(file), header);
+  return std::make_shared<Segment>(*this, number, std::move(file), header, kBlockBytes);
 }
 
 void SegmentPool::Recycle(uint64_t number, std::unique_ptr<base::File> file) {
   const uint64_t allocated_bytes = file->AllocatedBytes().value_or(0);
   file.reset();
-  {
-    base::MutexLock lock(mutex_);
-    --in_use_;
-  }
   if (recycling_.load()) AddFree(number, allocated_bytes);
 }
 
@@ -171,9 +214,11 @@ uint64_t SegmentPool::free_bytes() const {
   return free_bytes_;
 }
 
-uint64_t SegmentPool::used_bytes() const {
+std::shared_ptr<SegmentUsage> SegmentPool::GroupUsage(uint64_t group) {
   base::MutexLock lock(mutex_);
-  return in_use_ * segment_bytes_;
+  std::shared_ptr<SegmentUsage>& usage = group_usage_[group];
+  if (usage == nullptr) usage = std::make_shared<SegmentUsage>(0);
+  return usage;
 }
 
 }  // namespace understudy::storage

@@ -13,6 +13,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
 #include <random>
 #include <string>
@@ -30,10 +32,27 @@ namespace understudy::storage {
 
 class SegmentPool;
 
+// A file of the directory as it was found.
+struct SegmentFile {
+  // kLog: the header is a valid one. kBlank: never had one, or a crash kept it from getting one. kDamaged: anything else.
+  enum class Content { kLog, kBlank, kDamaged };
+  uint64_t number = 0;
+  std::string path;
+  Content content = Content::kBlank;
+  SegmentHeader header;  // kLog
+  uint64_t allocated_bytes = 0;
+};
+// kFailedPrecondition, naming the file, for a header of a newer version.
+absl::StatusOr<std::vector<SegmentFile>> ListSegmentFiles(base::FileSystem& file_system,
+                                                          const std::string& directory);
+
+// Bytes written to segments that are in use.
+using SegmentUsage = std::atomic<uint64_t>;
+
 class Segment {
  public:
   Segment(SegmentPool& pool, uint64_t number, std::unique_ptr<base::File> file,
-          const SegmentHeader& header);
+          const SegmentHeader& header, uint64_t written_bytes);
   ~Segment();  // gives the file back to the pool
   Segment(const Segment&) = delete;
   Segment& operator=(const Segment&) = delete;
@@ -42,6 +61,9 @@ class Segment {
   uint64_t number() const { return number_; }  // of the file
   uint32_t ordinal() const { return header_.ordinal; }
   const SegmentHeader& header() const { return header_; }
+  // From the start of the file to the end of the last frame; after a recovery the length of the file.
+  uint64_t written_bytes() const { return written_bytes_.load(std::memory_order_relaxed); }
+  void AddWritten(uint64_t bytes);
   std::string ToString() const;  // "segment 12 (file 0000000000000003.seg)"
 
  private:
@@ -49,25 +71,25 @@ class Segment {
   const uint64_t number_;
   std::unique_ptr<base::File> file_;
   const SegmentHeader header_;
+  const std::shared_ptr<SegmentUsage> group_usage_;
+  std::atomic<uint64_t> written_bytes_ = 0;
 };
 
 class SegmentPool {
  public:
-  // A file found at open: its header when it is a valid one.
-  struct Found {
-    uint64_t number = 0;
-    SegmentHeader header;
-  };
-
   SegmentPool(base::FileSystem& file_system, std::string directory, uint64_t segment_bytes,
               uint64_t free_bytes_max, uint64_t seed);
 
   uint64_t segment_bytes() const { return segment_bytes_; }
+  // Bytes of the file system that somebody else may still need: asked before each new segment, on the caller's thread. Call once,
+  // before any Take().
+  void SetReserve(std::function<uint64_t()> reserve) { reserve_ = std::move(reserve); }
 
-  // Lists the directory. Files whose header is not valid are free. Call Adopt() for each of the others, or Release().
-  absl::StatusOr<std::vector<Found>> Scan();
-  absl::StatusOr<std::shared_ptr<Segment>> Adopt(const Found& found);
-  void Release(const Found& found);
+  // Lists the directory. Blank files are free; damaged ones are left alone for good, since a group may miss them. Call
+  // Adopt() for each of the others, or Release(), or leave it alone.
+  absl::StatusOr<std::vector<SegmentFile>> Scan();
+  absl::StatusOr<std::shared_ptr<Segment>> Adopt(const SegmentFile& found);
+  void Release(const SegmentFile& found);
 
   // A segment for the log (group, role) with this ordinal, its header durable.
   absl::StatusOr<std::shared_ptr<Segment>> Take(uint64_t group, LogRole role, uint32_t ordinal);
@@ -76,7 +98,9 @@ class SegmentPool {
   void StopRecycling() { recycling_.store(false); }
 
   uint64_t free_bytes() const;
-  uint64_t used_bytes() const;
+  // Of one group's segments in use, and of all.
+  std::shared_ptr<const SegmentUsage> usage(uint64_t group) { return GroupUsage(group); }
+  uint64_t used_bytes() const { return usage_.load(std::memory_order_relaxed); }
 
  private:
   friend class Segment;
@@ -86,6 +110,7 @@ class SegmentPool {
   };
 
   std::string Path(uint64_t number) const;
+  std::shared_ptr<SegmentUsage> GroupUsage(uint64_t group);
   void Recycle(uint64_t number, std::unique_ptr<base::File> file);
   void AddFree(uint64_t number, uint64_t allocated_bytes);
   absl::StatusOr<std::unique_ptr<base::File>> OpenFreeOrNew(uint64_t* number);
@@ -96,13 +121,15 @@ class SegmentPool {
   const std::string directory_;
   const uint64_t segment_bytes_;
   const uint64_t free_bytes_max_;
+  std::function<uint64_t()> reserve_;
   std::atomic<bool> recycling_ = true;
   mutable base::Mutex mutex_;
   std::mt19937_64 random_ ABSL_GUARDED_BY(mutex_);
   std::vector<FreeFile> free_ ABSL_GUARDED_BY(mutex_);
   uint64_t free_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t next_number_ ABSL_GUARDED_BY(mutex_) = 1;
-  uint64_t in_use_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::map<uint64_t, std::shared_ptr<SegmentUsage>> group_usage_ ABSL_GUARDED_BY(mutex_);
+  SegmentUsage usage_ = 0;
 };
 
 }  // namespace understudy::storage

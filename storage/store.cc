@@ -6,16 +6,15 @@
 #include <set>
 #include <utility>
 
-#include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/strip.h"
 
 #include "storage/base/log.h"
 #include "storage/base/mutex.h"
 #include "storage/base/status_macros.h"
 #include "storage/base/worker_pool.h"
+#include "storage/data_version.h"
+#include "storage/extent_memory.h"
 #include "storage/index.h"
 #include "storage/replica_impl.h"
 #include "storage/secondary_disk.h"
@@ -24,9 +23,9 @@
 namespace understudy::storage {
 namespace {
 
-constexpr absl::string_view kVersionPrefix = "understudy ";
 constexpr int kWriteBackThreads = 4;
-constexpr int kJobThreads = 16;  // made on demand: a few stuck disks must not block the others
+constexpr int kScrubThreads = 2;  // the others wait
+constexpr int kJobThreads = 16;   // made on demand: a few stuck disks must not block the others
 
 // A generator that any thread may ask.
 class SharedRandom {
@@ -51,14 +50,25 @@ class StoreImpl : public Store {
         clock_(clock),
         shared_random_(random()),
         random_([this] { return shared_random_.Next(); }),
+        apply_rate_(options.apply_bytes_per_second),
         segments_(file_system, Path("segments"), options.segment_bytes,
                   options.free_segment_bytes_max, random()),
-        checker_(file_system, DiskDirs(options)) {}
+        checker_(file_system, DiskDirs(options)),
+        extent_memory_(options.index_memory_max - IndexShare(options)),
+        write_back_(options.worker_pool != nullptr
+                        ? options.worker_pool
+                        : std::make_shared<base::WorkerPool>("write-back", kWriteBackThreads)),
+        jobs_(options.worker_pool != nullptr
+                  ? options.worker_pool
+                  : std::make_shared<base::WorkerPool>("jobs", kJobThreads)) {
+    if (options_.reserve_disk_space) segments_.SetReserve([this] { return DiskReserve(); });
+  }
 
   ~StoreImpl() override {
     for (const auto& [name, replica] : replicas_) replica->Close();
-    jobs_.Shutdown();
-    write_back_.Shutdown();
+    jobs_->Shutdown();
+    scrubs_.Shutdown();
+    write_back_->Shutdown();
     segments_.StopRecycling();  // overlays end now without having been dropped
     replicas_.clear();
   }
@@ -66,7 +76,8 @@ class StoreImpl : public Store {
   absl::Status OpenDirectory();
   absl::Status Recover();
 
-  absl::StatusOr<std::shared_ptr<Replica>> Open(const GroupSpec& spec) override;
+  absl::StatusOr<std::shared_ptr<Replica>> Open(
+      const GroupSpec& spec, absl::FunctionRef<absl::Status()> last_check) override;
   absl::StatusOr<std::shared_ptr<Replica>> Find(const std::string& group) const override;
   std::vector<std::shared_ptr<Replica>> List() const override;
   absl::Status Remove(const std::string& group) override;
@@ -77,28 +88,48 @@ class StoreImpl : public Store {
     if (!options.disk_dirs.empty()) return options.disk_dirs;
     return {absl::StrCat(options.data_dir, "/disks")};
   }
+  // RocksDB's part of the memory; the rest is for extent maps.
+  static uint64_t IndexShare(const StoreOptions& options) {
+    return options.index_memory_max / 8 * 3;
+  }
   std::string Path(absl::string_view name) const {
     return absl::StrCat(options_.data_dir, "/", name);
   }
   StoreContext Context() {
-    return {options_, file_system_, clock_, *index_, segments_, write_back_, jobs_, random_};
+    return {options_,     file_system_, clock_,  *index_,     segments_, extent_memory_,
+            *write_back_, *jobs_,       scrubs_, apply_rate_, random_};
   }
+  using RemainsByGroup = std::map<uint64_t, ReplicaImpl::Remains>;  // by the group's number
+
+  uint64_t DiskReserve() const;
   absl::Status CheckVersion();
+  absl::Status AdoptSegments(bool groups_known, RemainsByGroup* remains);
+  void AssignDamaged(const FoundOverlay& overlay, const std::vector<FoundGroup>& groups,
+                     RemainsByGroup* remains);
+  absl::Status RecoverGroup(const FoundGroup& group, RemainsByGroup* remains);
+  void LogRecovery(absl::Duration took);
+  absl::Status SyncAncestors();
   absl::Status CheckNames(const GroupSpec& spec) const;
   bool SameDeclaration(const GroupRecord& record, const GroupSpec& spec) const;
-  absl::StatusOr<std::vector<VolumeRecord>> CheckDisks(const GroupSpec& spec);
+  absl::Status CheckUnused(const VolumeRecord& disk, const std::string& volume,
+                           const std::vector<VolumeRecord>& earlier) const;
+  absl::StatusOr<std::vector<VolumeRecord>> CheckDisks(
+      const GroupSpec& spec, absl::FunctionRef<absl::Status()> last_check);
 
   const StoreOptions options_;
   base::FileSystem& file_system_;
   const base::Clock& clock_;
   SharedRandom shared_random_;
   absl::AnyInvocable<uint64_t()> random_;
+  base::RateLimit apply_rate_;
   SegmentPool segments_;
   DiskChecker checker_;
+  ExtentMemory extent_memory_;
   std::unique_ptr<base::File> lock_;
   std::unique_ptr<Index> index_;
-  base::WorkerPool write_back_{"write-back", kWriteBackThreads};
-  base::WorkerPool jobs_{"jobs", kJobThreads};
+  const std::shared_ptr<base::WorkerPool> write_back_;
+  const std::shared_ptr<base::WorkerPool> jobs_;
+  base::WorkerPool scrubs_{"scrubs", kScrubThreads};
   base::Turn open_turn_;  // Open() and Remove(), one at a time
   mutable base::Mutex mutex_;
   std::map<std::string, std::shared_ptr<ReplicaImpl>> replicas_ ABSL_GUARDED_BY(mutex_);
@@ -106,20 +137,28 @@ class StoreImpl : public Store {
 
 absl::Status StoreImpl::CheckVersion() {
   const std::string path = Path("VERSION");
-  const std::string current = absl::StrCat(kVersionPrefix, kFormatVersion, "\n");
-  if (!file_system_.Exists(path)) return file_system_.WriteFileAtomically(path, current);
-  ASSIGN_OR_RETURN(const std::string found, file_system_.ReadWholeFile(path));
-  absl::string_view text = absl::StripSuffix(found, "\n");
-  int version = 0;
-  if (!absl::ConsumePrefix(&text, kVersionPrefix) || !absl::SimpleAtoi(text, &version)) {
-    return absl::DataLossError(
-        absl::StrCat(path, " is damaged or not of Understudy: nothing was touched"));
+  if (!file_system_.Exists(path)) {
+    if (!file_system_.Exists(Path("index"))) {
+      RETURN_IF_ERROR(SyncAncestors());
+      return file_system_.WriteFileAtomically(path, DataVersion().ToString());
+    }
+    return absl::DataLossError(absl::StrCat(
+        path, " is missing, but there is an index; nothing was touched: restore the file"));
   }
-  if (version <= kFormatVersion) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("data directory ", options_.data_dir, " has format version ", version,
-                   ", this understudyd knows up to ", kFormatVersion,
-                   ": start the newer release that wrote it; nothing was touched"));
+  ASSIGN_OR_RETURN(const DataVersion found, ReadDataVersion(file_system_, options_.data_dir));
+  return Annotate(found.CheckWritable(), absl::StrCat("data directory ", options_.data_dir));
+}
+
+// The data directory's own name, and that of every directory above it, may be as new as it is.
+absl::Status StoreImpl::SyncAncestors() {
+  ASSIGN_OR_RETURN(std::string path, file_system_.Resolve(options_.data_dir));
+  while (path.size() > 1) {
+    path.resize(std::max<size_t>(path.rfind('/'), 1));
+    const absl::Status synced = file_system_.SyncDirectory(path);
+    // One that we may not read is none that we have made.
+    if (synced.code() != absl::StatusCode::kPermissionDenied) RETURN_IF_ERROR(synced);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status StoreImpl::OpenDirectory() {
@@ -134,45 +173,116 @@ absl::Status StoreImpl::OpenDirectory() {
   RETURN_IF_ERROR(Annotate(lock.status(), "data directory"));
   lock_ = *std::move(lock);
   RETURN_IF_ERROR(CheckVersion());
-  RETURN_IF_ERROR(file_system_.CreateDirectory(Path("segments")));
+  for (const char* const name : {"index", "segments"}) {
+    RETURN_IF_ERROR(file_system_.CreateDirectory(Path(name)));
+  }
   if (options_.disk_dirs.empty()) RETURN_IF_ERROR(file_system_.CreateDirectory(Path("disks")));
-  ASSIGN_OR_RETURN(index_, Index::Open(Path("index")));
+  RETURN_IF_ERROR(file_system_.SyncDirectory(options_.data_dir));
+  ASSIGN_OR_RETURN(index_, Index::Open(Path("index"), IndexShare(options_), options_.index_env,
+                                       options_.index_background_io));
   return absl::OkStatus();
 }
 
-absl::Status StoreImpl::Recover() {
-  ASSIGN_OR_RETURN(const std::vector<GroupRecord> groups, index_->Groups());
-  ASSIGN_OR_RETURN(const auto overlays, index_->Overlays());
-  ASSIGN_OR_RETURN(const std::vector<SegmentPool::Found> found, segments_.Scan());
-  std::map<std::pair<uint64_t, uint8_t>, std::vector<std::shared_ptr<Segment>>> of_log;
-  std::set<uint64_t> numbers;
-  for (const GroupRecord& group : groups) numbers.insert(group.number);
-  for (const SegmentPool::Found& segment : found) {
-    if (!numbers.contains(segment.header.group)) {
-      segments_.Release(segment);
+// The segments in use, each with its group's remains. Those of no group are free, unless it may be one that cannot be read.
+absl::Status StoreImpl::AdoptSegments(bool groups_known, RemainsByGroup* remains) {
+  ASSIGN_OR_RETURN(const std::vector<SegmentFile> found, segments_.Scan());
+  for (const SegmentFile& file : found) {
+    // No clone outlives its process. Its ordinals are those of a log of its own: among the group's they would hide segments.
+    if (file.header.role == static_cast<uint8_t>(LogRole::kClone)) {
+      segments_.Release(file);
       continue;
     }
-    ASSIGN_OR_RETURN(auto adopted, segments_.Adopt(segment));
-    of_log[{segment.header.group, segment.header.role}].push_back(std::move(adopted));
-  }
-  for (const GroupRecord& group : groups) {
-    std::vector<std::pair<OverlayId, OverlayRecord>> own;
-    for (const auto& overlay : overlays) {
-      if (overlay.second.group == group.number) own.push_back(overlay);
+    const auto owner = remains->find(file.header.group);
+    if (owner == remains->end()) {
+      if (groups_known) segments_.Release(file);
+      continue;
     }
-    auto replica = std::make_shared<ReplicaImpl>(Context(), group);
-    RETURN_IF_ERROR(Annotate(replica->Recover(own, std::move(of_log[{group.number, 0}]),
-                                              std::move(of_log[{group.number, 1}])),
-                             absl::StrCat("group ", group.name)));
-    base::MutexLock lock(mutex_);
-    replicas_[group.name] = std::move(replica);
+    ASSIGN_OR_RETURN(auto segment, segments_.Adopt(file));
+    const bool hidden = file.header.role == static_cast<uint8_t>(LogRole::kHidden);
+    auto& segments = hidden ? owner->second.hidden_segments : owner->second.active_segments;
+    segments.push_back(std::move(segment));
   }
+  return absl::OkStatus();
+}
+
+// An overlay whose record does not decode belongs to the group that names it, or whose log does. If none is found it may be any
+// group's, and none can be trusted.
+void StoreImpl::AssignDamaged(const FoundOverlay& overlay, const std::vector<FoundGroup>& groups,
+                              RemainsByGroup* remains) {
+  std::vector<uint64_t> owners;
+  bool hidden_only = false;  // the secondary VM never sees it
+  for (const FoundGroup& group : groups) {
+    if (!group.record.ok()) continue;
+    const ReplicaImpl::Remains& its = (*remains)[group.record->number];
+    const auto names_it = [&](const auto& segment) { return HasFrameOf(*segment, overlay.id); };
+    if (overlay.id == group.record->hidden || overlay.id == group.record->active ||
+        std::any_of(its.hidden_segments.begin(), its.hidden_segments.end(), names_it)) {
+      owners = {group.record->number};
+      if (overlay.id == group.record->hidden) hidden_only = true;
+      break;
+    }
+    if (group.record->stage != Stage::kNone && group.record->stage != Stage::kDone) {
+      owners.push_back(group.record->number);
+    }
+  }
+  for (const uint64_t number : owners) {
+    ReplicaImpl::Remains& its = (*remains)[number];
+    its.damaged.push_back(overlay.id);
+    if (hidden_only) continue;
+    its.damage = Annotate(overlay.record.status(), absl::StrCat("overlay ", overlay.id.value()));
+  }
+}
+
+absl::Status StoreImpl::Recover() {
+  const absl::Duration begun = clock_.Monotonic();
+  ASSIGN_OR_RETURN(const std::vector<FoundGroup> groups, index_->Groups());
+  ASSIGN_OR_RETURN(const std::vector<FoundOverlay> overlays, index_->Overlays());
+  RemainsByGroup remains;
+  bool groups_known = true;
+  for (const FoundGroup& group : groups) {
+    if (group.record.ok()) remains[group.record->number];
+    groups_known = groups_known && group.record.ok();
+  }
+  RETURN_IF_ERROR(AdoptSegments(groups_known, &remains));
+  Index::Batch orphans(*index_);
+  for (const FoundOverlay& overlay : overlays) {
+    if (!overlay.record.ok()) {
+      AssignDamaged(overlay, groups, &remains);
+    } else if (const auto owner = remains.find(overlay.record->group); owner != remains.end()) {
+      owner->second.overlays.emplace_back(overlay.id, *overlay.record);
+    } else if (groups_known) {
+      orphans.DeleteOverlay(overlay.id);
+    }
+  }
+  if (!orphans.empty()) RETURN_IF_ERROR(index_->Write(std::move(orphans), /*sync=*/false));
+  for (const FoundGroup& group : groups) RETURN_IF_ERROR(RecoverGroup(group, &remains));
+  LogRecovery(clock_.Monotonic() - begun);
+  return absl::OkStatus();
+}
+
+absl::Status StoreImpl::RecoverGroup(const FoundGroup& group, RemainsByGroup* remains) {
+  GroupRecord record{.name = group.name};
+  ReplicaImpl::Remains unknown{.damage = group.record.status()};
+  if (group.record.ok()) record = *group.record;
+  auto replica = std::make_shared<ReplicaImpl>(Context(), record);
+  RETURN_IF_ERROR(Annotate(replica->Recover(group.record.ok() ? std::move((*remains)[record.number])
+                                                              : std::move(unknown)),
+                           absl::StrCat("group ", group.name)));
+  base::MutexLock lock(mutex_);
+  replicas_[group.name] = std::move(replica);
+  return absl::OkStatus();
+}
+
+// The recovery report: one block, a line for the directory and one or two for each group.
+void StoreImpl::LogRecovery(absl::Duration took) {
+  base::MutexLock lock(mutex_);
   base::LogInfo("store_opened")
       .With("data_dir", options_.data_dir)
-      .With("groups", groups.size())
-      .With("overlays", overlays.size())
-      .With("segments", found.size());
-  return absl::OkStatus();
+      .With("groups", replicas_.size())
+      .With("segments_used_bytes", segments_.used_bytes())
+      .With("segments_free_bytes", segments_.free_bytes())
+      .With("took", took);
+  for (const auto& [name, replica] : replicas_) replica->LogRecovery();
 }
 
 // ---- groups ---------------------------------------------------------------------------------------------------------------
@@ -215,42 +325,62 @@ bool StoreImpl::SameDeclaration(const GroupRecord& record, const GroupSpec& spec
   return true;
 }
 
-absl::StatusOr<std::vector<VolumeRecord>> StoreImpl::CheckDisks(const GroupSpec& spec) {
+// A group that is not started has no lock on its disks.
+absl::Status StoreImpl::CheckUnused(const VolumeRecord& disk, const std::string& volume,
+                                    const std::vector<VolumeRecord>& earlier) const {
+  const std::string in_use =
+      absl::StrCat("Block device is in use by internal backup job: ", disk.disk_path);
+  for (const VolumeRecord& other : earlier) {
+    if (other.identity != disk.identity) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat(in_use, " is given to volume ", other.name, " and to volume ", volume));
+  }
+  for (const auto& other : List()) {
+    if (other->volumes().empty() &&
+        SecondaryDisk::MarkedFor(file_system_, disk.disk_path, other->name(), options_.data_dir)) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(in_use, " belongs to group ", other->name(), ", whose record is damaged"));
+    }
+    for (const VolumeInfo& info : other->volumes()) {
+      if (info.disk_path != disk.disk_path) continue;
+      return absl::FailedPreconditionError(
+          absl::StrCat(in_use, " belongs to volume ", other->name(), "/", info.name));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<VolumeRecord>> StoreImpl::CheckDisks(
+    const GroupSpec& spec, absl::FunctionRef<absl::Status()> last_check) {
   std::vector<VolumeRecord> volumes;
   std::vector<std::string> created;
-  const auto undo = [&] {
-    for (const std::string& path : created) file_system_.Remove(path).IgnoreError();
+  const auto check = [&]() -> absl::Status {
+    for (const VolumeSpec& volume : spec.volumes) {
+      const bool existed = file_system_.Exists(volume.disk_path);
+      ASSIGN_OR_RETURN(VolumeRecord checked, checker_.Check(volume, [&](const VolumeRecord& disk) {
+        return CheckUnused(disk, volume.name, volumes);
+      }));
+      if (!existed) created.push_back(checked.disk_path);
+      volumes.push_back(std::move(checked));
+    }
+    return last_check();
   };
-  for (const VolumeSpec& volume : spec.volumes) {
-    const bool existed = file_system_.Exists(volume.disk_path);
-    absl::StatusOr<VolumeRecord> checked = checker_.Check(volume);
-    if (checked.ok() && !existed) created.push_back(checked->disk_path);
-    if (checked.ok()) {
-      for (const VolumeRecord& other : volumes) {
-        if (other.identity == checked->identity) {
-          checked = absl::FailedPreconditionError(
-              absl::StrCat("Block device is in use by internal backup job: ", checked->disk_path,
-                           " is given to volume ", other.name, " and to volume ", volume.name));
-          break;
-        }
-      }
-    }
-    if (!checked.ok()) {
-      undo();
-      return checked.status();
-    }
-    volumes.push_back(*std::move(checked));
+  if (const absl::Status checked = check(); !checked.ok()) {
+    for (const std::string& path : created) file_system_.Remove(path).IgnoreError();
+    return checked;
   }
   return volumes;
 }
 
-absl::StatusOr<std::shared_ptr<Replica>> StoreImpl::Open(const GroupSpec& spec) {
+absl::StatusOr<std::shared_ptr<Replica>> StoreImpl::Open(
+    const GroupSpec& spec, absl::FunctionRef<absl::Status()> last_check) {
   base::Turn::Hold open_turn(open_turn_);
   RETURN_IF_ERROR(CheckNames(spec));
   {
     base::MutexLock lock(mutex_);
     const auto known = replicas_.find(spec.name);
     if (known != replicas_.end()) {
+      if (known->second->volumes().empty()) return known->second->damage();
       if (SameDeclaration(known->second->record(), spec)) return known->second;
       return absl::AlreadyExistsError(absl::StrCat(
           "group ", spec.name,
@@ -258,17 +388,7 @@ absl::StatusOr<std::shared_ptr<Replica>> StoreImpl::Open(const GroupSpec& spec) 
     }
   }
   GroupRecord record{.name = spec.name};
-  ASSIGN_OR_RETURN(record.volumes, CheckDisks(spec));
-  for (const VolumeRecord& volume : record.volumes) {
-    for (const auto& other : List()) {
-      for (const VolumeInfo& info : other->volumes()) {
-        if (info.disk_path != volume.disk_path) continue;
-        return absl::FailedPreconditionError(
-            absl::StrCat("Block device is in use by internal backup job: ", volume.disk_path,
-                         " belongs to volume ", other->name(), "/", info.name));
-      }
-    }
-  }
+  ASSIGN_OR_RETURN(record.volumes, CheckDisks(spec, last_check));
   ASSIGN_OR_RETURN(record.number, index_->NextNumber());
   Index::Batch batch(*index_);
   batch.PutGroup(record);
@@ -313,12 +433,28 @@ absl::Status StoreImpl::Remove(const std::string& group) {
   return absl::OkStatus();
 }
 
+uint64_t StoreImpl::DiskReserve() const {
+  const auto identity = lock_->Identity();
+  if (!identity.ok()) return 0;
+  std::vector<std::shared_ptr<ReplicaImpl>> replicas;
+  {
+    base::MutexLock lock(mutex_);
+    for (const auto& [name, replica] : replicas_) replicas.push_back(replica);
+  }
+  uint64_t bytes = 0;
+  for (const auto& replica : replicas) bytes += replica->HoleBytes(identity->file_system);
+  return bytes;
+}
+
 absl::StatusOr<StoreSpace> StoreImpl::Space() const {
   ASSIGN_OR_RETURN(const base::FileSystemSpace space, file_system_.Space(options_.data_dir));
   return StoreSpace{.capacity_bytes = space.capacity_bytes,
                     .free_bytes = space.free_bytes,
                     .segment_bytes = segments_.used_bytes(),
-                    .free_segment_bytes = segments_.free_bytes()};
+                    .free_segment_bytes = segments_.free_bytes(),
+                    .extent_memory_bytes = extent_memory_.resident_bytes(),
+                    .extent_memory_limit_bytes = extent_memory_.limit_bytes(),
+                    .extent_cold_reads = extent_memory_.cold_reads()};
 }
 
 }  // namespace
@@ -330,6 +466,14 @@ absl::Status StoreOptions::Validate() const {
     problems.push_back(absl::StrCat("--segment-bytes ", segment_bytes,
                                     " is not a multiple of 4096 from 4 MiB to 1 GiB"));
   }
+  for (const auto& [limit, flag] : {std::pair(overlay_bytes_max, "--overlay-bytes-max"),
+                                    std::pair(overlay_bytes_total, "--overlay-bytes-total")}) {
+    if (limit != 0 && limit < 4 * segment_bytes) {
+      problems.push_back(
+          absl::StrCat(flag, " ", limit, " is less than four segments (", 4 * segment_bytes, ")"));
+    }
+  }
+  if (index_memory_max == 0) problems.push_back("the index memory limit is 0");
   if (index_batch_delay <= absl::ZeroDuration())
     problems.push_back("the index batch delay is not positive");
   if (problems.empty()) return absl::OkStatus();

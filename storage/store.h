@@ -14,13 +14,19 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/random/bit_gen_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
 #include "storage/base/clock.h"
 #include "storage/base/file_system.h"
+#include "storage/base/worker_pool.h"
 #include "storage/replica.h"
+
+namespace rocksdb {
+class Env;
+}  // namespace rocksdb
 
 namespace understudy::storage {
 
@@ -33,8 +39,25 @@ struct StoreOptions {
                                     << 30;  // recycled segments kept for reuse; more are unlinked
   bool checkpoint_durable = true;           // --durability=checkpoint|none
   uint64_t apply_bytes_per_second = 0;      // 0: no limit
-  uint64_t index_batch_bytes = 16 << 20;    // received bytes that force a durable point
+  // Committed epochs kept as history instead of being applied at once: at most so many, and so many bytes changed.
+  uint64_t history_epochs = 0;       // 0: no history, unless history_bytes is given
+  uint64_t history_bytes = 0;        // 0: no limit but history_epochs
+  uint64_t overlay_bytes_max = 0;    // of segments of one group; 0: no limit
+  uint64_t overlay_bytes_total = 0;  // of all groups; 0: no limit
+  // Never give overlays the space that sparse secondary disks on the data directory's file system may still need.
+  bool reserve_disk_space = true;
+  uint64_t index_batch_bytes = 16 << 20;  // received bytes that force a durable point
   absl::Duration index_batch_delay = absl::Milliseconds(100);  // age that forces one
+  // A group that has been without work for so long gives back the segments that its logs would go on in.
+  absl::Duration log_idle_delay = absl::Seconds(5);
+  // --index-memory-max: extent maps may take 5/8 of it in memory, RocksDB's block cache 1/4, its write buffers 1/8.
+  uint64_t index_memory_max = 256 << 20;
+
+  // What a test needs to repeat a run I/O by I/O; nobody else touches these.
+  rocksdb::Env* index_env = nullptr;              // nullptr: the real one
+  bool index_background_io = true;                // false: RocksDB compacts nothing by itself
+  std::shared_ptr<base::WorkerPool> worker_pool;  // for all work in the background, instead of the
+                                                  // store's own threads; shut down with the store
 
   // Every problem at once; kInvalidArgument.
   absl::Status Validate() const;
@@ -45,6 +68,11 @@ struct StoreSpace {
   uint64_t free_bytes = 0;
   uint64_t segment_bytes = 0;       // allocated to segments in use
   uint64_t free_segment_bytes = 0;  // kept for recycling
+  // Memory: what the extent maps take, what they may take, and how often a range had to be looked up in the index because it was
+  // not in memory.
+  uint64_t extent_memory_bytes = 0;
+  uint64_t extent_memory_limit_bytes = 0;
+  uint64_t extent_cold_reads = 0;
 };
 
 class Store {
@@ -58,9 +86,13 @@ class Store {
                                                      absl::BitGenRef random);
 
   // Declares a group, stage NONE, durably. Checks of docs/semantics.md section 3 from the names on, in that order, each
-  // leaving nothing behind. The same declaration again returns the group; another one under its name is
-  // kAlreadyExists.
-  virtual absl::StatusOr<std::shared_ptr<Replica>> Open(const GroupSpec& spec) = 0;
+  // leaving nothing behind; `last_check` is the caller's own, after the disks'. The same declaration again returns the group;
+  // another one under its name is kAlreadyExists.
+  virtual absl::StatusOr<std::shared_ptr<Replica>> Open(
+      const GroupSpec& spec, absl::FunctionRef<absl::Status()> last_check) = 0;
+  absl::StatusOr<std::shared_ptr<Replica>> Open(const GroupSpec& spec) {
+    return Open(spec, absl::OkStatus);
+  }
   virtual absl::StatusOr<std::shared_ptr<Replica>> Find(
       const std::string& group) const = 0;                         // kNotFound
   virtual std::vector<std::shared_ptr<Replica>> List() const = 0;  // sorted by name

@@ -44,6 +44,7 @@ Agent::~Agent() = default;
 void Agent::Shutdown() {
   host_->SetServing(false);
   primary_->Shutdown(kDrainGrace);
+  service_->EndStreams();
   host_->Shutdown(kCallGrace);
 }
 

@@ -187,6 +187,7 @@ absl::Status AgentOptions::Set(const std::string& key, const std::string& value)
        }},
       {"checkpoint-interval",
        [](auto& o, const auto& k, const auto& v) {
+         o.primary.forwarder.may_checkpoint = true;
          return SetDuration(k, v, o.checkpoint_interval);
        }},
       {"start", [](auto& o, const auto& k, const auto& v) { return SetBool(k, v, o.start); }},

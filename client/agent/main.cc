@@ -123,6 +123,7 @@ int RunInNbdkit(const AgentOptions& options) {
 }
 
 int Main(int argc, char** argv) {
+  base::RaiseFileLimit();
   CLI::App app(
       "understudy-agent: serves a primary VM's disks and forwards its writes to the standby",
       "understudy-agent");

@@ -40,7 +40,8 @@ int Result(const absl::Status& status) {
   if (status.ok()) return 0;
   if (absl::IsCancelled(status)) base::HoldUntilExit();  // the I/O gate is closed
   // Refusals that come with every request are said once, by the log and GetError.
-  if (!HasReason(status, kReasonFenced) && !HasReason(status, kReasonNotRunning)) {
+  if (!HasReason(status, kReasonFenced) && !HasReason(status, kReasonNotRunning) &&
+      !HasReason(status, kReasonHandedOver)) {
     nbdkit_error("%s", std::string(status.message()).c_str());
   }
   nbdkit_set_error(Errno(status));

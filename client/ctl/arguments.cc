@@ -1,8 +1,11 @@
 #include "client/ctl/arguments.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <utility>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -13,18 +16,25 @@
 namespace understudy::ctl {
 namespace {
 
+constexpr size_t kIncarnationBytes = 16;
+
 class Interpreter {
  public:
   explicit Interpreter(const Arguments& arguments) : in_(arguments) {}
 
   std::variant<Invocation, std::vector<std::string>> Run() {
+    bool command_told = false;  // what follows an unknown command would be its arguments
     for (const std::string& word : in_.unknown) {
-      Problem(absl::StrCat(word, absl::StartsWith(word, "-") ? ": unknown flag"
-                                 : in_.command.empty()       ? ": unknown command"
-                                                             : ": unexpected argument"));
+      const bool flag = absl::StartsWith(word, "-");
+      if (!flag && in_.command.empty() && std::exchange(command_told, true)) continue;
+      Problem(absl::StrCat(word, flag                  ? ": unknown flag"
+                                 : in_.command.empty() ? ": unknown command"
+                                                       : ": unexpected argument"));
     }
     Invocation invocation{.server = in_.server, .timeout = Timeout(), .json = in_.json};
     CheckServer();
+    invocation.request_id = in_.request_id;
+    if (in_.request_id_given && in_.request_id.empty()) Problem("--request-id: is empty");
     invocation.request = RequestOfCommand();
     if (!problems_.empty()) return problems_;
     return invocation;
@@ -58,7 +68,11 @@ class Interpreter {
     if (in_.command == "get-error") return OfGroup<v1::GetErrorRequest>();
     if (in_.command == "stop") return Stop();
     if (in_.command == "remove") return Remove();
+    if (in_.command == "scrub") return Scrub();
+    if (in_.command == "history") return OfGroup<v1::HistoryRequest>();
+    if (in_.command == "clone") return Clone();
     if (in_.command == "status") return Status();
+    if (in_.command == "watch") return Watch();
     if (in_.command.empty() && in_.unknown.empty()) Problem("COMMAND is missing");
     return ListRequest{};
   }
@@ -97,6 +111,29 @@ class Interpreter {
     }
   }
 
+  template <typename T>
+  void AddExpected(T& request) {
+    uint64_t term = 0;
+    if (!in_.expected_term.empty()) {
+      if (absl::SimpleAtoi(in_.expected_term, &term) && term > 0) {
+        request.mutable_expected()->set_term(term);
+      } else {
+        Problem(absl::StrCat("--expected-term: \"", in_.expected_term,
+                             "\" is not a term: a whole number from 1"));
+      }
+    }
+    if (in_.expected_incarnation.empty()) return;
+    const bool hex =
+        std::all_of(in_.expected_incarnation.begin(), in_.expected_incarnation.end(),
+                    [](char c) { return absl::ascii_isxdigit(static_cast<unsigned char>(c)); });
+    if (hex && in_.expected_incarnation.size() == 2 * kIncarnationBytes) {
+      request.mutable_expected()->set_incarnation(absl::HexStringToBytes(in_.expected_incarnation));
+    } else {
+      Problem(absl::StrCat("--expected-incarnation: \"", in_.expected_incarnation,
+                           "\" is not an incarnation: 32 hexadecimal digits"));
+    }
+  }
+
   v1::OpenRequest Open() {
     auto request = OfGroup<v1::OpenRequest>();
     request.set_mode(Mode());
@@ -113,6 +150,7 @@ class Interpreter {
       Problem("--takeover goes with --mode primary");
     }
     AddVolumes(request.mode(), request);
+    AddExpected(request);
     return request;
   }
 
@@ -136,6 +174,7 @@ class Interpreter {
       request.set_mode(v1::CHECKPOINT_MODE_COMMIT);
       request.set_epoch(EpochOf("--commit", in_.commit));
     }
+    AddExpected(request);
     return request;
   }
 
@@ -147,19 +186,98 @@ class Interpreter {
     if (!in_.failover && in_.received) Problem("--received goes with --failover");
     if (!in_.failover && in_.epoch_given) Problem("--epoch goes with --failover");
     if (in_.received && in_.epoch_given) Problem("--received and --epoch exclude each other");
+    request.set_force(in_.force);
+    if (in_.force && !in_.epoch_given) Problem("--force goes with --epoch");
+    AddExpected(request);
     return request;
+  }
+
+  Request Clone() {
+    if (in_.list + in_.remove_given + !in_.name.empty() > 1) {
+      Problem("--name, --list and --remove exclude each other");
+    }
+    const bool made = !in_.list && !in_.remove_given;
+    if (!made && (in_.epoch_given || !in_.bytes_max.empty() || !in_.ttl.empty())) {
+      Problem("--epoch, --bytes-max and --ttl go with --name");
+    }
+    if (in_.list) return OfGroup<v1::ListClonesRequest>();
+    if (in_.remove_given) return RemoveClone();
+    auto request = OfGroup<v1::CloneRequest>();
+    request.set_name(in_.name);
+    if (in_.name.empty()) Problem("one of --name NAME, --list and --remove NAME is missing");
+    if (in_.epoch_given) request.set_epoch(EpochOf("--epoch", in_.epoch));
+    if (!in_.bytes_max.empty()) request.set_bytes_max(CloneBytes());
+    if (!in_.ttl.empty()) request.set_time_to_live_micros(CloneMicros());
+    return request;
+  }
+
+  v1::RemoveCloneRequest RemoveClone() {
+    auto request = OfGroup<v1::RemoveCloneRequest>();
+    request.set_name(in_.remove);
+    if (in_.remove.empty()) Problem("--remove needs the name of a clone");
+    return request;
+  }
+
+  uint64_t CloneBytes() {
+    const absl::StatusOr<uint64_t> bytes = ParseBytes(in_.bytes_max);
+    if (bytes.ok() && *bytes > 0) return *bytes;
+    Problem(bytes.ok() ? std::string("--bytes-max: a clone of 0 bytes cannot be written")
+                       : absl::StrCat("--bytes-max: ", bytes.status().message()));
+    return 0;
+  }
+
+  uint64_t CloneMicros() {
+    const absl::StatusOr<absl::Duration> ttl = ParseTimeToLive(in_.ttl);
+    if (ttl.ok()) return static_cast<uint64_t>(absl::ToInt64Microseconds(*ttl));
+    Problem(absl::StrCat("--ttl: ", ttl.status().message()));
+    return 0;
   }
 
   v1::RemoveRequest Remove() {
     auto request = OfGroup<v1::RemoveRequest>();
     request.set_force(in_.force);
+    AddExpected(request);
     return request;
+  }
+
+  ScrubCommand Scrub() {
+    ScrubCommand command{.request = OfGroup<v1::ScrubRequest>(), .wait = in_.wait};
+    if (!in_.rate_given) return command;
+    const absl::StatusOr<uint64_t> rate = ParseBytes(in_.rate);
+    if (rate.ok()) {
+      command.request.set_bytes_per_second(*rate);
+    } else {
+      Problem(absl::StrCat("--bytes-per-second: ", rate.status().message()));
+    }
+    return command;
   }
 
   v1::GetStatusRequest Status() {
     v1::GetStatusRequest request;
     request.set_group(in_.group);
     return request;
+  }
+
+  WatchCommand Watch() {
+    WatchCommand command{.live = in_.terminal && !in_.json};
+    command.request.set_group(in_.group);
+    const bool hex = std::all_of(in_.resume.begin(), in_.resume.end(), absl::ascii_isxdigit);
+    if (hex && (in_.resume.empty() || in_.resume.size() == 32)) {
+      command.request.set_resume_token(absl::HexStringToBytes(in_.resume));
+    } else {
+      Problem(absl::StrCat("--resume: \"", in_.resume,
+                           "\" is not a resume_token: 32 hexadecimal digits"));
+    }
+    const absl::StatusOr<absl::Duration> refresh =
+        in_.refresh == "0" ? absl::StatusOr<absl::Duration>(absl::ZeroDuration())
+                           : ParseTimeout(in_.refresh);
+    if (refresh.ok()) {
+      command.request.set_refresh_micros(
+          static_cast<uint64_t>(absl::ToInt64Microseconds(*refresh)));
+    } else {
+      Problem(absl::StrCat("--refresh: ", refresh.status().message()));
+    }
+    return command;
   }
 
   const Arguments& in_;

@@ -34,18 +34,51 @@ struct Arguments {
   bool epoch_given = false;
   std::string epoch;
   bool force = false;
+  bool wait = false;
+  bool rate_given = false;
+  std::string rate;
+  std::string name;
+  std::string bytes_max;
+  std::string ttl;
+  bool list = false;
+  bool remove_given = false;
+  std::string remove;
+  std::string expected_term;         // empty: not checked
+  std::string expected_incarnation;  // likewise; 32 hexadecimal digits, as status prints it
+  std::string refresh = "1s";
+  std::string resume;
+  bool terminal = false;  // standard output is one that can be drawn on
+  bool request_id_given = false;
+  std::string request_id;
   std::vector<std::string> unknown;  // words that no command or flag took
 };
 
 // `list`: the same question as `status` about all groups, another view.
 struct ListRequest {};
 
+// `scrub`: begin it, and with `wait` follow it to its end.
+struct ScrubCommand {
+  v1::ScrubRequest request;
+  bool wait = false;
+  const std::string& group() const { return request.group(); }
+};
+
+// `watch`: with `live` drawn in place, else a line for each message.
+struct WatchCommand {
+  v1::WatchRequest request;
+  bool live = false;
+  const std::string& group() const { return request.group(); }
+};
+
 using Request =
     std::variant<v1::OpenRequest, v1::StartRequest, v1::CheckpointRequest, v1::GetErrorRequest,
-                 v1::StopRequest, v1::GetStatusRequest, v1::RemoveRequest, ListRequest>;
+                 v1::StopRequest, v1::GetStatusRequest, v1::RemoveRequest, v1::HistoryRequest,
+                 v1::CloneRequest, v1::ListClonesRequest, v1::RemoveCloneRequest, ListRequest,
+                 ScrubCommand, WatchCommand>;
 
 struct Invocation {
   std::string server;
+  std::string request_id;  // empty: one is made up
   absl::Duration timeout;
   bool json = false;
   Request request;

@@ -1,22 +1,36 @@
 #include "client/ctl/command.h"
 
+#include <algorithm>
 #include <memory>
 #include <optional>
+#include <random>
 #include <utility>
 #include <variant>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
 
 #include "client/ctl/json.h"
 #include "client/ctl/views.h"
+#include "client/ctl/watch.h"
 #include "client/rpc/control_client.h"
 #include "storage/base/reason.h"
+#include "storage/base/status_macros.h"
 
 namespace understudy::ctl {
 namespace {
 
 using client::ControlClient;
+
+constexpr absl::Duration kScrubPoll = absl::Seconds(1);
+constexpr absl::Duration kRepeatDelay = absl::Milliseconds(200);
+
+std::string NewRequestId() {
+  std::random_device device;
+  return absl::StrFormat("ctl-%08x%08x%08x", device(), device(), device());
+}
 
 std::string GroupOf(const Request& request) {
   return std::visit(
@@ -52,6 +66,11 @@ std::string Hint(const absl::Status& status, const Invocation& invocation) {
     return absl::StrCat("to take the primaryship on purpose: understudyctl start ", group,
                         " --mode primary --takeover");
   }
+  if (HasReason(status, kReasonInUse)) {
+    return absl::StrCat("who is connected: understudyctl status ", group,
+                        "; it can be tested beside the running VM with: understudyctl clone ",
+                        group, " --epoch E --name NAME");
+  }
   if (HasReason(status, kReasonNoCheckpoint)) {
     return absl::StrCat("follow the first sync with: understudyctl status ", group);
   }
@@ -64,28 +83,80 @@ std::string Hint(const absl::Status& status, const Invocation& invocation) {
 
 class Executor {
  public:
-  Executor(const Invocation& invocation, ControlClient& client, absl::Time now, std::ostream& out)
-      : invocation_(invocation), client_(client), now_(now), out_(out) {}
+  Executor(const Invocation& invocation, ControlClient& client, const base::Clock& clock,
+           std::ostream& out, std::ostream& progress)
+      : invocation_(invocation),
+        client_(client),
+        clock_(clock),
+        now_(clock.Now()),
+        out_(out),
+        progress_(progress) {}
 
   absl::StatusOr<ExitStatus> operator()(const v1::OpenRequest& request) {
-    return Print(client_.Open(request, invocation_.timeout),
+    return Print(Repeat(&ControlClient::Open, request),
                  [&](const auto& answer) { return OpenView(request.group(), answer); });
   }
   absl::StatusOr<ExitStatus> operator()(const v1::StartRequest& request) {
-    return Print(client_.Start(request, invocation_.timeout),
+    return Print(Repeat(&ControlClient::Start, request),
                  [&](const auto& answer) { return StartView(request.group(), answer); });
   }
   absl::StatusOr<ExitStatus> operator()(const v1::CheckpointRequest& request) {
-    return Print(client_.Checkpoint(request, invocation_.timeout),
+    return Print(Repeat(&ControlClient::Checkpoint, request),
                  [&](const auto& answer) { return CheckpointView(request, answer); });
   }
   absl::StatusOr<ExitStatus> operator()(const v1::StopRequest& request) {
-    return Print(client_.Stop(request, invocation_.timeout),
+    return Print(Repeat(&ControlClient::Stop, request),
                  [&](const auto& answer) { return StopView(request.group(), answer); });
   }
   absl::StatusOr<ExitStatus> operator()(const v1::RemoveRequest& request) {
-    return Print(client_.Remove(request, invocation_.timeout),
+    return Print(Repeat(&ControlClient::Remove, request),
                  [&](const auto& answer) { return RemoveView(request.group(), answer); });
+  }
+
+  absl::StatusOr<ExitStatus> operator()(const ScrubCommand& command) {
+    const auto begun = Repeat(&ControlClient::Scrub, command.request);
+    if (!begun.ok()) return begun.status();
+    while (true) {
+      v1::GetStatusRequest question;
+      question.set_group(command.group());
+      const auto answer = client_.GetStatus(question, invocation_.timeout);
+      if (!answer.ok()) return answer.status();
+      const auto found = std::find_if(
+          answer->groups().begin(), answer->groups().end(),
+          [&](const v1::GroupStatus& group) { return group.group() == command.group(); });
+      if (found == answer->groups().end()) return absl::NotFoundError("the group was removed");
+      const v1::GroupStatus& status = *found;
+      const bool running = status.scrub().outcome() == v1::SCRUB_OUTCOME_RUNNING &&
+                           status.scrub().number() == begun->number();
+      if (running && command.wait) {
+        progress_ << ScrubView(command.group(), status) << std::flush;
+        absl::SleepFor(kScrubPoll);
+        continue;
+      }
+      out_ << (invocation_.json ? ToJson(status.scrub()) + "\n"
+                                : ScrubView(command.group(), status));
+      if (!command.wait || running) return kDone;
+      if (status.scrub().outcome() == v1::SCRUB_OUTCOME_STOPPED) return kFailed;
+      return status.scrub().damages() > 0 ? kLatchedError : kDone;
+    }
+  }
+
+  absl::StatusOr<ExitStatus> operator()(const v1::HistoryRequest& request) {
+    return Print(client_.History(request, invocation_.timeout),
+                 [&](const auto& answer) { return HistoryView(request.group(), answer, now_); });
+  }
+  absl::StatusOr<ExitStatus> operator()(const v1::CloneRequest& request) {
+    return Print(Repeat(&ControlClient::Clone, request),
+                 [&](const auto& answer) { return CloneView(request.group(), answer, now_); });
+  }
+  absl::StatusOr<ExitStatus> operator()(const v1::ListClonesRequest& request) {
+    return Print(client_.ListClones(request, invocation_.timeout),
+                 [&](const auto& answer) { return ClonesView(request.group(), answer, now_); });
+  }
+  absl::StatusOr<ExitStatus> operator()(const v1::RemoveCloneRequest& request) {
+    return Print(Repeat(&ControlClient::RemoveClone, request), [&](const auto&) {
+      return absl::StrCat(request.group(), "@", request.name(), ": removed without trace\n");
+    });
   }
 
   absl::StatusOr<ExitStatus> operator()(const v1::GetErrorRequest& request) {
@@ -102,8 +173,30 @@ class Executor {
   absl::StatusOr<ExitStatus> operator()(const ListRequest&) {
     return PrintGroups(client_.GetStatus({}, invocation_.timeout), ListView);
   }
+  absl::StatusOr<ExitStatus> operator()(const WatchCommand& command) {
+    RETURN_IF_ERROR(Watch(command, invocation_, client_, clock_, out_, progress_));
+    return kDone;
+  }
 
  private:
+  // One call under one request id. When its answer was lost on the way it is asked for again, until the time is up.
+  template <typename Request, typename Response>
+  absl::StatusOr<Response> Repeat(absl::StatusOr<Response> (ControlClient::*method)(const Request&,
+                                                                                    absl::Duration),
+                                  Request request) {
+    request.set_request_id(invocation_.request_id.empty() ? NewRequestId()
+                                                          : invocation_.request_id);
+    const absl::Time deadline = absl::Now() + invocation_.timeout;
+    bool sent = false;
+    while (true) {
+      const absl::StatusOr<Response> answer = (client_.*method)(request, deadline - absl::Now());
+      const bool lost = answer.status().code() == absl::StatusCode::kUnavailable;
+      sent = sent || ControlClient::Reached(answer.status());
+      if (!lost || !sent || absl::Now() + kRepeatDelay >= deadline) return answer;
+      absl::SleepFor(kRepeatDelay);
+    }
+  }
+
   template <typename Response, typename View>
   absl::StatusOr<ExitStatus> Print(const absl::StatusOr<Response>& answer, View view) {
     if (!answer.ok()) return answer.status();
@@ -125,8 +218,10 @@ class Executor {
 
   const Invocation& invocation_;
   ControlClient& client_;
+  const base::Clock& clock_;
   const absl::Time now_;
   std::ostream& out_;
+  std::ostream& progress_;
 };
 
 void PrintError(const absl::Status& status, const Invocation& invocation, std::ostream& error) {
@@ -138,10 +233,10 @@ void PrintError(const absl::Status& status, const Invocation& invocation, std::o
 }
 
 absl::StatusOr<ExitStatus> Call(const Invocation& invocation, const base::Clock& clock,
-                                std::ostream& out) {
+                                std::ostream& out, std::ostream& progress) {
   absl::StatusOr<std::unique_ptr<ControlClient>> client = ControlClient::Create(invocation.server);
   if (!client.ok()) return client.status();
-  return std::visit(Executor(invocation, **client, clock.Now(), out), invocation.request);
+  return std::visit(Executor(invocation, **client, clock, out, progress), invocation.request);
 }
 
 }  // namespace
@@ -150,7 +245,7 @@ std::string CodeName(absl::StatusCode code) { return absl::StatusCodeToString(co
 
 ExitStatus Execute(const Invocation& invocation, const base::Clock& clock, std::ostream& out,
                    std::ostream& error) {
-  const absl::StatusOr<ExitStatus> result = Call(invocation, clock, out);
+  const absl::StatusOr<ExitStatus> result = Call(invocation, clock, out, error);
   if (!result.ok()) {
     PrintError(result.status(), invocation, error);
     return kFailed;

@@ -54,6 +54,19 @@ absl::StatusOr<absl::Duration> ParseTimeout(absl::string_view text) {
       absl::StrCat("\"", text, "\" is not a duration up to 24h: write 10s, 500ms or 1m30s"));
 }
 
+absl::StatusOr<absl::Duration> ParseTimeToLive(absl::string_view text) {
+  absl::Duration duration;
+  int days = 0;
+  if (absl::EndsWith(text, "d") && absl::SimpleAtoi(text.substr(0, text.size() - 1), &days)) {
+    duration = absl::Hours(24) * days;
+  } else if (!absl::ParseDuration(text, &duration)) {
+    duration = absl::ZeroDuration();
+  }
+  if (duration >= absl::Microseconds(1) && duration <= absl::Hours(24 * 365)) return duration;
+  return absl::InvalidArgumentError(
+      absl::StrCat("\"", text, "\" is not a time up to 365d: write 30m, 8h or 2d"));
+}
+
 std::string HumanBytes(uint64_t bytes) {
   if (bytes < 1024) return absl::StrCat(bytes, " B");
   constexpr const char* kUnits[] = {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};

@@ -19,6 +19,9 @@ absl::StatusOr<uint64_t> ParseBytes(absl::string_view text);
 // "10s", "1m30s", "500ms": positive. kInvalidArgument otherwise.
 absl::StatusOr<absl::Duration> ParseTimeout(absl::string_view text);
 
+// The same up to a year, and with "2d" for days.
+absl::StatusOr<absl::Duration> ParseTimeToLive(absl::string_view text);
+
 std::string HumanBytes(uint64_t bytes);    // "512 B", "1.5 MiB", "10 GiB"
 std::string HumanSeconds(double seconds);  // "0 s", "3.1 ms", "2.5 s", "4 min", "3 h", "2 d"
 

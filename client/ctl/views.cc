@@ -1,8 +1,11 @@
 #include "client/ctl/views.h"
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 
 #include "client/ctl/json.h"
 #include "client/ctl/table.h"
@@ -20,6 +23,24 @@ std::string Name(v1::SyncState state) {
 
 std::string Age(absl::Time then, absl::Time now) {
   return absl::StrCat(HumanSeconds(absl::ToDoubleSeconds(now - then)), " ago");
+}
+
+std::string Instant(int64_t unix_micros) {
+  return absl::FormatTime("%Y-%m-%d %H:%M:%SZ", absl::FromUnixMicros(unix_micros),
+                          absl::UTCTimeZone());
+}
+
+// Names of groups, clones and volumes need no escaping; a path may.
+std::string NbdUri(const std::string& name, const std::string& socket) {
+  std::string uri = absl::StrCat("nbd+unix:///", name, "?socket=");
+  for (const unsigned char c : socket) {
+    if (absl::ascii_isalnum(c) || absl::StrContains("/._~-", c)) {
+      uri.push_back(static_cast<char>(c));
+    } else {
+      absl::StrAppend(&uri, absl::StrFormat("%%%02X", c));
+    }
+  }
+  return uri;
 }
 
 std::string Committed(const v1::GroupStatus& group, absl::Time now) {
@@ -58,11 +79,13 @@ Table JobTable(const v1::GroupStatus& group) {
 }
 
 Table SecondaryVolumes(const v1::GroupStatus& group) {
-  Table table({"VOLUME", "SIZE", "HIDDEN", "ACTIVE", "TO APPLY", "RECEIVED", "EXPORT", "DISK"});
+  Table table(
+      {"VOLUME", "SIZE", "HIDDEN", "ACTIVE", "TO APPLY", "HISTORY", "RECEIVED", "EXPORT", "DISK"});
   for (const v1::VolumeStatus& volume : group.volumes()) {
     table.Add({volume.name(), HumanBytes(volume.size_bytes()), HumanBytes(volume.hidden_bytes()),
                HumanBytes(volume.active_bytes()), HumanBytes(volume.committed_unapplied_bytes()),
-               absl::StrCat("#", volume.received_sequence()), volume.top_id(), volume.disk_path()});
+               HumanBytes(volume.history_bytes()), absl::StrCat("#", volume.received_sequence()),
+               volume.top_id(), volume.disk_path()});
   }
   return table;
 }
@@ -86,51 +109,123 @@ std::string SyncLine(const v1::GroupStatus& group) {
                       group.incomplete() ? ", incomplete: no checkpoint can commit" : "");
 }
 
-std::string TrafficLine(const v1::GroupStatus& group) {
+std::string TrafficLine(const v1::GroupStatus& group, const std::string& rate) {
   if (group.mode() == v1::MODE_PRIMARY) {
     return Line("queue", absl::StrCat(HumanBytes(group.forward_queue_bytes()),
                                       " not acknowledged; received there up to #",
                                       group.acknowledged_sequence()));
   }
-  return Line("received", absl::StrCat(HumanBytes(group.received_bytes()), " in ",
-                                       group.received_operations(), " operations"));
+  return Line("received",
+              absl::StrCat(HumanBytes(group.received_bytes()), " in ", group.received_operations(),
+                           " operations", rate.empty() ? "" : ", ", rate));
+}
+
+std::string ScrubLine(const v1::GroupStatus& group, absl::Time now) {
+  const v1::ScrubStatus& scrub = group.scrub();
+  const int64_t clean = scrub.last_clean_unix_seconds();
+  return absl::StrCat(EnumName(*v1::ScrubOutcome_descriptor(), scrub.outcome()), ", ",
+                      scrub.damages(), " damages, last clean ",
+                      clean == 0 ? "never" : Age(absl::FromUnixSeconds(clean), now));
+}
+
+Table CloneTable(const google::protobuf::RepeatedPtrField<v1::CloneStatus>& clones,
+                 absl::Time now) {
+  Table table({"CLONE", "EPOCH", "WRITTEN", "OF", "ENDS IN", "EXPORTS"});
+  for (const v1::CloneStatus& clone : clones) {
+    const absl::Duration left = absl::FromUnixMicros(clone.expires_unix_micros()) - now;
+    table.Add({clone.name(), absl::StrCat(clone.epoch()), HumanBytes(clone.written_bytes()),
+               HumanBytes(clone.bytes_max()), HumanSeconds(absl::ToDoubleSeconds(left)),
+               absl::StrJoin(clone.exports(), " ")});
+  }
+  return table;
+}
+
+// What the standby keeps besides the newest state, and the space that all of it takes.
+std::string KeptLines(const v1::GroupStatus& group) {
+  uint64_t history_bytes = 0;
+  for (const v1::VolumeStatus& volume : group.volumes()) history_bytes += volume.history_bytes();
+  std::string overlays = HumanBytes(group.overlay_bytes());
+  if (group.overlay_bytes_max() != 0) {
+    absl::StrAppend(&overlays, " of ", HumanBytes(group.overlay_bytes_max()));
+  }
+  if (group.overlay_soft_mark()) {
+    absl::StrAppend(&overlays, ", NEARLY FULL: over 80 % of the limit; take a checkpoint");
+  }
+  const std::string prepared =
+      group.prepared_epoch() == 0
+          ? ""
+          : Line("prepared", absl::StrCat("epoch ", group.prepared_epoch(), " waits for --commit"));
+  return absl::StrCat(prepared,
+                      Line("history", absl::StrCat(group.history_epochs(), " epochs kept, ",
+                                                   HumanBytes(history_bytes))),
+                      Line("overlays", overlays),
+                      Line("nbd", absl::StrCat(group.nbd_connections(), " connections")));
 }
 
 std::string GroupView(const v1::GroupStatus& group, absl::Time now) {
-  std::string text =
-      absl::StrCat(group.group(), ": ", Name(group.mode()), ", ", Name(group.stage()), "\n");
-  absl::StrAppend(&text, Line("sync", SyncLine(group)),
-                  Line("epoch", absl::StrCat(group.epoch(), " open")),
-                  Line("committed", Committed(group, now)),
-                  Line("lag", HumanSeconds(group.lag_seconds())), TrafficLine(group));
+  std::string text = GroupHead(group, now);
   absl::StrAppend(&text, Line("term", absl::StrCat(group.term())));
+  if (group.handed_over()) {
+    absl::StrAppend(&text,
+                    Line("handed over", "the primary takes no writes; the standby has them all"));
+  }
   if (!group.incarnation().empty()) {
     absl::StrAppend(&text, Line("incarnation", absl::BytesToHexString(group.incarnation())));
   }
   if (!group.agent_id().empty()) absl::StrAppend(&text, Line("agent", group.agent_id()));
+  if (group.scrub().number() > 0) absl::StrAppend(&text, Line("scrub", ScrubLine(group, now)));
   const bool primary = group.mode() == v1::MODE_PRIMARY;
+  if (!primary) absl::StrAppend(&text, KeptLines(group));
   absl::StrAppend(&text, (primary ? PrimaryVolumes(group) : SecondaryVolumes(group)).Render(2),
-                  JobTable(group).Render(2));
-  if (group.errors().empty()) return text + Line("errors", "none");
-  return text + ErrorTable(group.errors(), now).Render(2);
+                  CloneTable(group.clones(), now).Render(2), JobTable(group).Render(2));
+  return text + ErrorLines(group, now);
 }
 
 std::string Ignored(const std::string& group, v1::Stage stage) {
   return absl::StrCat(group, ": ignored in stage ", Name(stage), "; nothing changed\n");
 }
 
-const char* CheckpointVerb(v1::CheckpointMode mode) {
-  switch (mode) {
-    case v1::CHECKPOINT_MODE_PREPARE:
-      return "prepared";
-    case v1::CHECKPOINT_MODE_ABANDON:
-      return "abandoned";
-    default:
-      return "committed";
-  }
+}  // namespace
+
+std::string GroupHead(const v1::GroupStatus& group, absl::Time now, const std::string& rate) {
+  return absl::StrCat(group.group(), ": ", Name(group.mode()), ", ", Name(group.stage()), "\n",
+                      Line("sync", SyncLine(group)),
+                      Line("epoch", absl::StrCat(group.epoch(), " open")),
+                      Line("committed", Committed(group, now)),
+                      Line("lag", HumanSeconds(group.lag_seconds())), TrafficLine(group, rate));
 }
 
-}  // namespace
+std::string ErrorLines(const v1::GroupStatus& group, absl::Time now) {
+  if (group.errors().empty()) return Line("errors", "none");
+  return ErrorTable(group.errors(), now).Render(2);
+}
+
+std::string GroupLine(const v1::GroupStatus& group, absl::Time now, const std::string& rate) {
+  std::string text =
+      absl::StrCat(Name(group.mode()), ", ", Name(group.stage()), ", ", SyncLine(group), ", epoch ",
+                   group.epoch(), " open, committed ", Committed(group, now), ", lag ",
+                   HumanSeconds(group.lag_seconds()));
+  if (group.mode() == v1::MODE_PRIMARY) {
+    absl::StrAppend(&text, ", queue ", HumanBytes(group.forward_queue_bytes()));
+  } else {
+    absl::StrAppend(&text, ", received ", HumanBytes(group.received_bytes()));
+  }
+  if (!rate.empty()) absl::StrAppend(&text, ", ", rate);
+  for (const v1::JobStatus& job : group.jobs()) {
+    absl::StrAppend(&text, ", ", job.kind(), " ", HumanBytes(job.done_bytes()), " of ",
+                    HumanBytes(job.total_bytes()));
+  }
+  if (!group.errors().empty()) absl::StrAppend(&text, ", ", group.errors_size(), " errors");
+  return text;
+}
+
+std::string ErrorLine(const v1::ReplicationError& error) {
+  std::string text = absl::StrCat(error.code(), " of ");
+  if (!error.volume().empty()) absl::StrAppend(&text, error.volume(), " ");
+  absl::StrAppend(&text, error.operation());
+  if (const std::string range = Range(error); !range.empty()) absl::StrAppend(&text, " ", range);
+  return absl::StrCat(text, ": ", error.message());
+}
 
 std::string StatusView(const v1::GetStatusResponse& response, absl::Time now) {
   if (response.groups().empty()) return "no groups\n";
@@ -182,15 +277,94 @@ std::string CheckpointView(const v1::CheckpointRequest& request,
   if (response.epoch() == 0) {
     return absl::StrCat(request.group(), ": nothing to do in stage ", Name(response.stage()), "\n");
   }
-  return absl::StrCat(request.group(), ": epoch ", response.epoch(), " ",
-                      CheckpointVerb(request.mode()), ", ", HumanBytes(response.bytes()), ", ",
-                      HumanSeconds(static_cast<double>(response.duration_micros()) * 1e-6), "\n");
+  const std::string epoch = absl::StrCat(request.group(), ": epoch ", response.epoch());
+  switch (request.mode()) {
+    case v1::CHECKPOINT_MODE_PREPARE:
+      return absl::StrCat(epoch, " prepared; at the service: checkpoint ", request.group(),
+                          " --commit ", response.epoch(), "\n");
+    case v1::CHECKPOINT_MODE_ABANDON:
+      return absl::StrCat(epoch, " abandoned, its data goes to the next one\n");
+    default:
+      return absl::StrCat(epoch, " committed, ", HumanBytes(response.bytes()), ", ",
+                          HumanSeconds(static_cast<double>(response.duration_micros()) * 1e-6),
+                          "\n");
+  }
 }
 
 std::string StopView(const std::string& group, const v1::StopResponse& response) {
   if (response.ignored()) return Ignored(group, response.stage());
   return absl::StrCat(group, ": ", Name(response.stage()), ", at epoch ", response.epoch(),
                       ", term ", response.term(), "\n");
+}
+
+std::string ScrubView(const std::string& group, const v1::GroupStatus& status) {
+  const v1::ScrubStatus& scrub = status.scrub();
+  if (scrub.outcome() == v1::SCRUB_OUTCOME_RUNNING) {
+    for (const v1::JobStatus& job : status.jobs()) {
+      if (job.kind() != "scrub") continue;
+      return absl::StrCat(group, ": scrub ", scrub.number(), ", ", HumanBytes(job.done_bytes()),
+                          " of ", HumanBytes(job.total_bytes()), ", ", scrub.damages(),
+                          " damages\n");
+    }
+  }
+  std::string text = absl::StrCat(group, ": scrub ", scrub.number(), " ",
+                                  EnumName(*v1::ScrubOutcome_descriptor(), scrub.outcome()), ", ",
+                                  HumanBytes(scrub.bytes()), " in ", scrub.extents(), " extents, ",
+                                  scrub.damages(), " damages");
+  if (!scrub.message().empty()) absl::StrAppend(&text, ": ", scrub.message());
+  if (scrub.damages() > 0) absl::StrAppend(&text, "; see understudyctl get-error ", group);
+  return text + "\n";
+}
+
+std::string HistoryView(const std::string& group, const v1::HistoryResponse& response,
+                        absl::Time now) {
+  if (response.epochs().empty()) {
+    return absl::StrCat(group, ": nothing to go back to in stage ", Name(response.stage()), "\n");
+  }
+  Table table({"EPOCH", "COMMITTED", "AGE", "CHANGED", "VOLUMES"});
+  for (const v1::HistoryEpoch& epoch : response.epochs()) {
+    const int64_t micros = epoch.committed_unix_micros();
+    std::vector<std::string> volumes;
+    for (const v1::VolumeChange& change : epoch.volumes()) {
+      volumes.push_back(absl::StrCat(change.volume(), " ", HumanBytes(change.bytes())));
+    }
+    table.Add({absl::StrCat(epoch.epoch()), micros == 0 ? "" : Instant(micros),
+               micros == 0 ? "" : Age(absl::FromUnixMicros(micros), now),
+               epoch.on_disk() ? "" : HumanBytes(epoch.bytes()),
+               epoch.on_disk() ? "applied: the secondary disk" : absl::StrJoin(volumes, ", ")});
+  }
+  const std::string oldest = absl::StrCat(response.epochs().rbegin()->epoch());
+  return absl::StrCat(table.Render(), "test one:    understudyctl clone ", group, " --epoch ",
+                      oldest, " --name NAME\ngo back:     understudyctl stop ", group,
+                      " --failover --epoch ", oldest, "\n");
+}
+
+std::string CloneView(const std::string& group, const v1::CloneResponse& response, absl::Time now) {
+  const v1::CloneStatus& clone = response.clone();
+  const absl::Duration left = absl::FromUnixMicros(clone.expires_unix_micros()) - now;
+  std::string text =
+      absl::StrCat(group, "@", clone.name(), ": a writable view of epoch ", clone.epoch(), ", for ",
+                   HumanSeconds(absl::ToDoubleSeconds(left)), " and ",
+                   HumanBytes(clone.bytes_max()), " of writes\n");
+  const std::string socket = response.nbd_socket();
+  for (const std::string& name : clone.exports()) {
+    absl::StrAppend(&text, Line("export", name));
+    if (!socket.empty()) absl::StrAppend(&text, Line("uri", NbdUri(name, socket)));
+  }
+  if (socket.empty()) {
+    absl::StrAppend(&text, Line("nbd", "not served: start understudyd with --nbd-socket"));
+  } else if (!clone.exports().empty()) {
+    absl::StrAppend(&text, Line("look at it", absl::StrCat("qemu-img info '",
+                                                           NbdUri(clone.exports(0), socket), "'")));
+  }
+  return absl::StrCat(text, Line("end it", absl::StrCat("understudyctl clone ", group, " --remove ",
+                                                        clone.name())));
+}
+
+std::string ClonesView(const std::string& group, const v1::ListClonesResponse& response,
+                       absl::Time now) {
+  if (response.clones().empty()) return absl::StrCat(group, ": no clones\n");
+  return CloneTable(response.clones(), now).Render();
 }
 
 std::string RemoveView(const std::string& group, const v1::RemoveResponse& response) {

@@ -1,5 +1,6 @@
 #include "client/metrics/metrics.h"
 
+#include <algorithm>
 #include <atomic>
 #include <limits>
 #include <map>
@@ -49,6 +50,10 @@ constexpr Series kSeries[] = {
      "Bytes of volume ranges put on the wire, repetitions included, by kind."},
     {"understudy_replication_errors_total", MetricType::Counter,
      "Replication failures, by reason, counted once."},
+    {"understudy_latched_errors", MetricType::Gauge,
+     "Errors that GetError tells of the volume, or without a volume of the group; over a restart "
+     "too. "
+     "0 is healthy."},
     {"understudy_io_requests_total", MetricType::Counter, "Requests of the primary VM."},
     {"understudy_io_bytes_total", MetricType::Counter, "Bytes of requests of the primary VM."},
     {"understudy_io_errors_total", MetricType::Counter,
@@ -164,6 +169,15 @@ void AddReplication(Families& families, const Labels& with_peer, const Forwarder
   }
 }
 
+// `volume` "": those of the group as a whole.
+void AddLatchedErrors(Families& families, const Labels& group, const std::string& volume,
+                      const std::vector<base::LatchedError>& errors) {
+  const auto count = std::count_if(errors.begin(), errors.end(),
+                                   [&](const auto& error) { return error.volume == volume; });
+  families.Add("understudy_latched_errors", With(group, "volume", volume),
+               static_cast<double>(count));
+}
+
 std::string HostOf(const std::string& server) {
   if (server.starts_with("unix:")) return "local";
   return server.substr(0, server.rfind(':'));
@@ -209,6 +223,7 @@ std::vector<prometheus::MetricFamily> Metrics::Collect() const {
   const SyncState sync = primary_.fenced() ? SyncState::kDiverged : state.sync_state;
   const Labels group = {{"group", primary_.group()}};
   const Labels group_peer = With(group, "peer", peer_);
+  const std::vector<base::LatchedError> errors = primary_.errors();
   const uint64_t epoch = stage == Stage::kRunning ? state.committed_epoch.value() + 1 : 0;
   for (const auto& volume : primary_.volumes()) {
     const Labels labels = With(group, "volume", volume->options().name);
@@ -226,7 +241,9 @@ std::vector<prometheus::MetricFamily> Metrics::Collect() const {
     families.Add("understudy_checkpoint_interval_target_seconds", labels,
                  absl::ToDoubleSeconds(checkpoint_interval_));
     AddIo(families, labels, volume->figures());
+    AddLatchedErrors(families, group, volume->options().name, errors);
   }
+  AddLatchedErrors(families, group, "", errors);
   families.Add("understudy_replication_connected", group_peer, state.connected ? 1 : 0);
   families.Add("understudy_replication_sessions_total", With(group_peer, "result", "ok"),
                Number(state.sessions_ok));

@@ -1,7 +1,7 @@
 // client/metrics/metrics.h
 //
 // What the agent says to Prometheus, computed at each scrape from the monotonic clock, so that a hung stream cannot freeze at
-// a pleasant number. Every label combination exists from the start, at 0. Names and labels: docs/metrics.md. `peer` is the host part
+// a pleasant number. Every label combination exists from the start, at 0. Names and labels: their help texts. `peer` is the host part
 // of --server.
 #ifndef UNDERSTUDY_CLIENT_METRICS_METRICS_H_
 #define UNDERSTUDY_CLIENT_METRICS_METRICS_H_

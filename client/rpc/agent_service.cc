@@ -2,10 +2,14 @@
 
 #include <algorithm>
 
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 
 #include "client/rpc/agent_status.h"
 #include "client/rpc/frame_encoder.h"
+#include "proto/repeatable_call.h"
 #include "proto/unary_call.h"
 #include "storage/base/reason.h"
 #include "storage/base/status_macros.h"
@@ -16,11 +20,18 @@ namespace {
 constexpr absl::Duration kDeadlineDefault = absl::Seconds(60);
 
 // A little before the client's own, so that our answer, which says more, gets there first.
-absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
+base::Deadline DeadlineOf(const grpc::CallbackServerContext& context) {
   const absl::Time now = absl::Now();
   const absl::Duration left =
       std::min(absl::FromChrono(context.deadline()) - now, kDeadlineDefault);
-  return now + left - std::min(left / 10, absl::Milliseconds(100));
+  return {now + left - std::min(left / 10, absl::Milliseconds(100)),
+          [&context] { return context.IsCancelled(); }};
+}
+
+// "STAGE TERM COMMITTED-EPOCH" before a call.
+std::string Note(Primary& primary) {
+  return absl::StrCat(StageName(primary.stage()), " ", primary.grant().term.value(), " ",
+                      primary.forwarder().state().committed_epoch.value());
 }
 
 absl::Status CheckStart(const v1::StartRequest& request) {
@@ -72,7 +83,18 @@ grpc::ServerUnaryReactor* AgentService::Open(grpc::CallbackServerContext* contex
   });
 }
 
-absl::Status AgentService::DoStart(const v1::StartRequest& request, absl::Time deadline,
+grpc::ServerUnaryReactor* AgentService::Scrub(grpc::CallbackServerContext* context,
+                                              const v1::ScrubRequest* request, v1::ScrubResponse*) {
+  return proto::RunUnary(context, pool_, [this, request] {
+    RETURN_IF_ERROR(CheckGroup(request->group()));
+    return WithReason(absl::FailedPreconditionError(absl::StrCat(
+                          "group ", primary_.group(),
+                          ": an agent has no overlays: scrub the group at the service")),
+                      kReasonWrongMode);
+  });
+}
+
+absl::Status AgentService::DoStart(const v1::StartRequest& request, const base::Deadline& deadline,
                                    v1::StartResponse& response) {
   RETURN_IF_ERROR(CheckStart(request));
   RETURN_IF_ERROR(CheckGroup(request.group()));
@@ -93,31 +115,53 @@ absl::Status AgentService::DoStart(const v1::StartRequest& request, absl::Time d
   ASSIGN_OR_RETURN(
       const Primary::Outcome outcome,
       primary_.Start(request.takeover() && request.mode() == v1::MODE_PRIMARY, deadline));
+  FillStart(response);
   response.set_stage(ToProto(outcome.stage));
   response.set_ignored(outcome.ignored);
+  return absl::OkStatus();
+}
+
+void AgentService::FillStart(v1::StartResponse& response) const {
   const Grant grant = primary_.grant();
+  response.set_stage(ToProto(primary_.stage()));
   if (!grant.none()) response.set_incarnation(EncodeIncarnation(grant.incarnation));
   response.set_term(grant.term.value());
-  return absl::OkStatus();
 }
 
 grpc::ServerUnaryReactor* AgentService::Start(grpc::CallbackServerContext* context,
                                               const v1::StartRequest* request,
                                               v1::StartResponse* response) {
-  return proto::RunUnary(context, pool_,
-                         [=, this] { return DoStart(*request, DeadlineOf(*context), *response); });
+  return proto::RunRepeatable(
+      context, pool_, primary_.requests(), request, response,
+      [=, this] { return DoStart(*request, DeadlineOf(*context), *response); },
+      {.before = [this] { return Note(primary_); },
+       .derive =
+           [this](const std::string& before, v1::StartResponse& derived) {
+             if (!absl::StartsWith(before, StageName(Stage::kNone)) || primary_.fenced() ||
+                 primary_.stage() != Stage::kRunning) {
+               return false;
+             }
+             FillStart(derived);
+             return true;
+           }});
 }
 
-absl::Status AgentService::DoCheckpoint(const v1::CheckpointRequest& request, absl::Time deadline,
+absl::Status AgentService::DoCheckpoint(const v1::CheckpointRequest& request,
+                                        const base::Deadline& deadline,
                                         v1::CheckpointResponse& response) {
   RETURN_IF_ERROR(CheckGroup(request.group()));
   RETURN_IF_ERROR(CheckExpected(request.expected()));
-  if (request.mode() != v1::CHECKPOINT_MODE_UNSPECIFIED &&
+  const bool prepare = request.mode() == v1::CHECKPOINT_MODE_PREPARE;
+  if (!prepare && request.mode() != v1::CHECKPOINT_MODE_UNSPECIFIED &&
       request.mode() != v1::CHECKPOINT_MODE_FULL) {
-    return absl::UnimplementedError(
-        "this release takes full checkpoints only; call without --prepare, --commit or --abandon");
+    return WithReason(
+        absl::InvalidArgumentError(absl::StrCat(
+            "group ", request.group(),
+            ": a prepared epoch is committed or abandoned at the service, not at the agent")),
+        kReasonWrongMode);
   }
-  ASSIGN_OR_RETURN(const Primary::Outcome outcome, primary_.Checkpoint(deadline));
+  ASSIGN_OR_RETURN(const Primary::Outcome outcome,
+                   prepare ? primary_.Prepare(deadline) : primary_.Checkpoint(deadline));
   response.set_stage(ToProto(outcome.stage));
   response.set_ignored(outcome.ignored);
   response.set_epoch(outcome.checkpoint.epoch.value());
@@ -131,7 +175,7 @@ absl::Status AgentService::DoCheckpoint(const v1::CheckpointRequest& request, ab
 grpc::ServerUnaryReactor* AgentService::Checkpoint(grpc::CallbackServerContext* context,
                                                    const v1::CheckpointRequest* request,
                                                    v1::CheckpointResponse* response) {
-  return proto::RunUnary(context, pool_, [=, this] {
+  return proto::RunRepeatable(context, pool_, primary_.requests(), request, response, [=, this] {
     return DoCheckpoint(*request, DeadlineOf(*context), *response);
   });
 }
@@ -143,8 +187,9 @@ grpc::ServerUnaryReactor* AgentService::GetError(grpc::CallbackServerContext* co
     RETURN_IF_ERROR(CheckGroup(request->group()));
     const Stage stage = primary_.stage();
     if (stage == Stage::kNone) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("group ", primary_.group(), ": Block replication is not running"));
+      return WithReason(absl::FailedPreconditionError(absl::StrCat(
+                            "group ", primary_.group(), ": Block replication is not running")),
+                        kReasonNotRunning);
     }
     response->set_stage(ToProto(stage));
     for (const base::LatchedError& error : primary_.errors())
@@ -153,7 +198,7 @@ grpc::ServerUnaryReactor* AgentService::GetError(grpc::CallbackServerContext* co
   });
 }
 
-absl::Status AgentService::DoStop(const v1::StopRequest& request, absl::Time deadline,
+absl::Status AgentService::DoStop(const v1::StopRequest& request, const base::Deadline& deadline,
                                   v1::StopResponse& response) {
   RETURN_IF_ERROR(CheckGroup(request.group()));
   RETURN_IF_ERROR(CheckExpected(request.expected()));
@@ -169,8 +214,25 @@ absl::Status AgentService::DoStop(const v1::StopRequest& request, absl::Time dea
 grpc::ServerUnaryReactor* AgentService::Stop(grpc::CallbackServerContext* context,
                                              const v1::StopRequest* request,
                                              v1::StopResponse* response) {
-  return proto::RunUnary(context, pool_,
-                         [=, this] { return DoStop(*request, DeadlineOf(*context), *response); });
+  return proto::RunRepeatable(
+      context, pool_, primary_.requests(), request, response,
+      [=, this] { return DoStop(*request, DeadlineOf(*context), *response); },
+      {.before = [this] { return Note(primary_); },
+       .derive =
+           [this](const std::string& before, v1::StopResponse& derived) {
+             const std::vector<std::string> fields = absl::StrSplit(before, ' ');
+             uint64_t term = 0;
+             uint64_t epoch = 0;
+             if (primary_.stage() != Stage::kDone || fields.size() != 3 ||
+                 fields[0] != StageName(Stage::kRunning) || !absl::SimpleAtoi(fields[1], &term) ||
+                 !absl::SimpleAtoi(fields[2], &epoch)) {
+               return false;
+             }
+             derived.set_stage(v1::STAGE_DONE);
+             derived.set_term(term);
+             derived.set_epoch(epoch);
+             return true;
+           }});
 }
 
 grpc::ServerUnaryReactor* AgentService::GetStatus(grpc::CallbackServerContext* context,
@@ -192,16 +254,61 @@ grpc::ServerUnaryReactor* AgentService::ListGroups(grpc::CallbackServerContext* 
   });
 }
 
+absl::Status AgentService::DoRemove(const v1::RemoveRequest& request,
+                                    v1::RemoveResponse& response) {
+  RETURN_IF_ERROR(CheckGroup(request.group()));
+  RETURN_IF_ERROR(CheckExpected(request.expected()));
+  ASSIGN_OR_RETURN(const Primary::Outcome outcome, primary_.Remove());
+  response.set_ignored(outcome.ignored);
+  return absl::OkStatus();
+}
+
 grpc::ServerUnaryReactor* AgentService::Remove(grpc::CallbackServerContext* context,
                                                const v1::RemoveRequest* request,
                                                v1::RemoveResponse* response) {
-  return proto::RunUnary(context, pool_, [=, this]() -> absl::Status {
-    RETURN_IF_ERROR(CheckGroup(request->group()));
-    RETURN_IF_ERROR(CheckExpected(request->expected()));
-    ASSIGN_OR_RETURN(const Primary::Outcome outcome, primary_.Remove());
-    response->set_ignored(outcome.ignored);
-    return absl::OkStatus();
+  return proto::RunRepeatable(context, pool_, primary_.requests(), request, response,
+                              [=, this] { return DoRemove(*request, *response); });
+}
+
+absl::StatusOr<v1::GroupStatus> AgentService::Status(const std::string& group) {
+  RETURN_IF_ERROR(CheckGroup(group));
+  return StatusOf(primary_);
+}
+
+grpc::ServerWriteReactor<v1::WatchEvent>* AgentService::Watch(grpc::CallbackServerContext*,
+                                                              const v1::WatchRequest* request) {
+  return watch_streams_.Watch(*request);
+}
+
+grpc::ServerUnaryReactor* AgentService::RefuseAsPrimary(grpc::CallbackServerContext* context) {
+  return proto::RunUnary(context, pool_, [this] {
+    return WithReason(
+        absl::FailedPreconditionError(absl::StrCat(
+            "group ", primary_.group(), ": an agent keeps no epochs: ask the standby's service")),
+        kReasonWrongMode);
   });
+}
+
+grpc::ServerUnaryReactor* AgentService::History(grpc::CallbackServerContext* context,
+                                                const v1::HistoryRequest*, v1::HistoryResponse*) {
+  return RefuseAsPrimary(context);
+}
+
+grpc::ServerUnaryReactor* AgentService::Clone(grpc::CallbackServerContext* context,
+                                              const v1::CloneRequest*, v1::CloneResponse*) {
+  return RefuseAsPrimary(context);
+}
+
+grpc::ServerUnaryReactor* AgentService::ListClones(grpc::CallbackServerContext* context,
+                                                   const v1::ListClonesRequest*,
+                                                   v1::ListClonesResponse*) {
+  return RefuseAsPrimary(context);
+}
+
+grpc::ServerUnaryReactor* AgentService::RemoveClone(grpc::CallbackServerContext* context,
+                                                    const v1::RemoveCloneRequest*,
+                                                    v1::RemoveCloneResponse*) {
+  return RefuseAsPrimary(context);
 }
 
 }  // namespace understudy::client

@@ -6,26 +6,34 @@
 // Errors   unknown group kNotFound naming the agent's group; another incarnation or term than expected kFailedPrecondition reason
 //          FENCED; the rest is Primary's.
 // Threads  calls run on `pool`, side by side; a call without a deadline gets 60 s.
+// Repeats  proto/repeatable_call.h; an agent that ended in between finds out by its stage whether Start and Stop had their effect.
 #ifndef UNDERSTUDY_CLIENT_RPC_AGENT_SERVICE_H_
 #define UNDERSTUDY_CLIENT_RPC_AGENT_SERVICE_H_
 
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include <grpcpp/grpcpp.h>
 
 #include "client/primary.h"
+#include "proto/watch_stream.h"
 #include "storage/base/worker_pool.h"
 #include "understudy/v1/replication.grpc.pb.h"
 
 namespace understudy::client {
 
-class AgentService : public v1::Replication::CallbackService {
+class AgentService : public v1::Replication::CallbackService, private proto::WatchedGroups {
  public:
   // Both outlive the server that this is registered with. The pool's queue is bounded by the calls in flight.
-  AgentService(Primary* primary, base::WorkerPool* pool) : primary_(*primary), pool_(*pool) {}
+  AgentService(Primary* primary, base::WorkerPool* pool)
+      : primary_(*primary), pool_(*pool), watch_streams_(primary->journal(), *this) {}
 
+  grpc::ServerUnaryReactor* Scrub(grpc::CallbackServerContext* context,
+                                  const v1::ScrubRequest* request,
+                                  v1::ScrubResponse* response) override;
   grpc::ServerUnaryReactor* Open(grpc::CallbackServerContext* context,
                                  const v1::OpenRequest* request,
                                  v1::OpenResponse* response) override;
@@ -50,19 +58,41 @@ class AgentService : public v1::Replication::CallbackService {
   grpc::ServerUnaryReactor* Remove(grpc::CallbackServerContext* context,
                                    const v1::RemoveRequest* request,
                                    v1::RemoveResponse* response) override;
+  grpc::ServerWriteReactor<v1::WatchEvent>* Watch(grpc::CallbackServerContext* context,
+                                                  const v1::WatchRequest* request) override;
+  // Ends the streams of Watch with UNAVAILABLE. Before the server is shut down.
+  void EndStreams() { watch_streams_.EndAll(); }
+
+  // Only a service has these: kFailedPrecondition with reason WRONG_MODE.
+  grpc::ServerUnaryReactor* History(grpc::CallbackServerContext* context, const v1::HistoryRequest*,
+                                    v1::HistoryResponse*) override;
+  grpc::ServerUnaryReactor* Clone(grpc::CallbackServerContext* context, const v1::CloneRequest*,
+                                  v1::CloneResponse*) override;
+  grpc::ServerUnaryReactor* ListClones(grpc::CallbackServerContext* context,
+                                       const v1::ListClonesRequest*,
+                                       v1::ListClonesResponse*) override;
+  grpc::ServerUnaryReactor* RemoveClone(grpc::CallbackServerContext* context,
+                                        const v1::RemoveCloneRequest*,
+                                        v1::RemoveCloneResponse*) override;
 
  private:
   absl::Status CheckGroup(const std::string& group) const;
   absl::Status CheckExpected(const v1::Expected& expected) const;
-  absl::Status DoStart(const v1::StartRequest& request, absl::Time deadline,
+  absl::Status DoStart(const v1::StartRequest& request, const base::Deadline& deadline,
                        v1::StartResponse& response);
-  absl::Status DoCheckpoint(const v1::CheckpointRequest& request, absl::Time deadline,
+  absl::Status DoCheckpoint(const v1::CheckpointRequest& request, const base::Deadline& deadline,
                             v1::CheckpointResponse& response);
-  absl::Status DoStop(const v1::StopRequest& request, absl::Time deadline,
+  absl::Status DoStop(const v1::StopRequest& request, const base::Deadline& deadline,
                       v1::StopResponse& response);
+  absl::Status DoRemove(const v1::RemoveRequest& request, v1::RemoveResponse& response);
+  void FillStart(v1::StartResponse& response) const;
+  grpc::ServerUnaryReactor* RefuseAsPrimary(grpc::CallbackServerContext* context);
+  std::vector<std::string> Names() override { return {primary_.group()}; }
+  absl::StatusOr<v1::GroupStatus> Status(const std::string& group) override;
 
   Primary& primary_;
   base::WorkerPool& pool_;
+  proto::WatchStreams watch_streams_;
 };
 
 }  // namespace understudy::client

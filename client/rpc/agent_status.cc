@@ -41,6 +41,7 @@ v1::GroupStatus StatusOf(Primary& primary) {
   status.set_forward_queue_bytes(state.unreceived_bytes);
   status.set_acknowledged_sequence(state.received_sequence);
   status.set_incomplete(state.incomplete);
+  status.set_handed_over(primary.handed_over());
   status.set_lag_seconds(absl::ToDoubleSeconds(state.lag));
   return status;
 }

@@ -34,12 +34,23 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1'000);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1'000);
+  // A watcher must notice that the daemon's host has died.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5'000);
   // A proxy for the outside world has no business between the hosts of a pair.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
 }
 
 }  // namespace
+
+std::optional<v1::WatchEvent> WatchCall::Read() {
+  v1::WatchEvent event;
+  if (!reader_->Read(&event)) return std::nullopt;
+  return event;
+}
+
+absl::Status WatchCall::Finish() { return proto::FromGrpcStatus(reader_->Finish()); }
 
 absl::StatusOr<std::unique_ptr<ControlClient>> ControlClient::Create(const std::string& address) {
   if (!WellFormed(address)) {
@@ -59,16 +70,26 @@ bool ControlClient::Reached(const absl::Status& status) {
          !absl::StartsWith(status.message(), kCannotReach);
 }
 
+bool ControlClient::Connect(std::chrono::system_clock::time_point deadline) {
+  while (true) {
+    const grpc_connectivity_state state = channel_->GetState(/*try_to_connect=*/true);
+    if (state == GRPC_CHANNEL_READY) return true;
+    if (state == GRPC_CHANNEL_TRANSIENT_FAILURE || state == GRPC_CHANNEL_SHUTDOWN) return false;
+    if (!channel_->WaitForStateChange(state, deadline)) return false;
+  }
+}
+
 template <typename Request, typename Response>
 absl::StatusOr<Response> ControlClient::Call(Method<Request, Response> method,
                                              const Request& request, absl::Duration timeout) {
   grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + absl::ToChronoNanoseconds(timeout));
+  const auto deadline = std::chrono::system_clock::now() + absl::ToChronoNanoseconds(timeout);
+  context.set_deadline(deadline);
+  const bool connected = Connect(deadline);
   Response response;
   const absl::Status status =
       proto::FromGrpcStatus(((*stub_).*method)(&context, request, &response));
   if (status.ok()) return response;
-  const bool connected = channel_->GetState(/*try_to_connect=*/false) == GRPC_CHANNEL_READY;
   if (status.code() == absl::StatusCode::kUnavailable && !connected) {
     return Annotate(status, absl::StrCat(kCannotReach, address_));
   }
@@ -103,9 +124,29 @@ absl::StatusOr<v1::ListGroupsResponse> ControlClient::ListGroups(
     const v1::ListGroupsRequest& request, absl::Duration timeout) {
   return Call(&Stub::ListGroups, request, timeout);
 }
+absl::StatusOr<v1::ScrubResponse> ControlClient::Scrub(const v1::ScrubRequest& request,
+                                                       absl::Duration timeout) {
+  return Call(&Stub::Scrub, request, timeout);
+}
 absl::StatusOr<v1::RemoveResponse> ControlClient::Remove(const v1::RemoveRequest& request,
                                                          absl::Duration timeout) {
   return Call(&Stub::Remove, request, timeout);
+}
+absl::StatusOr<v1::HistoryResponse> ControlClient::History(const v1::HistoryRequest& request,
+                                                           absl::Duration timeout) {
+  return Call(&Stub::History, request, timeout);
+}
+absl::StatusOr<v1::CloneResponse> ControlClient::Clone(const v1::CloneRequest& request,
+                                                       absl::Duration timeout) {
+  return Call(&Stub::Clone, request, timeout);
+}
+absl::StatusOr<v1::ListClonesResponse> ControlClient::ListClones(
+    const v1::ListClonesRequest& request, absl::Duration timeout) {
+  return Call(&Stub::ListClones, request, timeout);
+}
+absl::StatusOr<v1::RemoveCloneResponse> ControlClient::RemoveClone(
+    const v1::RemoveCloneRequest& request, absl::Duration timeout) {
+  return Call(&Stub::RemoveClone, request, timeout);
 }
 
 }  // namespace understudy::client

@@ -5,13 +5,16 @@
 //
 // Errors   the service's code, message and reason (storage/base/reason.h). kUnavailable beginning
 // with "cannot reach ADDRESS"
-//          when there is no service to ask: Reached() tells the two apart. kDeadlineExceeded after
-//          `timeout`: the call may still take effect.
+//          when there is no service to ask: Reached() tells the two apart. kUnavailable, too, when the
+//          connection was lost under way, and kDeadlineExceeded after `timeout`: the call may still take
+//          effect; the same call with the same request_id asks for its answer.
 // Threads  all methods from any thread; calls run side by side.
 #ifndef UNDERSTUDY_CLIENT_RPC_CONTROL_CLIENT_H_
 #define UNDERSTUDY_CLIENT_RPC_CONTROL_CLIENT_H_
 
+#include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -22,6 +25,21 @@
 #include "understudy/v1/replication.grpc.pb.h"
 
 namespace understudy::client {
+
+// One stream of Watch. Read() and Finish() from one thread, Cancel() from any.
+class WatchCall {
+ public:
+  WatchCall(v1::Replication::Stub& stub, const v1::WatchRequest& request)
+      : reader_(stub.Watch(&context_, request)) {}
+  // Waits for the next message; none: the stream has ended, Finish() says how.
+  std::optional<v1::WatchEvent> Read();
+  absl::Status Finish();
+  void Cancel() { context_.TryCancel(); }
+
+ private:
+  grpc::ClientContext context_;
+  const std::unique_ptr<grpc::ClientReader<v1::WatchEvent>> reader_;
+};
 
 class ControlClient {
  public:
@@ -42,6 +60,19 @@ class ControlClient {
                                                     absl::Duration timeout);
   absl::StatusOr<v1::RemoveResponse> Remove(const v1::RemoveRequest& request,
                                             absl::Duration timeout);
+  absl::StatusOr<v1::ScrubResponse> Scrub(const v1::ScrubRequest& request, absl::Duration timeout);
+  absl::StatusOr<v1::HistoryResponse> History(const v1::HistoryRequest& request,
+                                              absl::Duration timeout);
+  absl::StatusOr<v1::CloneResponse> Clone(const v1::CloneRequest& request, absl::Duration timeout);
+  absl::StatusOr<v1::ListClonesResponse> ListClones(const v1::ListClonesRequest& request,
+                                                    absl::Duration timeout);
+  absl::StatusOr<v1::RemoveCloneResponse> RemoveClone(const v1::RemoveCloneRequest& request,
+                                                      absl::Duration timeout);
+
+  // Without a deadline: it lasts until it is cancelled or the daemon ends it. Must not outlive the client.
+  std::unique_ptr<WatchCall> Watch(const v1::WatchRequest& request) {
+    return std::make_unique<WatchCall>(*stub_, request);
+  }
 
   const std::string& address() const { return address_; }
   // False when `status` says that no service could be asked.
@@ -56,6 +87,9 @@ class ControlClient {
   template <typename Request, typename Response>
   absl::StatusOr<Response> Call(Method<Request, Response> method, const Request& request,
                                 absl::Duration timeout);
+
+  // Whether there is somebody to send a call to.
+  bool Connect(std::chrono::system_clock::time_point deadline);
 
   const std::string address_;
   const std::shared_ptr<grpc::Channel> channel_;

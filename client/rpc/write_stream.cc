@@ -49,6 +49,7 @@ grpc::ByteBuffer EncodeHandshake(const Handshake& handshake) {
   out.set_takeover(handshake.takeover);
   out.set_last_committed_epoch(handshake.last_committed_epoch.value());
   out.set_last_committed_sequence(handshake.last_committed_sequence);
+  out.set_may_checkpoint(handshake.may_checkpoint);
   return Serialize(request);
 }
 
@@ -83,7 +84,9 @@ Ack DecodeAck(const v1::Ack& in) {
               absl::Microseconds(static_cast<int64_t>(in.committed_duration_micros())),
           .incomplete = in.incomplete(),
           .aborted_sequence = in.aborted_sequence(),
-          .echo_micros = in.echo_micros()};
+          .echo_micros = in.echo_micros(),
+          .prepared_epoch = Epoch(in.prepared_epoch()),
+          .prepared_sequence = in.prepared_sequence()};
 }
 
 }  // namespace
@@ -182,6 +185,9 @@ class WriteStream::Session : public grpc::ClientBidiReactor<grpc::ByteBuffer, gr
         break;
       case v1::WriteResponse::kCheckpointWanted:
         events_->OnCheckpointWanted(number_);
+        break;
+      case v1::WriteResponse::kHandoverWanted:
+        events_->OnHandoverWanted(number_);
         break;
       case v1::WriteResponse::MESSAGE_NOT_SET:
         break;  // a newer service's message that we do not know

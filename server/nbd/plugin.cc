@@ -1,5 +1,5 @@
 // understudyd-plugin.so: the whole of understudyd inside nbdkit, which serves each volume over NBD as GROUP/VOLUME and by its
-// top-id. The launcher (server/main.cc) passes its options as key=value.
+// top-id, and those of clones as GROUP@CLONE/VOLUME. The launcher (server/main.cc) passes its options as key=value.
 //
 // Start    in after_fork: threads, gRPC's above all, do not survive nbdkit's fork.
 // Threads  nbdkit calls the data functions from as many threads as it has; Export allows it.
@@ -34,11 +34,22 @@ std::atomic<Daemon*> running{nullptr};
 Service& TheService() { return running.load()->service(); }
 
 // One client's connection to one export.
-struct Connection {
-  std::shared_ptr<Export> volume;
+class Connection {
+ public:
+  explicit Connection(std::shared_ptr<Export> volume) : volume_(std::move(volume)) {
+    volume_->Connect();
+  }
+  ~Connection() { volume_->Disconnect(); }
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+
+  Export& volume() const { return *volume_; }
+
+ private:
+  const std::shared_ptr<Export> volume_;
 };
 
-Export& ExportOf(void* handle) { return *static_cast<Connection*>(handle)->volume; }
+Export& ExportOf(void* handle) { return static_cast<Connection*>(handle)->volume(); }
 
 int Answer(const absl::Status& status) {
   if (status.ok()) return 0;
@@ -102,7 +113,7 @@ void* Open(int /*readonly*/) {
     return nullptr;
   }
   absl::StatusOr<std::shared_ptr<Export>> found = TheService().FindExport(name);
-  if (found.ok()) return new Connection{*std::move(found)};
+  if (found.ok()) return new Connection(*std::move(found));
   nbdkit_error("%s", std::string(found.status().message()).c_str());
   nbdkit_set_error(ENOENT);
   return nullptr;

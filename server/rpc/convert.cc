@@ -13,6 +13,7 @@ namespace understudy::server {
 namespace {
 
 constexpr absl::Duration kDefaultDeadline = absl::Minutes(1);
+constexpr absl::Duration kTimeToLiveMax = absl::Hours(24 * 365);
 constexpr absl::Duration kAnswerMargin = absl::Milliseconds(100);
 
 void StoreBigEndian(uint64_t value, char* to) {
@@ -57,6 +58,24 @@ void PutVolume(const GroupStatus& status, const storage::VolumeInfo& info, v1::V
   to.set_hidden_bytes(usage.hidden_bytes);
   to.set_active_bytes(usage.active_bytes);
   to.set_committed_unapplied_bytes(usage.committed_bytes);
+  to.set_history_bytes(usage.history_bytes);
+}
+
+int64_t UnixSeconds(absl::Time time) {
+  return time == absl::InfinitePast() ? 0 : absl::ToUnixSeconds(time);
+}
+
+void PutScrub(const storage::ScrubState& scrub, v1::ScrubStatus& to) {
+  // Both count the same outcomes in the same order.
+  to.set_outcome(static_cast<v1::ScrubOutcome>(scrub.outcome));
+  to.set_number(scrub.number);
+  to.set_started_unix_seconds(UnixSeconds(scrub.started));
+  to.set_ended_unix_seconds(UnixSeconds(scrub.ended));
+  to.set_last_clean_unix_seconds(UnixSeconds(scrub.last_clean));
+  to.set_extents(scrub.extents);
+  to.set_bytes(scrub.bytes);
+  to.set_damages(scrub.damages);
+  to.set_message(scrub.message);
 }
 
 storage::VolumeSpec VolumeSpecFrom(const v1::VolumeSpec& from) {
@@ -95,11 +114,15 @@ void Put(const Ack& ack, v1::WriteResponse& response) {
   to.set_incomplete(ack.incomplete);
   to.set_aborted_sequence(ack.aborted_sequence);
   to.set_echo_micros(ack.echo_micros);
+  to.set_prepared_epoch(ack.prepared_epoch);
+  to.set_prepared_sequence(ack.prepared_sequence);
 }
 
 void Put(const CheckpointWanted&, v1::WriteResponse& response) {
   response.mutable_checkpoint_wanted();
 }
+
+void Put(const HandoverWanted&, v1::WriteResponse& response) { response.mutable_handover_wanted(); }
 
 }  // namespace
 
@@ -176,7 +199,61 @@ v1::GroupStatus ToProto(const GroupStatus& status) {
   to.set_received_bytes(status.received_bytes);
   to.set_received_operations(status.received_operations);
   to.set_lag_seconds(absl::ToDoubleSeconds(status.lag));
+  PutScrub(state.scrub, *to.mutable_scrub());
+  to.set_history_epochs(state.history_epochs);
+  for (const storage::CloneInfo& clone : status.clones) {
+    *to.add_clones() = ToProto(clone, status.group, status.volumes);
+  }
+  to.set_overlay_bytes(state.overlay_bytes);
+  to.set_overlay_bytes_max(state.overlay_bytes_max);
+  to.set_overlay_soft_mark(state.overlay_soft_mark);
+  to.set_prepared_epoch(state.prepared_epoch.value());
+  to.set_nbd_connections(status.nbd_connections);
+  to.set_handed_over(state.handed_over);
   return to;
+}
+
+v1::HistoryEpoch ToProto(const storage::EpochInfo& epoch,
+                         const std::vector<storage::VolumeInfo>& volumes) {
+  v1::HistoryEpoch to;
+  to.set_epoch(epoch.epoch.value());
+  to.set_committed_unix_micros(absl::ToUnixMicros(epoch.time));
+  to.set_on_disk(epoch.on_disk);
+  for (size_t i = 0; i < epoch.bytes.size() && i < volumes.size(); ++i) {
+    v1::VolumeChange& change = *to.add_volumes();
+    change.set_volume(volumes[i].name);
+    change.set_bytes(epoch.bytes[i]);
+    to.set_bytes(to.bytes() + epoch.bytes[i]);
+  }
+  return to;
+}
+
+v1::CloneStatus ToProto(const storage::CloneInfo& clone, const std::string& group,
+                        const std::vector<storage::VolumeInfo>& volumes) {
+  v1::CloneStatus to;
+  to.set_name(clone.spec.name);
+  to.set_epoch(clone.spec.epoch.value());
+  to.set_written_bytes(clone.written_bytes);
+  to.set_bytes_max(clone.spec.bytes_max);
+  to.set_expires_unix_micros(absl::ToUnixMicros(clone.expires));
+  for (std::string& name : CloneExportNames(group, clone.spec.name, volumes)) {
+    to.add_exports(std::move(name));
+  }
+  return to;
+}
+
+absl::StatusOr<storage::CloneSpec> CloneSpecFrom(const v1::CloneRequest& request) {
+  storage::CloneSpec spec{.name = request.name(), .epoch = Epoch(request.epoch())};
+  if (request.bytes_max() != 0) spec.bytes_max = request.bytes_max();
+  if (request.time_to_live_micros() == 0) return spec;
+  if (request.time_to_live_micros() >
+      static_cast<uint64_t>(absl::ToInt64Microseconds(kTimeToLiveMax))) {
+    return absl::InvalidArgumentError(absl::StrCat("clone ", request.name(), ": a time to live of ",
+                                                   request.time_to_live_micros(),
+                                                   " us is longer than a year"));
+  }
+  spec.time_to_live = absl::Microseconds(static_cast<int64_t>(request.time_to_live_micros()));
+  return spec;
 }
 
 absl::StatusOr<Handshake> HandshakeFrom(const v1::Handshake& handshake) {
@@ -188,7 +265,8 @@ absl::StatusOr<Handshake> HandshakeFrom(const v1::Handshake& handshake) {
                .stream_id = handshake.stream_id(),
                .volumes = {},
                .first_available_sequence = handshake.first_available_sequence(),
-               .takeover = handshake.takeover()};
+               .takeover = handshake.takeover(),
+               .may_checkpoint = handshake.may_checkpoint()};
   for (const v1::StreamVolume& volume : handshake.volumes()) {
     to.volumes.push_back({.name = volume.name(), .size_bytes = volume.size_bytes()});
   }
@@ -201,15 +279,16 @@ v1::WriteResponse ToProto(const Answer& answer) {
   return response;
 }
 
-absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
+base::Deadline DeadlineOf(const grpc::CallbackServerContext& context) {
+  const auto gone = [&context] { return context.IsCancelled(); };
   const auto deadline = context.deadline();
   if (deadline >= std::chrono::system_clock::now() + std::chrono::hours(24 * 365)) {
-    return absl::Now() + kDefaultDeadline;
+    return {absl::Now() + kDefaultDeadline, gone};
   }
   // The answer that time is up must reach the client before its own clock says so.
   const absl::Time given = absl::FromChrono(deadline);
   const absl::Duration left = std::max(absl::ZeroDuration(), given - absl::Now());
-  return given - std::min(left / 10, kAnswerMargin);
+  return {given - std::min(left / 10, kAnswerMargin), gone};
 }
 
 }  // namespace understudy::server

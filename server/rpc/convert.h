@@ -5,6 +5,7 @@
 #define UNDERSTUDY_SERVER_RPC_CONVERT_H_
 
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -14,6 +15,7 @@
 #include "server/group.h"
 #include "server/service.h"
 #include "server/stream_types.h"
+#include "storage/base/deadline.h"
 #include "storage/store.h"
 #include "understudy/v1/primary_writes.pb.h"
 #include "understudy/v1/replication.pb.h"
@@ -33,12 +35,18 @@ storage::GroupSpec GroupSpecFrom(const Request& request);
 absl::StatusOr<Expected> ExpectedFrom(const v1::Expected& expected);
 
 v1::GroupStatus ToProto(const GroupStatus& status);
+v1::HistoryEpoch ToProto(const storage::EpochInfo& epoch,
+                         const std::vector<storage::VolumeInfo>& volumes);
+v1::CloneStatus ToProto(const storage::CloneInfo& clone, const std::string& group,
+                        const std::vector<storage::VolumeInfo>& volumes);
+// Defaults filled in, but for the epoch; kInvalidArgument for a time that no clock can hold.
+absl::StatusOr<storage::CloneSpec> CloneSpecFrom(const v1::CloneRequest& request);
 
 absl::StatusOr<Handshake> HandshakeFrom(const v1::Handshake& handshake);
 v1::WriteResponse ToProto(const Answer& answer);
 
-// The call's deadline; a minute from now when the client set none.
-absl::Time DeadlineOf(const grpc::CallbackServerContext& context);
+// The call's deadline, a minute from now when the client set none; or its cancellation. `context` outlives it.
+base::Deadline DeadlineOf(const grpc::CallbackServerContext& context);
 
 }  // namespace understudy::server
 

@@ -2,7 +2,7 @@
 
 namespace understudy::server {
 
-ReplicationService::ReplicationService(server::Service& service)
+ReplicationService::ReplicationService(server::Service& service, const std::string& nbd_socket)
     : open_(service, control_pool_),
       start_(service, control_pool_),
       checkpoint_(service, control_pool_),
@@ -10,7 +10,13 @@ ReplicationService::ReplicationService(server::Service& service)
       stop_(service, control_pool_, failover_pool_),
       get_status_(service, control_pool_),
       list_groups_(service, control_pool_),
-      remove_(service, control_pool_) {}
+      remove_(service, control_pool_),
+      scrub_(service, control_pool_),
+      history_(service, control_pool_),
+      clone_(service, control_pool_, nbd_socket),
+      list_clones_(service, control_pool_, nbd_socket),
+      remove_clone_(service, control_pool_),
+      watch_(service) {}
 
 grpc::ServerUnaryReactor* ReplicationService::Open(grpc::CallbackServerContext* context,
                                                    const v1::OpenRequest* request,
@@ -58,6 +64,41 @@ grpc::ServerUnaryReactor* ReplicationService::Remove(grpc::CallbackServerContext
                                                      const v1::RemoveRequest* request,
                                                      v1::RemoveResponse* response) {
   return remove_.Handle(context, request, response);
+}
+
+grpc::ServerUnaryReactor* ReplicationService::Scrub(grpc::CallbackServerContext* context,
+                                                    const v1::ScrubRequest* request,
+                                                    v1::ScrubResponse* response) {
+  return scrub_.Handle(context, request, response);
+}
+
+grpc::ServerUnaryReactor* ReplicationService::History(grpc::CallbackServerContext* context,
+                                                      const v1::HistoryRequest* request,
+                                                      v1::HistoryResponse* response) {
+  return history_.Handle(context, request, response);
+}
+
+grpc::ServerUnaryReactor* ReplicationService::Clone(grpc::CallbackServerContext* context,
+                                                    const v1::CloneRequest* request,
+                                                    v1::CloneResponse* response) {
+  return clone_.Handle(context, request, response);
+}
+
+grpc::ServerUnaryReactor* ReplicationService::ListClones(grpc::CallbackServerContext* context,
+                                                         const v1::ListClonesRequest* request,
+                                                         v1::ListClonesResponse* response) {
+  return list_clones_.Handle(context, request, response);
+}
+
+grpc::ServerUnaryReactor* ReplicationService::RemoveClone(grpc::CallbackServerContext* context,
+                                                          const v1::RemoveCloneRequest* request,
+                                                          v1::RemoveCloneResponse* response) {
+  return remove_clone_.Handle(context, request, response);
+}
+
+grpc::ServerWriteReactor<v1::WatchEvent>* ReplicationService::Watch(
+    grpc::CallbackServerContext* context, const v1::WatchRequest* request) {
+  return watch_.Handle(context, request);
 }
 
 }  // namespace understudy::server

@@ -6,14 +6,22 @@
 #ifndef UNDERSTUDY_SERVER_RPC_REPLICATION_SERVICE_H_
 #define UNDERSTUDY_SERVER_RPC_REPLICATION_SERVICE_H_
 
+#include <string>
+
 #include "server/rpc/checkpoint_handler.h"
+#include "server/rpc/clone_handler.h"
 #include "server/rpc/get_error_handler.h"
 #include "server/rpc/get_status_handler.h"
+#include "server/rpc/history_handler.h"
+#include "server/rpc/list_clones_handler.h"
 #include "server/rpc/list_groups_handler.h"
 #include "server/rpc/open_handler.h"
+#include "server/rpc/remove_clone_handler.h"
 #include "server/rpc/remove_handler.h"
+#include "server/rpc/scrub_handler.h"
 #include "server/rpc/start_handler.h"
 #include "server/rpc/stop_handler.h"
+#include "server/rpc/watch_handler.h"
 #include "storage/base/worker_pool.h"
 #include "understudy/v1/replication.grpc.pb.h"
 
@@ -21,7 +29,8 @@ namespace understudy::server {
 
 class ReplicationService final : public v1::Replication::CallbackService {
  public:
-  explicit ReplicationService(server::Service& service);  // which outlives this
+  // `service` outlives this. `nbd_socket`: path of the NBD exports, to tell who makes a clone; empty: none.
+  explicit ReplicationService(server::Service& service, const std::string& nbd_socket = "");
 
   grpc::ServerUnaryReactor* Open(grpc::CallbackServerContext* context,
                                  const v1::OpenRequest* request,
@@ -47,6 +56,27 @@ class ReplicationService final : public v1::Replication::CallbackService {
   grpc::ServerUnaryReactor* Remove(grpc::CallbackServerContext* context,
                                    const v1::RemoveRequest* request,
                                    v1::RemoveResponse* response) override;
+  grpc::ServerUnaryReactor* Scrub(grpc::CallbackServerContext* context,
+                                  const v1::ScrubRequest* request,
+                                  v1::ScrubResponse* response) override;
+  grpc::ServerUnaryReactor* History(grpc::CallbackServerContext* context,
+                                    const v1::HistoryRequest* request,
+                                    v1::HistoryResponse* response) override;
+  grpc::ServerUnaryReactor* Clone(grpc::CallbackServerContext* context,
+                                  const v1::CloneRequest* request,
+                                  v1::CloneResponse* response) override;
+  grpc::ServerUnaryReactor* ListClones(grpc::CallbackServerContext* context,
+                                       const v1::ListClonesRequest* request,
+                                       v1::ListClonesResponse* response) override;
+  grpc::ServerUnaryReactor* RemoveClone(grpc::CallbackServerContext* context,
+                                        const v1::RemoveCloneRequest* request,
+                                        v1::RemoveCloneResponse* response) override;
+
+  grpc::ServerWriteReactor<v1::WatchEvent>* Watch(grpc::CallbackServerContext* context,
+                                                  const v1::WatchRequest* request) override;
+
+  // Ends the streams of Watch with UNAVAILABLE. Before the server is shut down.
+  void EndStreams() { watch_.EndAll(); }
 
  private:
   base::WorkerPool control_pool_{"control", 64};
@@ -59,6 +89,12 @@ class ReplicationService final : public v1::Replication::CallbackService {
   GetStatusHandler get_status_;
   ListGroupsHandler list_groups_;
   RemoveHandler remove_;
+  ScrubHandler scrub_;
+  HistoryHandler history_;
+  CloneHandler clone_;
+  ListClonesHandler list_clones_;
+  RemoveCloneHandler remove_clone_;
+  WatchHandler watch_;
 };
 
 }  // namespace understudy::server

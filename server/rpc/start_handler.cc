@@ -1,7 +1,8 @@
 #include "server/rpc/start_handler.h"
 
-#include "proto/unary_call.h"
+#include "proto/repeatable_call.h"
 #include "server/rpc/convert.h"
+#include "server/rpc/repeats.h"
 #include "storage/base/status_macros.h"
 
 namespace understudy::server {
@@ -9,8 +10,8 @@ namespace understudy::server {
 grpc::ServerUnaryReactor* StartHandler::Handle(grpc::CallbackServerContext* context,
                                                const v1::StartRequest* request,
                                                v1::StartResponse* response) {
-  return proto::RunUnary(
-      context, pool_,
+  return proto::RunRepeatable(
+      context, pool_, service_.requests(), request, response,
       [&service = service_, response, mode = ModeFrom(request->mode()),
        spec = GroupSpecFrom(*request), expected = ExpectedFrom(request->expected()),
        deadline = DeadlineOf(*context)]() -> absl::Status {
@@ -22,7 +23,8 @@ grpc::ServerUnaryReactor* StartHandler::Handle(grpc::CallbackServerContext* cont
         response->set_incarnation(ToBytes(outcome.incarnation));
         response->set_term(outcome.term.value());
         return absl::OkStatus();
-      });
+      },
+      RepeatOf(service_, *request));
 }
 
 }  // namespace understudy::server

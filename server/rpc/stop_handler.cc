@@ -1,7 +1,8 @@
 #include "server/rpc/stop_handler.h"
 
-#include "proto/unary_call.h"
+#include "proto/repeatable_call.h"
 #include "server/rpc/convert.h"
+#include "server/rpc/repeats.h"
 #include "storage/base/status_macros.h"
 
 namespace understudy::server {
@@ -9,12 +10,13 @@ namespace understudy::server {
 grpc::ServerUnaryReactor* StopHandler::Handle(grpc::CallbackServerContext* context,
                                               const v1::StopRequest* request,
                                               v1::StopResponse* response) {
-  StopCommand command{.failover = request->failover(), .received = request->received()};
+  StopCommand command{
+      .failover = request->failover(), .received = request->received(), .force = request->force()};
   if (request->epoch() != 0) command.epoch = Epoch(request->epoch());
   // A pool of its own: a failover never queues behind calls that wait for disks, as one with `received` may.
   base::WorkerPool& pool = command.failover && !command.received ? failover_pool_ : pool_;
-  return proto::RunUnary(
-      context, pool,
+  return proto::RunRepeatable(
+      context, pool, service_.requests(), request, response,
       [&service = service_, response, command, name = request->group(),
        expected = ExpectedFrom(request->expected()),
        deadline = DeadlineOf(*context)]() mutable -> absl::Status {
@@ -27,7 +29,8 @@ grpc::ServerUnaryReactor* StopHandler::Handle(grpc::CallbackServerContext* conte
         response->set_epoch(outcome.epoch.value());
         response->set_term(outcome.term.value());
         return absl::OkStatus();
-      });
+      },
+      RepeatOf(service_, *request));
 }
 
 }  // namespace understudy::server

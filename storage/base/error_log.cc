@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
 #include "storage/base/reason.h"
 
 namespace understudy::base {
@@ -18,6 +21,7 @@ bool ErrorLog::Latch(const std::string& volume, const std::string& operation, By
                      .first = now,
                      .last = now,
                      .count = 1,
+                     .bytes = range.size(),
                      .generation = generation_};
   auto known = std::find_if(errors_.begin(), errors_.end(), [&](const LatchedError& other) {
     return other.volume == error.volume && other.operation == error.operation &&
@@ -31,10 +35,12 @@ bool ErrorLog::Latch(const std::string& volume, const std::string& operation, By
   if (known == errors_.end()) known = errors_.end() - 1;
   error.first = known->first;
   error.count = known->count + 1;
+  error.bytes = known->bytes + range.size();
   if (known->code == error.code) {
     *known = std::move(error);
   } else {
     known->count = error.count;
+    known->bytes = error.bytes;
     known->last = now;
   }
   return false;
@@ -44,10 +50,33 @@ void ErrorLog::ClearBefore(uint64_t mark) {
   std::erase_if(errors_, [mark](const LatchedError& error) { return error.generation < mark; });
 }
 
+void ErrorLog::ClearDataLossBefore(uint64_t mark) {
+  std::erase_if(errors_, [mark](const LatchedError& error) {
+    return error.code == absl::StatusCode::kDataLoss && error.generation < mark;
+  });
+}
+
 void ErrorLog::ClearMissedWrites() {
   std::erase_if(errors_, [](const LatchedError& error) {
     return error.operation == "write" && error.code != absl::StatusCode::kDataLoss;
   });
+}
+
+bool ErrorLog::HasMissedWrites() const {
+  return std::any_of(errors_.begin(), errors_.end(), [](const LatchedError& error) {
+    return error.operation == "write" && error.reason == kReasonIncomplete;
+  });
+}
+
+std::string ErrorLog::Extents(const std::string& operation) const {
+  std::vector<std::string> extents;
+  for (const LatchedError& error : errors_) {
+    if (error.operation != operation || error.volume.empty() || error.range.empty()) continue;
+    extents.push_back(absl::StrCat("volume ", error.volume, ": ", error.count,
+                                   error.count == 1 ? " time, " : " times, ", error.bytes,
+                                   " bytes, the newest ", error.range.ToString()));
+  }
+  return absl::StrJoin(extents, "; ");
 }
 
 }  // namespace understudy::base

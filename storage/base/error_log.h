@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -21,14 +22,15 @@ namespace understudy::base {
 
 struct LatchedError {
   std::string volume;     // empty: of the group as a whole
-  std::string operation;  // write, apply, commit, read, checkpoint, forward, connect
+  std::string operation;  // write, apply, commit, read, open, scrub, checkpoint, forward, connect
   absl::StatusCode code = absl::StatusCode::kUnknown;
   std::string message;
   std::string reason;  // as storage/base/reason.h; may be empty
-  ByteRange range;     // empty: none
+  ByteRange range;     // the newest; empty: none
   absl::Time first;
   absl::Time last;
   uint64_t count = 0;
+  uint64_t bytes = 0;       // of all ranges, overlaps counted again
   uint64_t generation = 0;  // of the log when it was latched
 };
 
@@ -39,11 +41,21 @@ class ErrorLog {
   // True when it is a new one, worth a log line.
   bool Latch(const std::string& volume, const std::string& operation, ByteRange range,
              const absl::Status& status, absl::Time now);
+  // Those of an earlier run of the daemon; later equal ones are counted in them. REQUIRES: nothing was latched or marked yet.
+  void Restore(std::vector<LatchedError> errors) { errors_ = std::move(errors); }
   // Errors of before and after it are kept apart.
   uint64_t Mark() { return ++generation_; }
   void ClearBefore(uint64_t mark);
+  // Everything was read and found whole since `mark`.
+  void ClearDataLossBefore(uint64_t mark);
   // A checkpoint has committed the resync of missed writes. DATA_LOSS stays.
   void ClearMissedWrites();
+  // Whether there are errors of an incomplete group.
+  bool HasMissedWrites() const;
+
+  // Which extents the errors of `operation` name, by volume: "volume vda: 2 times, 8192 bytes, the newest [4096, 8192)".
+  // Empty: none.
+  std::string Extents(const std::string& operation) const;
 
   const std::vector<LatchedError>& errors() const { return errors_; }
 

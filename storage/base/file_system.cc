@@ -59,6 +59,12 @@ int ErrnoOf(const absl::Status& status) {
   return status.code() == absl::StatusCode::kResourceExhausted ? ENOSPC : EIO;
 }
 
+absl::Status File::CloneFrom(const File&, uint64_t, uint64_t, uint64_t) {
+  return absl::UnimplementedError("cannot share blocks");
+}
+
+absl::Status File::WriteBack(ByteRange, bool) { return absl::OkStatus(); }
+
 absl::Status File::Write(uint64_t offset, absl::string_view data) {
   const iovec piece = {.iov_base = const_cast<char*>(data.data()), .iov_len = data.size()};
   return Write(offset, std::span(&piece, 1));

@@ -46,9 +46,17 @@ class File {
   // error any part may have been written.
   virtual absl::Status Write(uint64_t offset, std::span<const iovec> pieces) = 0;
   absl::Status Write(uint64_t offset, absl::string_view data);
-  // Reads `range` as zeroes from now on and gives its space back where the file system can (a device: discards or
-  // writes zeroes).
+  // Reads `range` as zeroes from now on and gives its space back where the file system or device can do that and still promise
+  // zeroes (BLKDISCARD alone does not); else writes zeroes.
   virtual absl::Status PunchHole(ByteRange range) = 0;
+  // Makes [offset, offset + length) share its blocks with `source` from `source_offset` on (FICLONERANGE), copying nothing: as
+  // if the bytes had been written. kUnimplemented, and nothing changed, where the file system or the alignment does not
+  // allow it.
+  virtual absl::Status CloneFrom(const File& source, uint64_t source_offset, uint64_t offset,
+                                 uint64_t length);
+  // Begins to bring completed writes to `range` to the device; `wait`: returns when those that were begun are there, which
+  // does not make them durable. An error counts as one of Sync().
+  virtual absl::Status WriteBack(ByteRange range, bool wait);
   // Makes all completed writes durable (fdatasync). After an error the file must not be trusted or synced again.
   virtual absl::Status Sync() = 0;
   virtual absl::Status Truncate(uint64_t size_bytes) = 0;

@@ -32,7 +32,15 @@ enum class OperationKind : uint8_t {
   kCheckpoint = 5,  // everything before it belongs to the epoch; the last operation of its frame
   kIncomplete = 6,  // from here on operations are missing: no checkpoint may commit
   kComplete = 7,    // a resync has sent everything that was missing
+  kPrepare = 8,     // as kCheckpoint, but the epoch waits for somebody to commit it
+  kHandover = 9,    // as kCheckpoint, and the last of the stream: the primary has given up writing
 };
+
+// Ends its frame, and an epoch with it.
+constexpr bool IsMarker(OperationKind kind) {
+  return kind == OperationKind::kCheckpoint || kind == OperationKind::kPrepare ||
+         kind == OperationKind::kHandover;
+}
 
 struct Operation {
   uint32_t volume = 0;

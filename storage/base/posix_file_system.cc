@@ -4,6 +4,7 @@
 #include <climits>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
@@ -78,6 +79,33 @@ class PosixFile : public File {
       if (ioctl(fd_, BLKZEROOUT, device_range) == 0) return absl::OkStatus();
     }
     return WriteZeroes(range);
+  }
+
+  absl::Status CloneFrom(const File& source, uint64_t source_offset, uint64_t offset,
+                         uint64_t length) override {
+    const auto* const posix = dynamic_cast<const PosixFile*>(&source);
+    if (posix == nullptr || is_block_device_) {
+      return File::CloneFrom(source, source_offset, offset, length);
+    }
+    file_clone_range range = {};
+    range.src_fd = posix->fd_;
+    range.src_offset = source_offset;
+    range.src_length = length;
+    range.dest_offset = offset;
+    if (ioctl(fd_, FICLONERANGE, &range) == 0) return absl::OkStatus();
+    if (errno == EIO || errno == ENOSPC || errno == EDQUOT) return Failed("clone");
+    return absl::UnimplementedError(absl::StrCat(path_, ": clone: ", strerror(errno)));
+  }
+
+  absl::Status WriteBack(ByteRange range, bool wait) override {
+    const unsigned flags =
+        wait ? SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER
+             : SYNC_FILE_RANGE_WRITE;
+    const auto start = static_cast<off_t>(range.start);
+    if (sync_file_range(fd_, start, static_cast<off_t>(range.size()), flags) == 0) {
+      return absl::OkStatus();
+    }
+    return errno == ENOSYS || errno == EINVAL ? absl::OkStatus() : Failed("write back");
   }
 
   absl::Status Sync() override { return fdatasync(fd_) == 0 ? absl::OkStatus() : Failed("sync"); }

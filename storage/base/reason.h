@@ -23,6 +23,13 @@ inline constexpr absl::string_view kReasonIncomplete = "INCOMPLETE";
 inline constexpr absl::string_view kReasonWrongDisk = "WRONG_DISK";
 inline constexpr absl::string_view kReasonUnknownGroup = "UNKNOWN_GROUP";
 inline constexpr absl::string_view kReasonWrongMode = "WRONG_MODE";
+inline constexpr absl::string_view kReasonNotPrepared = "NOT_PREPARED";  // prepare again
+// The primary has given up writing: wait, until the standby takes over or gives it back.
+inline constexpr absl::string_view kReasonHandedOver = "HANDED_OVER";
+inline constexpr absl::string_view kReasonNotHandedOver =
+    "NOT_HANDED_OVER";  // demote the primary, or force
+inline constexpr absl::string_view kReasonInUse =
+    "IN_USE";  // a VM has the disk open: stop it, or force
 
 struct Reason {
   std::string reason;

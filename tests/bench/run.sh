@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Measures Understudy on this machine: writes through the agent to the service, and checkpoints. docs/performance.md explains the
-# figures. Prints Markdown.
+# Measures Understudy on this machine: writes through the agent to the service, checkpoints, the apply job, many groups. docs/performance.md
+# explains the figures. Prints Markdown.
 #
-#   tests/bench/run.sh              installs what is missing, builds, measures; about two minutes after the build
+#   tests/bench/run.sh              installs what is missing, builds, measures; about four minutes after the build
 #   tests/bench/run.sh --bin DIR    uses the programs in DIR
 #   UNDERSTUDY_BENCH_SECONDS=10     per fio job, default 6
 #
@@ -29,7 +29,8 @@ if [[ -z $bin ]]; then
   (
     cd "$repository"
     cmake --preset release && cmake --build --preset release \
-      --target understudyd understudyd_plugin understudyctl understudy-agent understudy-agent-plugin
+      --target understudyd understudyd_plugin understudyctl understudy-agent understudy-agent-plugin apply_bench index_bench \
+      understudy_stub
   ) > "$repository/build/bench-build.log" 2>&1 < /dev/null || {
     tail -n 40 "$repository/build/bench-build.log" >&2
     exit 1
@@ -152,6 +153,19 @@ checkpoints() {
   done
 }
 
+# written FILE-SYSTEM: what reaches a device of its own, per byte received. Needs root and a free loop device.
+written() {
+  local image=$dir/device.img mount=$dir/mount
+  truncate -s 3G "$image"
+  "mkfs.$1" -q "$image"
+  mkdir -p "$mount"
+  mount -o loop "$image" "$mount"
+  printf '| %s |' "$1"
+  "$bin/apply_bench" written "$mount" 256 2> "$dir/apply.log" || { umount "$mount"; exit 1; }
+  umount "$mount"
+  rm "$image"
+}
+
 echo "$(nproc) cores, $(awk -F': ' '/model name/ { print $2; exit }' /proc/cpuinfo), Linux $(uname -r), $(df --output=fstype "$dir" | tail -n 1)," \
   "$(date -u +%F), load before: $(cut -d ' ' -f 1-3 /proc/loadavg)"
 echo
@@ -167,3 +181,28 @@ echo "| --- | --- | --- |"
 for durability in none checkpoint; do
   printf '| --durability=%s | %s\n' "$durability" "$(checkpoints "$durability")"
 done
+if [[ -x $bin/apply_bench ]]; then
+  echo
+  "$bin/apply_bench" speed "$dir/apply" 2> "$dir/apply.log"
+  echo
+  "$bin/apply_bench" stream "$dir/apply" 256 2> "$dir/apply.log"
+  rm -rf "$dir/apply"
+  if ((EUID == 0)) && losetup -f > /dev/null 2>&1; then
+    echo
+    echo "| bytes to the device per byte received, up to the secondary disk | 256 KiB in order | 64 KiB at random | 4 KiB at random |"
+    echo "| --- | --- | --- | --- |"
+    for file_system in ext4 xfs; do
+      command -v "mkfs.$file_system" > /dev/null && written "$file_system"
+    done
+  fi
+fi
+if [[ -x $bin/index_bench ]]; then
+  echo
+  mkdir "$dir/index"
+  "$bin/index_bench" "$dir/index" 2> "$dir/index.log"
+  rm -rf "$dir/index"
+fi
+if [[ -x $bin/../tests/understudy_stub ]]; then
+  echo
+  python3 -B "$repository/tests/bench/groups.py" --bin "$bin"
+fi

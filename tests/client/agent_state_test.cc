@@ -39,6 +39,7 @@ TEST_F(AgentStateTest, WhatIsStoredIsReadBack) {
                       record.stage = Stage::kRunning;
                       record.grant = {.incarnation = {.high = 1, .low = 2}, .term = Term(9)};
                       record.fenced = true;
+                      record.handed_over = true;
                       record.resume = {.stream_id = 77, .next_sequence = 12};
                     })
                     .ok());

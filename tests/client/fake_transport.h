@@ -68,6 +68,10 @@ class FakeTransport : public Transport {
     base::MutexLock lock(mutex_);
     Post([session = session_](TransportEvents* events) { events->OnCheckpointWanted(session); });
   }
+  void WantHandover() {
+    base::MutexLock lock(mutex_);
+    Post([session = session_](TransportEvents* events) { events->OnHandoverWanted(session); });
+  }
   // The secondary commits what it has received, as it does for a call of its own without a stream.
   void CommitReceived() {
     base::MutexLock lock(mutex_);
@@ -90,6 +94,7 @@ class FakeTransport : public Transport {
   struct Seen {
     std::vector<std::pair<uint64_t, size_t>> frames;  // first sequence, operations
     std::vector<OperationKind> kinds;                 // applied, in order
+    Operation incomplete;                             // the newest INCOMPLETE
     std::vector<Handshake> handshakes;
     std::vector<std::string> violations;
     uint64_t durable_requests = 0;
@@ -182,7 +187,7 @@ class FakeTransport : public Transport {
       const char* const bytes = data;
       data += operation.payload_bytes();
       if (marker) Violation("operation after a marker");
-      marker = marker || operation.kind == OperationKind::kCheckpoint;
+      marker = marker || IsMarker(operation.kind);
       if (sequence++ <= received_) continue;
       received_ = sequence - 1;
       ApplyOne(operation, bytes);
@@ -195,6 +200,7 @@ class FakeTransport : public Transport {
   void ApplyOne(const Operation& operation, const char* bytes)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     seen_.kinds.push_back(operation.kind);
+    if (operation.kind == OperationKind::kIncomplete) seen_.incomplete = operation;
     switch (operation.kind) {
       case OperationKind::kData:
         std::memcpy(disks_[operation.volume].data() + operation.offset, bytes, operation.length);
@@ -207,6 +213,7 @@ class FakeTransport : public Transport {
         behaviour_.incomplete = true;
         break;
       case OperationKind::kCheckpoint:
+      case OperationKind::kHandover:
         marker_sequence_ = received_;
         if (behaviour_.incomplete) {
           aborted_sequence_ = received_;

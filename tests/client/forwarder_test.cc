@@ -183,8 +183,12 @@ TEST_F(ForwarderTest, AFullWindowDegradesAfterTheStallTimeoutAndSaysSoInTheStrea
   EXPECT_FALSE(forwarder.Write(0, 0, Block('y')).ok());
   EXPECT_EQ(forwarder.state().volumes[0].missed_bytes, 65536u + 4096u);
   EXPECT_EQ(transport_.seen().kinds.back(), OperationKind::kIncomplete);
+  EXPECT_EQ(transport_.seen().incomplete.range(), (ByteRange{0, 65536})) << "what is missing first";
   EXPECT_THAT(forwarder.errors().errors(), SizeIs(2));
-  EXPECT_TRUE(HasReason(forwarder.Checkpoint(Soon()).status(), kReasonIncomplete));
+  const absl::Status refused = forwarder.Checkpoint(Soon()).status();
+  EXPECT_TRUE(HasReason(refused, kReasonIncomplete));
+  EXPECT_THAT(std::string(refused.message()),
+              HasSubstr("2 times, 69632 bytes, the newest [0, 4096)"));
   EXPECT_EQ(transport_.seen().committed, Epoch(0));
 }
 

@@ -1,5 +1,6 @@
 #include "client/volume.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <filesystem>
@@ -18,6 +19,7 @@
 namespace understudy::client {
 namespace {
 
+using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
@@ -148,6 +150,40 @@ TEST_F(VolumeTest, ForwardErrorsAreHiddenUnlessAskedFor) {
   }
 }
 
+TEST_F(VolumeTest, SkippedWritesAreNamedOverARestartToo) {
+  transport_.Set([](auto& b) { b.incomplete = true; });
+  ASSERT_TRUE(Make(/*tee=*/true).Start(false, Soon()).ok());
+  ASSERT_TRUE(Eventually([&] { return primary_->forwarder().state().incomplete; }));
+  ASSERT_TRUE(Disk().Write(4096, Block('a'), false).ok());
+  ASSERT_TRUE(Disk().Write(12288, Block('b'), false).ok());
+  ASSERT_TRUE(Disk().Flush().ok());
+  for (const bool restarted : {false, true}) {
+    if (restarted) {
+      primary_->forwarder().errors().Store();
+      Make(/*tee=*/true);
+      ASSERT_TRUE(Eventually([&] { return primary_->forwarder().state().incomplete; }));
+    }
+    const std::vector<base::LatchedError> errors = primary_->errors();
+    const auto missed = std::find_if(errors.begin(), errors.end(),
+                                     [](const auto& error) { return error.volume == "disk0"; });
+    ASSERT_NE(missed, errors.end());
+    EXPECT_EQ(missed->operation, "forward");
+    EXPECT_EQ(missed->reason, kReasonIncomplete);
+    EXPECT_EQ(missed->range, (ByteRange{12288, 16384}));
+    EXPECT_EQ(missed->count, 2u) << "a flush misses nothing";
+    EXPECT_EQ(missed->bytes, 8192u);
+    const absl::Status refused = primary_->Checkpoint(Soon()).status();
+    EXPECT_EQ(refused.code(), absl::StatusCode::kAborted);
+    EXPECT_THAT(std::string(refused.message()),
+                HasSubstr("volume disk0: 2 times, 8192 bytes, the newest [12288, 16384)"));
+    EXPECT_THAT(std::string(primary_->Stop(false, Soon()).status().message()),
+                HasSubstr("volume disk0: 2 times"));
+  }
+  ASSERT_TRUE(primary_->Stop(true, Soon()).ok());
+  EXPECT_THAT(primary_->errors(), IsEmpty());
+  EXPECT_THAT(Make(/*tee=*/true).errors(), IsEmpty());
+}
+
 TEST_F(VolumeTest, OnceFencedEverythingFailsAlsoAfterARestart) {
   ASSERT_TRUE(Make(/*tee=*/true).Start(false, Soon()).ok());
   Fence();
@@ -161,7 +197,8 @@ TEST_F(VolumeTest, OnceFencedEverythingFailsAlsoAfterARestart) {
   EXPECT_EQ(again.stage(), Stage::kRunning);
   EXPECT_TRUE(again.fenced());
   EXPECT_FALSE(Disk().Read(0, out).ok());
-  EXPECT_THAT(again.errors(), SizeIs(1));
+  ASSERT_THAT(again.errors(), SizeIs(1));
+  EXPECT_EQ(again.errors()[0].count, 1u) << "a restart is no second time";
   transport_.Set([](auto& b) { b.refuse = absl::OkStatus(); });
   EXPECT_TRUE(again.Start(/*takeover=*/true, Soon()).ok());
   EXPECT_TRUE(transport_.seen().handshakes.back().takeover);

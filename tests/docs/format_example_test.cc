@@ -109,9 +109,12 @@ TEST(FormatExampleTest, OverlaysAndPositionsAreAsDocumented) {
   const OverlayRecord overlay{.group = 1,
                               .role = LogRole::kHidden,
                               .epoch = Epoch(5),
-                              .committed = true,
+                              .state = OverlayState::kCommitted,
                               .start = {},
-                              .end = {.ordinal = 1, .offset = 0x3000}};
+                              .end = {.ordinal = 1, .offset = 0x3000},
+                              .unix_micros = 1700000000000000,
+                              .covered = {{.all = 1024, .data = 1024}, {.all = 4096, .data = 0}},
+                              .segments = {{.first = 1, .last = 1}}};
   EXPECT_EQ(Documented("overlay"), Dump(Encode(overlay)));
   const IndexedPosition position{.position = {.ordinal = 1, .offset = 0x3000},
                                  .stream_id = 0x1122334455667788,
@@ -136,6 +139,9 @@ TEST(FormatExampleTest, GroupsAreAsDocumented) {
                           .hidden = OverlayId(8),
                           .active = OverlayId(9),
                           .roll_forward_through = Epoch(),
+                          .applied_epoch = Epoch(4),
+                          .applied_micros = 1699999999000000,
+                          .applying_through = Epoch(5),
                           .volumes = {{.name = "vda",
                                        .top_id = "vm1/vda",
                                        .disk_path = "/d/vda",

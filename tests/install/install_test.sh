@@ -12,6 +12,10 @@ for part in storage/base proto client; do
 done
 cmake -DCMAKE_INSTALL_PREFIX="$work/prefix" -DCMAKE_INSTALL_LOCAL_ONLY=1 -P "$build/client/rpc/cmake_install.cmake" >> "$work/install.log"
 cmake -DCMAKE_INSTALL_PREFIX="$work/prefix" -DCMAKE_INSTALL_LOCAL_ONLY=1 -P "$build/cmake_install.cmake" >> "$work/install.log"
+# The image holds what is installed. Asked of the install scripts, as the programs may not be built yet.
+for program in understudyd understudy-agent understudyctl understudy-inspect; do
+  grep -rqF --include=cmake_install.cmake "/bin/$program\"" "$build" || { echo "not installed: $program"; exit 1; }
+done
 mkdir "$work/consumer"
 cp "$here/example.cc" "$work/consumer/"
 cp "$here/consumer.cmake.txt" "$work/consumer/CMakeLists.txt"

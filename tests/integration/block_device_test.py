@@ -48,6 +48,50 @@ class BlockDeviceTest(lib.Case):
         self.assertEqual(service.daemon.end(), 0)  # before the device goes
 
 
+    def assert_given_back(self, found, expected):
+        """But for blocks that were cut, and those in which the file below keeps its map."""
+        self.assertLessEqual(found, expected)
+        self.assertGreaterEqual(found, expected - 64 * 1024)
+
+    def test_zeroes_and_discards_give_the_devices_space_back(self):
+        """A loop device passes on what it is told to the file below, so that file's blocks tell which command it was."""
+        image = self.random_bytes(self.size).replace(bytes(4096), b"\x55" * 4096)
+        device = self.loop_device(image)
+        backing = self.dir / "backing"
+
+        def allocated():
+            lib.run("sync", device)
+            lib.run("sync", backing)
+            return backing.stat().st_blocks * 512
+
+        service = self.service("--disk-dir", "/dev")
+        service.start_group(f"vda,disk={device}")
+        agent = self.agent(service, f"vda,size={self.size}").wait_connected()
+        expected = bytearray(image)
+        before = allocated()
+        # A discard, zeroes that may become a hole, zeroes that must not, zeroes written as data, and odd sectors.
+        requests = ["discard 1M 2M", "write -z -u 4M 2M", "write -z 8M 2M", "write -P 0 12M 1M", "write -z 16777728 1047552"]
+        qemu_io(agent.uri(), *requests)
+        for start, length in ((1 * MIB, 2 * MIB), (4 * MIB, 2 * MIB), (8 * MIB, 2 * MIB), (12 * MIB, MIB), (16777728, 1047552)):
+            expected[start : start + length] = bytes(length)
+        agent.call("checkpoint", "vm1")
+        lib.wait_for(
+            lambda: int(service.status()["volumes"][0]["committed_unapplied_bytes"]) == 0, "the epoch to be applied"
+        )
+        self.assert_file(pathlib.Path(device), bytes(expected), "the device")
+        self.assert_given_back(before - allocated(), 8 * MIB)
+        # And the secondary VM's own, after the failover.
+        service.call("stop", "vm1", "--failover")
+        service.wait_stage("DONE")
+        before = allocated()
+        qemu_io(service.uri(), "discard 24M 1M", "write -z 26M 1M")
+        for start in (24 * MIB, 26 * MIB):
+            expected[start : start + MIB] = bytes(MIB)
+        self.assert_file(pathlib.Path(device), bytes(expected), "the device after the VM's discard")
+        self.assert_given_back(before - allocated(), 2 * MIB)
+        self.assertEqual(service.daemon.end(), 0)
+
+
 if __name__ == "__main__":
     if shutil.which("losetup") and subprocess.run(["losetup", "-f"], capture_output=True).returncode != 0:
         print("skipped: no loop device to be had here (not root, or a container)")

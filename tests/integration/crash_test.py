@@ -93,11 +93,46 @@ class CrashTest(lib.Case):
         self.wait_resumed(agent)
         self.assert_healthy(service, agent)
 
+    def test_service_killed_during_the_apply_job(self):
+        """Killed again and again in the middle of an apply, with another checkpoint behind it each time; the disk ends with the
+        right bytes, and whoever fails over before that sees them too."""
+        size = 64 * MIB
+        image = self.random_bytes(size)
+        secondary = self.disk("s", size, image)
+        service = self.service("--apply-bytes-per-second", "8M")
+        service.start_group(f"vda,disk={secondary}")
+        agent = self.agent(service, f"vda,size={size}").wait_connected()
+        expected = bytearray(image)
+        killed_at_work = 0
+        for kill in range(KILLS):
+            requests = lib.random_requests(self.rng, 200, size)
+            qemu_io(agent.uri(), *map(lib.command_of, requests))
+            lib.apply_to(expected, requests)
+            agent.call("checkpoint", "vm1")
+            time.sleep(self.rng.uniform(0, 0.3))
+            service.kill()
+            service.restart()
+            killed_at_work += int(service.status()["volumes"][0]["committed_unapplied_bytes"]) > 0
+            self.wait_resumed(agent)
+            if kill % 3 == 0:
+                self.assert_export(service.uri(), expected, f"the view after kill {kill + 1}")
+        print(f"{killed_at_work} of {KILLS} kills hit the apply job", flush=True)
+        self.assertGreaterEqual(killed_at_work, KILLS - 1)
+        service.kill()
+        service.options = ()
+        service.restart()
+        lib.wait_for(
+            lambda: int(service.status()["volumes"][0]["committed_unapplied_bytes"]) == 0, "the epochs to be applied"
+        )
+        self.assert_export(service.uri(), expected, "the view in the end")
+        service.kill()  # with it goes whatever was only in its memory
+        self.assert_file(secondary, expected, "the secondary disk in the end")
+
     def test_service_killed_during_the_commit_job(self):
         """Killed again and again after the failover, also while the secondary VM writes; it ends in DONE with the right bytes."""
         size = 64 * MIB
         secondary = self.disk("s", size, self.random_bytes(size))
-        service = self.service()
+        service = self.service("--apply-bytes-per-second", "1M")  # so that the job outlives the kills
         service.start_group(f"vda,disk={secondary}")
         agent = self.agent(service, f"vda,size={size}").wait_connected()
         expected = bytearray(secondary.read_bytes())
@@ -115,7 +150,7 @@ class CrashTest(lib.Case):
         service.call("stop", "vm1", "--failover")
         killed_at_work = 0
         for kill in range(2 * KILLS):
-            time.sleep(self.rng.choice([0, 0, 0.01, 0.03]))
+            time.sleep(self.rng.choice([0, 0.01, 0.03, 0.3]))
             service.kill()
             service.restart()
             stage = service.status()["stage"]
@@ -127,7 +162,10 @@ class CrashTest(lib.Case):
             if kill % 4 == 0:
                 self.assert_export(service.uri(), expected, f"the view after kill {kill + 1}")
         print(f"{killed_at_work} of {2 * KILLS} kills hit the commit job", flush=True)
-        self.assertGreater(killed_at_work, 0, "no kill hit the commit job: make it longer")
+        self.assertGreaterEqual(killed_at_work, 2 * KILLS - 2, "the commit job was over too soon: make it longer")
+        service.kill()
+        service.options = ()
+        service.restart()
         service.wait_stage("DONE")
         self.assert_export(service.uri(), expected, "the view in stage DONE")
         self.assert_file(secondary, expected, "the secondary disk in stage DONE")

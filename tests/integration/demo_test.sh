@@ -4,7 +4,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 PATH=$PATH:/usr/sbin:/sbin
-for tool in qemu-io nbdcopy mke2fs debugfs e2fsck jq; do
+for tool in qemu-io nbdcopy nbdinfo mke2fs debugfs e2fsck jq; do
   command -v "$tool" > /dev/null || {
     echo "skipped, not installed: $tool"
     exit 77
@@ -25,6 +25,10 @@ status=$?
 echo "$output"
 ((status == 0)) || fail "demo.sh exited with $status"
 grep -q '^PASSED' <<< "$output" || fail "no verdict"
+for seen in \
+  'the drill VM sees checkpoint 1' '/drilled: "written by the drill VM' 'the standby shows nothing of it' 'removed without trace'; do
+  grep -q "✓ $seen" <<< "$output" || fail "the fire drill did not say: $seen"
+done
 grep -q $'\e' <<< "$output" && fail "colours without a terminal"
 [[ -z $(ls -A "$TMPDIR") ]] || fail "left behind: $(ls -A "$TMPDIR")"
 

@@ -24,6 +24,8 @@ import unittest
 import urllib.parse
 import urllib.request
 
+import nbd
+
 MIB = 1 << 20
 SKIPPED = 77
 # A sanitizer makes everything several times slower; a test that passes does not wait for any of these.
@@ -209,6 +211,12 @@ class Endpoint:
     def status(self, group="vm1"):
         return self.call("status", group)
 
+    def call_errors(self, group="vm1"):
+        """What GetError lists."""
+        answer = self.ctl("get-error", group)
+        self.case.assertIn(answer.status, (0, 3), answer.error)
+        return answer.object["errors"]
+
     def wait_stage(self, stage, group="vm1"):
         return wait_for(
             lambda: (lambda s: s if s["stage"] == stage else None)(self.status(group)), f"{self.name} in stage {stage}"
@@ -217,6 +225,19 @@ class Endpoint:
     def uri(self, volume="vda", group="vm1", export=None):
         name = urllib.parse.quote(export or f"{group}/{volume}")
         return f"nbd+unix:///{name}?socket={self.nbd_socket}"
+
+    def connect(self, volume="vda", group="vm1", export=None):
+        """An NBD connection that stays open until the test ends."""
+        disk = nbd.Disk(self.nbd_socket, export or f"{group}/{volume}", PATIENCE_SECONDS)
+        self.case.addCleanup(disk.close)
+        return disk
+
+    def export_names(self):
+        """What an NBD client that asks for the list is told."""
+        answer = run("nbdinfo", "--json", "--list", f"nbd+unix:///?socket={self.nbd_socket}", check=False)
+        if answer.returncode != 0:  # nbdinfo's way to say that the list is empty
+            return []
+        return sorted(export["export-name"] for export in json.loads(answer.stdout)["exports"])
 
     def scrape(self):
         """The text of /metrics."""
@@ -406,6 +427,7 @@ class Case(unittest.TestCase):
     def setUp(self):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="us-"))
         self.daemons = []
+        self.before_removal = []  # what must be undone before the directory can go: mounts
         self.rng = random.Random(f"{SEED} {self.id()}")
 
     def tearDown(self):
@@ -413,6 +435,8 @@ class Case(unittest.TestCase):
             if daemon.running:
                 daemon.signal(signal.SIGCONT)
                 daemon.kill()
+        for undo in reversed(self.before_removal):
+            undo()
         logs = {path: path.read_text(errors="replace") for path in sorted(self.dir.glob("*.log"))}
         result = self._outcome.result
         if any(case is self for case, _ in result.failures + result.errors):

@@ -26,10 +26,15 @@ TEST(DaemonOptionsTest, EveryProblemIsNamedAtOnce) {
   options.metrics_listen = "unix:/not/allowed";
   options.nbd_socket = std::string(200, 'x');
   options.store.segment_bytes = 12;
+  options.store.history_bytes = 16 << 20;
+  options.store.overlay_bytes_max = 12 << 20;
+  options.store.overlay_bytes_total = 11 << 20;
   const absl::Status status = options.Validate();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   for (const char* const flag :
-       {"--data-dir", "--listen", "--metrics-listen", "--nbd-socket", "--segment-bytes"}) {
+       {"--data-dir", "--listen", "--metrics-listen", "--nbd-socket", "--segment-bytes",
+        "--overlay-bytes-max 12582912 of one group is more",
+        "--history-bytes 16777216 leaves nothing"}) {
     EXPECT_THAT(std::string(status.message()), HasSubstr(flag));
   }
 }
@@ -42,6 +47,11 @@ TEST(DaemonOptionsTest, WhatThePluginIsGivenSaysTheSame) {
   ASSERT_TRUE(options.Set("durability", "none").ok());
   ASSERT_TRUE(options.Set("apply-bytes-per-second", "10M").ok());
   ASSERT_TRUE(options.Set("nbd-socket", "/run/nbd.sock").ok());
+  ASSERT_TRUE(options.Set("history-epochs", "24").ok());
+  ASSERT_TRUE(options.Set("history-bytes", "1G").ok());
+  ASSERT_TRUE(options.Set("overlay-bytes-max", "4G").ok());
+  ASSERT_TRUE(options.Set("overlay-bytes-total", "1T").ok());
+  ASSERT_TRUE(options.Set("reserve-disk-space", "false").ok());
   DaemonOptions copy;
   for (const auto& [key, value] : options.Parameters()) {
     ASSERT_TRUE(copy.Set(key, value).ok()) << key;
@@ -50,12 +60,21 @@ TEST(DaemonOptionsTest, WhatThePluginIsGivenSaysTheSame) {
   EXPECT_EQ(copy.store.disk_dirs, (std::vector<std::string>{"/srv/a", "/srv/b"}));
   EXPECT_FALSE(copy.store.checkpoint_durable);
   EXPECT_EQ(copy.store.apply_bytes_per_second, 10u << 20);
+  EXPECT_EQ(copy.store.history_epochs, 24u);
+  EXPECT_EQ(copy.store.history_bytes, 1u << 30);
+  EXPECT_EQ(copy.store.overlay_bytes_max, 4ULL << 30);
+  EXPECT_EQ(copy.store.overlay_bytes_total, 1ULL << 40);
+  EXPECT_FALSE(copy.store.reserve_disk_space);
 }
 
 TEST(DaemonOptionsTest, AnUnknownKeyIsRefused) {
   DaemonOptions options;
   EXPECT_EQ(options.Set("colour", "blue").code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(options.Set("durability", "maybe").code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(options.Set("reserve-disk-space", "1").code(), absl::StatusCode::kInvalidArgument);
+  for (const char* const bad : {"", "-1", "+1", "10K", "ten"}) {
+    EXPECT_EQ(options.Set("history-epochs", bad).code(), absl::StatusCode::kInvalidArgument) << bad;
+  }
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // tests/server/fake_replica.h
 //
 // A replica and a store in memory: enough of storage/replica.h's contract to test what stands on it. Overlays are byte arrays,
-// a checkpoint is done on the calling thread unless it is held.
+// a checkpoint is done on the calling thread unless it is held, and every checkpoint is kept as history.
 #ifndef UNDERSTUDY_TESTS_SERVER_FAKE_REPLICA_H_
 #define UNDERSTUDY_TESTS_SERVER_FAKE_REPLICA_H_
 
@@ -21,6 +21,7 @@
 #include "storage/base/status_macros.h"
 #include "storage/replica.h"
 #include "storage/store.h"
+#include "tests/server/fake_clone.h"
 
 namespace understudy::testing {
 
@@ -51,10 +52,15 @@ class FakeReplica : public storage::Replica {
   }
 
   // The calls that may hang on a dead disk, by name.
-  enum class Place { kAppend, kStart, kAttachStream, kStop };
+  enum class Place { kAppend, kStart, kAttachStream, kStop, kFailover };
 
   absl::Status Start() override {
     WaitWhileStuck(Place::kStart);
+    RETURN_IF_ERROR(DoStart());
+    TellStage();
+    return absl::OkStatus();
+  }
+  absl::Status DoStart() {
     base::MutexLock lock(mutex_);
     RETURN_IF_ERROR(start_error_);
     state_.stage = Stage::kRunning;
@@ -65,6 +71,7 @@ class FakeReplica : public storage::Replica {
     state_.valid = true;
     state_.incomplete = false;
     state_.stream_id = state_.received_sequence = state_.durable_sequence = 0;
+    state_.handing_over = state_.handed_over = false;
     return absl::OkStatus();
   }
   absl::Status BindAgent(const std::string& agent_id, bool takeover) override {
@@ -74,11 +81,13 @@ class FakeReplica : public storage::Replica {
       state_.term = state_.term.Next();
     }
     state_.agent_id = agent_id;
+    if (takeover) state_.handing_over = state_.handed_over = false;
     return absl::OkStatus();
   }
-  absl::Status AttachStream(uint64_t stream_id) override {
+  absl::Status AttachStream(uint64_t stream_id, bool may_checkpoint) override {
     WaitWhileStuck(Place::kAttachStream);
     base::MutexLock lock(mutex_);
+    may_checkpoint_ = may_checkpoint;
     if (state_.stage != Stage::kRunning && refuse_late_attach_) return NotRunning();
     if (state_.stream_id == stream_id) return absl::OkStatus();
     if (state_.stream_id != 0) state_.incomplete = true;
@@ -88,20 +97,38 @@ class FakeReplica : public storage::Replica {
   }
   absl::Status Stop() override {
     WaitWhileStuck(Place::kStop);
+    RETURN_IF_ERROR(DoStop());
+    TellCommitted({.epoch = state().committed_epoch});
+    TellStage();
+    return absl::OkStatus();
+  }
+  absl::Status DoStop() {
     base::MutexLock lock(mutex_);
     if (state_.stage != Stage::kRunning) return absl::AbortedError("failed over meanwhile");
     if (state_.incomplete) {
       return WithReason(absl::AbortedError("operations are missing"), kReasonIncomplete);
     }
     CommitLocked();
+    clones_.clear();
     state_.stage = Stage::kDone;
     return absl::OkStatus();
   }
-  absl::Status Failover(const storage::FailoverOptions&) override {
+  absl::Status Failover(const storage::FailoverOptions& options) override {
+    WaitWhileStuck(Place::kFailover);
+    RETURN_IF_ERROR(DoFailover(options));
+    TellStage();
+    return absl::OkStatus();
+  }
+  absl::Status DoFailover(const storage::FailoverOptions& options) {
     base::MutexLock lock(mutex_);
     if (state_.stage != Stage::kRunning && state_.stage != Stage::kFailoverFailed) {
       return NotRunning();
     }
+    if (options.after_handover && !state_.handed_over) {
+      return WithReason(absl::FailedPreconditionError("not handed over"), kReasonNotHandedOver);
+    }
+    if (options.epoch) RETURN_IF_ERROR(GoBackLocked(options));
+    clones_.clear();
     state_.stage = Stage::kFailover;
     state_.term = state_.term.Next();
     hidden_ = disks_;
@@ -126,6 +153,27 @@ class FakeReplica : public storage::Replica {
     return absl::OkStatus();
   }
   void RequestCheckpoint(storage::CheckpointCallback done) override { Commit(std::move(done), 0); }
+  absl::StatusOr<storage::CheckpointResult> CommitPrepared(Epoch epoch) override {
+    base::MutexLock lock(mutex_);
+    if (state_.prepared_epoch != epoch) {
+      return WithReason(absl::FailedPreconditionError("not prepared"), kReasonNotPrepared);
+    }
+    state_.committed_epoch = epoch;
+    state_.committed_sequence = state_.prepared_sequence;
+    state_.prepared_epoch = Epoch();
+    state_.prepared_sequence = 0;
+    return storage::CheckpointResult{.epoch = epoch, .sequence = state_.committed_sequence};
+  }
+  absl::StatusOr<Epoch> AbandonPrepared() override {
+    base::MutexLock lock(mutex_);
+    state_.prepared_sequence = 0;
+    return std::exchange(state_.prepared_epoch, Epoch());
+  }
+  absl::Status TakeBackHandover() override {
+    base::MutexLock lock(mutex_);
+    state_.handing_over = state_.handed_over = false;
+    return absl::OkStatus();
+  }
   void RequestDurablePoint() override {
     {
       base::MutexLock lock(mutex_);
@@ -158,6 +206,52 @@ class FakeReplica : public storage::Replica {
   }
   absl::StatusOr<std::vector<storage::MapRun>> Map(VolumeId, ByteRange range) override {
     return std::vector<storage::MapRun>{{.range = range}};
+  }
+  std::vector<storage::EpochInfo> History() const override {
+    base::MutexLock lock(mutex_);
+    std::vector<storage::EpochInfo> history;
+    if (state_.stage != Stage::kRunning) return history;
+    for (auto kept = kept_.rbegin(); kept != kept_.rend(); ++kept) {
+      history.push_back({.epoch = kept->first,
+                         .time = absl::FromUnixSeconds(static_cast<int64_t>(kept->first.value())),
+                         .bytes = std::vector<uint64_t>(volumes_.size(), 4096)});
+    }
+    return history;
+  }
+  absl::Status CreateClone(const storage::CloneSpec& spec) override {
+    base::MutexLock lock(mutex_);
+    if (state_.stage != Stage::kRunning) return NotRunning();
+    const auto kept = kept_.find(spec.epoch);
+    if (kept == kept_.end()) return absl::NotFoundError("not kept");
+    if (clones_.count(spec.name) > 0) return absl::AlreadyExistsError("clone");
+    clones_[spec.name] = std::make_shared<FakeClone>(spec, kept->second);
+    return absl::OkStatus();
+  }
+  absl::Status RemoveClone(const std::string& name) override {
+    base::MutexLock lock(mutex_);
+    return clones_.erase(name) > 0 ? absl::OkStatus() : absl::NotFoundError("no clone");
+  }
+  absl::StatusOr<std::shared_ptr<storage::BlockView>> FindClone(
+      const std::string& name) const override {
+    base::MutexLock lock(mutex_);
+    const auto found = clones_.find(name);
+    if (found == clones_.end()) return absl::NotFoundError("no clone");
+    return std::shared_ptr<storage::BlockView>(found->second);
+  }
+  std::vector<storage::CloneInfo> clones() const override {
+    base::MutexLock lock(mutex_);
+    std::vector<storage::CloneInfo> infos;
+    for (const auto& [name, clone] : clones_) infos.push_back(clone->info());
+    return infos;
+  }
+  absl::StatusOr<uint64_t> Scrub(const storage::ScrubOptions&) override {
+    base::MutexLock lock(mutex_);
+    return ++state_.scrub.number;
+  }
+  void EndScrub(storage::ScrubOutcome outcome) {
+    const uint64_t number = state().scrub.number;
+    base::MutexLock lock(listener_mutex_);
+    listener_->OnScrubEnded({.outcome = outcome, .number = number});
   }
   absl::Status WaitForJobs(absl::Time) override { return absl::OkStatus(); }
 
@@ -220,6 +314,10 @@ class FakeReplica : public storage::Replica {
     base::MutexLock lock(mutex_);
     return appends_;
   }
+  bool may_checkpoint() const {
+    base::MutexLock lock(mutex_);
+    return may_checkpoint_;
+  }
   int durable_points() const {
     base::MutexLock lock(mutex_);
     return durable_points_;
@@ -233,6 +331,15 @@ class FakeReplica : public storage::Replica {
   void Changed() {
     base::MutexLock lock(listener_mutex_);
     if (listener_ != nullptr) listener_->OnChange();
+  }
+  void TellStage() {
+    const storage::ReplicaState told = state();
+    base::MutexLock lock(listener_mutex_);
+    if (listener_ != nullptr) listener_->OnStage(told.stage, told.term);
+  }
+  void TellCommitted(const storage::CheckpointResult& result) {
+    base::MutexLock lock(listener_mutex_);
+    if (listener_ != nullptr) listener_->OnCommitted(result);
   }
   static absl::Status NotRunning() {
     return WithReason(absl::FailedPreconditionError("Block replication is not running"),
@@ -261,6 +368,9 @@ class FakeReplica : public storage::Replica {
     if (state_.stage != Stage::kRunning || frame.term != state_.term ||
         frame.incarnation != state_.incarnation || frame.stream_id != state_.stream_id) {
       return WithReason(absl::FailedPreconditionError("fenced"), kReasonFenced);
+    }
+    if (state_.handing_over) {
+      return WithReason(absl::FailedPreconditionError("handed over"), kReasonHandedOver);
     }
     if (frame.first_sequence > state_.received_sequence + 1) {
       return absl::OutOfRangeError(absl::StrCat("sequence gap before ", frame.first_sequence));
@@ -291,14 +401,28 @@ class FakeReplica : public storage::Replica {
       }
       if (operation.kind == OperationKind::kIncomplete) state_.incomplete = true;
       if (operation.kind == OperationKind::kComplete) state_.incomplete = false;
-      checkpoint = operation.kind == OperationKind::kCheckpoint;
+      if (operation.kind == OperationKind::kHandover) state_.handing_over = !state_.incomplete;
+      checkpoint = operation.kind == OperationKind::kCheckpoint ||
+                   operation.kind == OperationKind::kHandover;
     }
     return checkpoint;
   }
   void CommitLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     disks_ = hidden_;
+    kept_[state_.epoch] = disks_;
     state_.committed_epoch = state_.epoch;
     state_.epoch = state_.epoch.Next();
+    state_.handed_over = state_.handing_over;
+  }
+  absl::Status GoBackLocked(const storage::FailoverOptions& options)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const auto kept = kept_.find(*options.epoch);
+    if (kept == kept_.end()) return absl::NotFoundError("not kept");
+    if (*options.epoch == state_.committed_epoch) return absl::OkStatus();
+    if (options.in_use) return WithReason(absl::FailedPreconditionError("in use"), kReasonInUse);
+    disks_ = kept->second;
+    state_.committed_epoch = *options.epoch;
+    return absl::OkStatus();
   }
   void Commit(storage::CheckpointCallback done, uint64_t sequence) {
     absl::StatusOr<storage::CheckpointResult> result;
@@ -317,6 +441,7 @@ class FakeReplica : public storage::Replica {
                                            .duration = absl::Milliseconds(2)};
       }
     }
+    if (result.ok()) TellCommitted(*result);
     done(std::move(result));
   }
 
@@ -329,6 +454,9 @@ class FakeReplica : public storage::Replica {
   storage::ReplicaState state_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::string> disks_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::string> hidden_ ABSL_GUARDED_BY(mutex_);
+  std::map<Epoch, std::vector<std::string>> kept_ ABSL_GUARDED_BY(mutex_);  // disks of checkpoints
+  std::map<std::string, std::shared_ptr<FakeClone>> clones_ ABSL_GUARDED_BY(mutex_);
+  bool may_checkpoint_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status start_error_ ABSL_GUARDED_BY(mutex_);
   absl::Status append_error_ ABSL_GUARDED_BY(mutex_);
   absl::Status io_error_ ABSL_GUARDED_BY(mutex_);
@@ -343,8 +471,10 @@ class FakeReplica : public storage::Replica {
 
 class FakeStore : public storage::Store {
  public:
-  absl::StatusOr<std::shared_ptr<storage::Replica>> Open(const storage::GroupSpec& spec) override {
+  absl::StatusOr<std::shared_ptr<storage::Replica>> Open(
+      const storage::GroupSpec& spec, absl::FunctionRef<absl::Status()> last_check) override {
     RETURN_IF_ERROR(open_error);
+    RETURN_IF_ERROR(last_check());
     if (on_open) on_open(spec);
     auto& replica = replicas[spec.name];
     if (replica == nullptr) {
@@ -368,7 +498,11 @@ class FakeStore : public storage::Store {
     return absl::OkStatus();
   }
   absl::StatusOr<storage::StoreSpace> Space() const override {
-    return storage::StoreSpace{.capacity_bytes = 1000, .free_bytes = 400};
+    return storage::StoreSpace{.capacity_bytes = 1000,
+                               .free_bytes = 400,
+                               .extent_memory_bytes = 30,
+                               .extent_memory_limit_bytes = 50,
+                               .extent_cold_reads = 6};
   }
 
   std::map<std::string, std::shared_ptr<FakeReplica>> replicas;

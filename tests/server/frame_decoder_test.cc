@@ -194,7 +194,7 @@ TEST(FrameDecoderTest, BadInputIsRefusedWithWords) {
       {"payload too large", too_large.Encode(), "over the limit"},
       {"marker not last", marker_first.Encode(), "not its last"},
       {"kind 0", With({.kind = static_cast<OperationKind>(0)}).Encode(), "unknown kind"},
-      {"kind 8", With({.kind = static_cast<OperationKind>(8)}).Encode(), "unknown kind"},
+      {"kind 10", With({.kind = static_cast<OperationKind>(10)}).Encode(), "unknown kind"},
       {"reserved", With(reserved).Encode(), "reserved"},
       {"flush with a range", With({.kind = OperationKind::kFlush, .length = 512}).Encode(),
        "with a range"},

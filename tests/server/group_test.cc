@@ -248,6 +248,27 @@ TEST(GroupTest, ACheckpointWhoseMarkerIsDroppedCommitsWhatWasReceived) {
   EXPECT_EQ(answer->result.sequence, 0u);
 }
 
+TEST(GroupTest, ACheckpointWhoseCallerGaveUpIsWaitedForUnderItsRequestId) {
+  Harness harness;
+  harness.Start();
+  TestAgent agent(harness.service);
+  ASSERT_TRUE(agent.Greet(TestAgent::Hello("vm1")));
+  const absl::Time soon = absl::Now() + absl::Milliseconds(50);
+  EXPECT_EQ(harness.group->Checkpoint({}, soon, "c1").status().code(),
+            absl::StatusCode::kDeadlineExceeded);
+  const base::Deadline gone(Soon(), [] { return true; });
+  EXPECT_EQ(harness.group->Checkpoint({}, gone, "c1").status().code(),
+            absl::StatusCode::kCancelled);
+  EXPECT_TRUE(harness.group->CheckpointAtWork("c1"));
+  ASSERT_TRUE(agent.sink.AwaitCheckpointWanted());
+  agent.Send(TestFrame().Add(OperationKind::kCheckpoint));
+  ASSERT_TRUE(agent.sink.AckThat([](const Ack& ack) { return ack.committed_epoch == 1; }));
+  const CheckpointAnswer answer = harness.group->Checkpoint({}, Soon(), "c1").value();
+  EXPECT_EQ(answer.result.epoch, Epoch(1));
+  EXPECT_EQ(harness.replica().state().committed_epoch, Epoch(1)) << "a second epoch";
+  EXPECT_FALSE(harness.group->CheckpointAtWork("c1"));
+}
+
 TEST(GroupTest, ANewerStreamEndsTheOlderOneFirst) {
   Harness harness;
   harness.Start();
@@ -283,6 +304,7 @@ TEST(GroupTest, AnotherAgentIsFencedUntilItTakesOver) {
   const auto reply = second.Greet(other);
   ASSERT_TRUE(reply);
   EXPECT_GT(reply->term, Term(first.term));
+  EXPECT_TRUE(HasReason(first.sink.End(), kReasonFenced)) << "not only when it asks again";
   EXPECT_TRUE(reply->incomplete) << "a second stream since Start: what is missing is unknown";
 }
 
@@ -327,6 +349,18 @@ TEST(GroupTest, ABadHandshakeIsRefusedWithItsCode) {
   EXPECT_EQ(harness.group->stats().fenced_requests.value(), 2u);
 }
 
+TEST(GroupTest, WhetherTheAgentTakesCheckpointsReachesTheReplica) {
+  Harness harness;
+  harness.Start();
+  Handshake handshake = TestAgent::Hello("vm1");
+  for (const bool may : {true, false}) {
+    handshake.may_checkpoint = may;
+    TestAgent agent(harness.service);
+    ASSERT_TRUE(agent.Greet(handshake));
+    EXPECT_EQ(harness.replica().may_checkpoint(), may);
+  }
+}
+
 TEST(GroupTest, ADelayedCallForAnotherPairingIsFenced) {
   Harness harness;
   harness.Start();
@@ -358,6 +392,25 @@ TEST(GroupTest, StartClearsLatchedErrorsAndAFailedStopKeepsThem) {
   EXPECT_EQ(harness.group->GetError()->errors.size(), 1u);
   EXPECT_TRUE(harness.group->Stop({.failover = true}, Soon()).ok());
   EXPECT_TRUE(harness.group->GetError()->errors.empty());
+}
+
+TEST(GroupTest, OnlyACleanScrubClearsDataLossAndOnlyWhatCameBeforeIt) {
+  Harness harness;
+  harness.Start();
+  Group& group = *harness.group;
+  const auto errors = [&] { return group.GetError()->errors.size(); };
+  group.Latch(VolumeId(0), "read", {0, 4096}, absl::DataLossError("old"));
+  group.Latch(VolumeId(0), "apply", {}, absl::ResourceExhaustedError("full"));
+  ASSERT_TRUE(group.Scrub({}, {}).ok());
+  harness.replica().EndScrub(storage::ScrubOutcome::kDamaged);
+  EXPECT_EQ(errors(), 2u);
+  ASSERT_TRUE(group.Scrub({}, {}).ok());
+  group.Latch(VolumeId(0), "read", {0, 4096}, absl::DataLossError("while it ran"));
+  ASSERT_EQ(errors(), 3u);
+  harness.replica().EndScrub(storage::ScrubOutcome::kClean);
+  ASSERT_EQ(errors(), 2u);
+  EXPECT_EQ(group.GetError()->errors[0].message, "full");
+  EXPECT_EQ(group.GetError()->errors[1].message, "while it ran");
 }
 
 TEST(GroupTest, AFailedFailoverSaysIoErrorOccurredWithItsCause) {

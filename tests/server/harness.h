@@ -77,11 +77,14 @@ class TestSink : public server::AckSink {
     });
     return found;
   }
-  bool AwaitCheckpointWanted() {
+  bool AwaitCheckpointWanted() { return AwaitAnswer<server::CheckpointWanted>(); }
+  bool AwaitHandoverWanted() { return AwaitAnswer<server::HandoverWanted>(); }
+  template <typename Kind>
+  bool AwaitAnswer() {
     base::MutexLock lock(mutex_);
     return Await([this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
       for (const server::Answer& answer : answers_) {
-        if (std::holds_alternative<server::CheckpointWanted>(answer)) return true;
+        if (std::holds_alternative<Kind>(answer)) return true;
       }
       return false;
     });

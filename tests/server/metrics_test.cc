@@ -44,9 +44,23 @@ TEST(MetricsTest, EverySeriesOfAGroupIsThereFromOpenOn) {
            "understudy_checksum_failures_total{group=\"vm1\",volume=\"disk0\",where=\"disk\"} 0",
            "understudy_failovers_total{group=\"vm1\",result=\"ok\"} 0",
            "understudy_checkpoints_total{group=\"vm1\",result=\"aborted\"} 0",
+           "understudy_scrub_errors_total{group=\"vm1\"} 0",
+           "understudy_scrub_last_clean_timestamp_seconds{group=\"vm1\"} 0",
+           "understudy_scrub_last_damage_timestamp_seconds{group=\"vm1\"} 0",
            "understudy_replication_connected{group=\"vm1\",peer=\"\"} 0",
+           "understudy_overlay_bytes{group=\"vm1\",volume=\"disk0\",overlay=\"history\"} 0",
+           "understudy_overlay_used_bytes{group=\"vm1\"} 0",
+           "understudy_overlay_limit_bytes{group=\"vm1\"} 0",
+           "understudy_overlay_soft_mark{group=\"vm1\"} 0",
+           "understudy_history_epochs{group=\"vm1\"} 0",
+           "understudy_clones{group=\"vm1\"} 0",
+           "understudy_clone_written_bytes{group=\"vm1\"} 0",
+           "understudy_clone_io_errors_total{group=\"vm1\",op=\"write\"} 0",
            "understudy_store_capacity_bytes 1000",
            "understudy_store_free_bytes 400",
+           "understudy_store_extent_memory_bytes 30",
+           "understudy_store_extent_memory_limit_bytes 50",
+           "understudy_store_extent_cold_reads_total 6",
        }) {
     EXPECT_TRUE(Has(scrape, line)) << line;
   }
@@ -61,7 +75,20 @@ TEST(MetricsTest, TheSeriesSayWhatHappened) {
   ASSERT_TRUE(agent.sink.AckThat([](const Ack& ack) { return ack.committed_sequence == 2; }));
   agent.SendRaw(testing::EncodeHeartbeat(false, 7));  // taken after the frame was counted
   ASSERT_TRUE(agent.sink.AckThat([](const Ack& ack) { return ack.echo_micros == 7; }));
-  harness.replica().Mutate([](storage::ReplicaState& state) { state.usage[0].hidden_bytes = 12; });
+  ASSERT_TRUE(harness.group->CreateClone({.name = "drill"}, {}).ok());
+  const auto clone = harness.service.FindExport("vm1@drill/disk0").value();
+  ASSERT_TRUE(clone->Write(0, std::string(2048, 'c'), false).ok());
+  harness.replica().Mutate([](storage::ReplicaState& state) {
+    state.usage[0].hidden_bytes = 12;
+    state.usage[0].history_bytes = 34;
+    state.history_epochs = 5;
+    state.overlay_bytes = 900;
+    state.overlay_bytes_max = 1000;
+    state.overlay_soft_mark = true;
+    state.scrub = {.last_clean = absl::FromUnixSeconds(7000),
+                   .last_damage = absl::FromUnixSeconds(5000),
+                   .damages_total = 3};
+  });
   const std::string scrape = Scrape(harness.service);
   for (const char* const line : {
            "understudy_volume_state{group=\"vm1\",volume=\"disk0\",state=\"running\"} 1",
@@ -73,6 +100,19 @@ TEST(MetricsTest, TheSeriesSayWhatHappened) {
            "understudy_replication_received_bytes_total{group=\"vm1\"} 1024",
            "understudy_replication_received_operations_total{group=\"vm1\"} 2",
            "understudy_overlay_bytes{group=\"vm1\",volume=\"disk0\",overlay=\"hidden\"} 12",
+           "understudy_overlay_bytes{group=\"vm1\",volume=\"disk0\",overlay=\"history\"} 34",
+           "understudy_history_epochs{group=\"vm1\"} 5",
+           "understudy_overlay_used_bytes{group=\"vm1\"} 900",
+           "understudy_overlay_limit_bytes{group=\"vm1\"} 1000",
+           "understudy_overlay_soft_mark{group=\"vm1\"} 1",
+           "understudy_scrub_errors_total{group=\"vm1\"} 3",
+           "understudy_scrub_last_clean_timestamp_seconds{group=\"vm1\"} 7000",
+           "understudy_scrub_last_damage_timestamp_seconds{group=\"vm1\"} 5000",
+           "understudy_clones{group=\"vm1\"} 1",
+           "understudy_clone_written_bytes{group=\"vm1\"} 2048",
+           "understudy_clone_io_requests_total{group=\"vm1\",op=\"write\"} 1",
+           "understudy_clone_io_bytes_total{group=\"vm1\",op=\"write\"} 2048",
+           "understudy_io_requests_total{group=\"vm1\",volume=\"disk0\",op=\"write\"} 0",
            "understudy_checkpoints_total{group=\"vm1\",result=\"ok\"} 1",
            "understudy_checkpoint_duration_seconds_bucket{phase=\"commit\",le=\"0.001\"} 0",
            "understudy_checkpoint_duration_seconds_bucket{phase=\"commit\",le=\"0.002\"} 1",

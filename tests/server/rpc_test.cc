@@ -1,6 +1,9 @@
 // The RPCs over a real connection, on the fake store: codes, reasons and fields as they arrive at a client.
+#include <atomic>
 #include <memory>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <grpcpp/grpcpp.h>
@@ -21,7 +24,7 @@ using testing::TestFrame;
 
 class RpcTest : public ::testing::Test {
  protected:
-  RpcTest() : replication_(harness_.service), writes_(harness_.service) {
+  RpcTest() : replication_(harness_.service, "/run/nbd.sock"), writes_(harness_.service) {
     grpc::ServerBuilder builder;
     builder.RegisterService(&replication_).RegisterService(&writes_);
     server_ = builder.BuildAndStart();
@@ -45,6 +48,15 @@ class RpcTest : public ::testing::Test {
     request.set_mode(v1::MODE_SECONDARY);
     v1::StartResponse response;
     return Call(&v1::Replication::Stub::Start, request, response);
+  }
+
+  // Commits what has been received so far; the epoch.
+  uint64_t Checkpoint() {
+    v1::CheckpointRequest request;
+    request.set_group("vm1");
+    v1::CheckpointResponse response;
+    EXPECT_TRUE(Call(&v1::Replication::Stub::Checkpoint, request, response).ok());
+    return response.epoch();
   }
 
   testing::Harness harness_;
@@ -136,8 +148,9 @@ TEST_F(RpcTest, RefusalsCarryCodeTextAndReason) {
   EXPECT_EQ(Call(&v1::Replication::Stub::Checkpoint, checkpoint, answer).message(),
             "Block replication is not running");
   checkpoint.set_mode(v1::CHECKPOINT_MODE_PREPARE);
-  EXPECT_EQ(Call(&v1::Replication::Stub::Checkpoint, checkpoint, answer).code(),
-            absl::StatusCode::kUnimplemented);
+  const absl::Status prepared = Call(&v1::Replication::Stub::Checkpoint, checkpoint, answer);
+  EXPECT_EQ(prepared.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(HasReason(prepared, kReasonWrongMode));
   checkpoint.clear_mode();
   checkpoint.mutable_expected()->set_incarnation("short");
   EXPECT_EQ(Call(&v1::Replication::Stub::Checkpoint, checkpoint, answer).code(),
@@ -151,14 +164,133 @@ TEST_F(RpcTest, RefusalsCarryCodeTextAndReason) {
             "Block device is in use by internal backup job");
 }
 
+TEST_F(RpcTest, HistoryCarriesItsFields) {
+  v1::HistoryRequest ask;
+  ask.set_group("vm1");
+  v1::HistoryResponse history;
+  ASSERT_TRUE(Call(&v1::Replication::Stub::History, ask, history).ok());
+  EXPECT_EQ(history.stage(), v1::STAGE_NONE);
+  EXPECT_EQ(history.epochs_size(), 0);
+  ASSERT_TRUE(Start().ok());
+  Checkpoint();
+  const uint64_t newest = Checkpoint();
+  ASSERT_TRUE(Call(&v1::Replication::Stub::History, ask, history).ok());
+  EXPECT_EQ(history.stage(), v1::STAGE_RUNNING);
+  ASSERT_EQ(history.epochs_size(), 2);
+  const v1::HistoryEpoch& epoch = history.epochs(0);
+  EXPECT_EQ(epoch.epoch(), newest);
+  EXPECT_EQ(epoch.committed_unix_micros(), static_cast<int64_t>(newest) * 1'000'000);
+  EXPECT_EQ(epoch.bytes(), 4096u);
+  ASSERT_EQ(epoch.volumes_size(), 1);
+  EXPECT_EQ(epoch.volumes(0).volume(), "disk0");
+  EXPECT_EQ(epoch.volumes(0).bytes(), 4096u);
+  EXPECT_FALSE(epoch.on_disk());
+}
+
+TEST_F(RpcTest, ACloneIsMadeListedShownAndRemoved) {
+  ASSERT_TRUE(Start().ok());
+  const uint64_t epoch = Checkpoint();
+  Checkpoint();
+  v1::CloneRequest clone;
+  clone.set_group("vm1");
+  clone.set_name("drill");
+  clone.set_epoch(epoch);
+  clone.set_bytes_max(4096);
+  clone.set_time_to_live_micros(90'000'000);
+  const absl::Time before = absl::Now();
+  v1::CloneResponse made;
+  ASSERT_TRUE(Call(&v1::Replication::Stub::Clone, clone, made).ok());
+  EXPECT_EQ(made.stage(), v1::STAGE_RUNNING);
+  EXPECT_EQ(made.nbd_socket(), "/run/nbd.sock");
+  EXPECT_EQ(made.clone().name(), "drill");
+  EXPECT_EQ(made.clone().epoch(), epoch);
+  EXPECT_EQ(made.clone().bytes_max(), 4096u);
+  EXPECT_THAT(made.clone().exports(), ElementsAre("vm1@drill/disk0"));
+  const absl::Duration lives = absl::FromUnixMicros(made.clone().expires_unix_micros()) - before;
+  EXPECT_GE(lives, absl::Seconds(90) - absl::Milliseconds(1));
+  EXPECT_LT(lives, absl::Seconds(110));
+
+  v1::ListClonesRequest ask;
+  ask.set_group("vm1");
+  v1::ListClonesResponse list;
+  ASSERT_TRUE(Call(&v1::Replication::Stub::ListClones, ask, list).ok());
+  ASSERT_EQ(list.clones_size(), 1);
+  EXPECT_EQ(list.clones(0).expires_unix_micros(), made.clone().expires_unix_micros());
+  EXPECT_EQ(harness_.group->Status().clones.size(), 1u);
+
+  v1::RemoveCloneRequest remove;
+  remove.set_group("vm1");
+  remove.set_name("drill");
+  v1::RemoveCloneResponse removed;
+  ASSERT_TRUE(Call(&v1::Replication::Stub::RemoveClone, remove, removed).ok());
+  EXPECT_EQ(removed.stage(), v1::STAGE_RUNNING);
+  EXPECT_EQ(Call(&v1::Replication::Stub::RemoveClone, remove, removed).code(),
+            absl::StatusCode::kNotFound);
+  clone.set_time_to_live_micros(~0ULL);
+  EXPECT_EQ(Call(&v1::Replication::Stub::Clone, clone, made).code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(RpcTest, StatusShowsWhatIsKeptAndItsSpace) {
+  ASSERT_TRUE(Start().ok());
+  Checkpoint();
+  ASSERT_TRUE(harness_.group->CreateClone({.name = "drill"}, {}).ok());
+  harness_.service.FindExport("vm1/disk0").value()->Connect();
+  harness_.replica().Mutate([](storage::ReplicaState& state) {
+    state.history_epochs = 3;
+    state.usage[0].history_bytes = 77;
+    state.overlay_bytes = 900;
+    state.overlay_bytes_max = 1000;
+    state.overlay_soft_mark = true;
+  });
+  v1::GetStatusRequest ask;
+  ask.set_group("vm1");
+  v1::GetStatusResponse status;
+  ASSERT_TRUE(Call(&v1::Replication::Stub::GetStatus, ask, status).ok());
+  const v1::GroupStatus& group = status.groups(0);
+  EXPECT_EQ(group.history_epochs(), 3u);
+  EXPECT_EQ(group.volumes(0).history_bytes(), 77u);
+  EXPECT_EQ(group.overlay_bytes(), 900u);
+  EXPECT_EQ(group.overlay_bytes_max(), 1000u);
+  EXPECT_TRUE(group.overlay_soft_mark());
+  EXPECT_EQ(group.nbd_connections(), 1u);
+  ASSERT_EQ(group.clones_size(), 1);
+  EXPECT_EQ(group.clones(0).name(), "drill");
+}
+
+TEST_F(RpcTest, AFailoverToAnOlderEpochIsRefusedWhileConnectedUnlessForced) {
+  ASSERT_TRUE(Start().ok());
+  const uint64_t epoch = Checkpoint();
+  Checkpoint();
+  harness_.service.FindExport("vm1/disk0").value()->Connect();
+  v1::StopRequest stop;
+  stop.set_group("vm1");
+  stop.set_failover(true);
+  stop.set_epoch(epoch);
+  v1::StopResponse stopped;
+  const absl::Status refused = Call(&v1::Replication::Stub::Stop, stop, stopped);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(HasReason(refused, kReasonInUse));
+  stop.set_received(true);
+  EXPECT_EQ(Call(&v1::Replication::Stub::Stop, stop, stopped).code(),
+            absl::StatusCode::kInvalidArgument);
+  stop.set_received(false);
+  stop.set_force(true);
+  ASSERT_TRUE(Call(&v1::Replication::Stub::Stop, stop, stopped).ok());
+  EXPECT_EQ(stopped.epoch(), epoch);
+}
+
 TEST_F(RpcTest, AStreamOfAGeneratedStubIsTakenAndAcknowledged) {
   ASSERT_TRUE(Start().ok());
   grpc::ClientContext context;
   const auto stream = writes_stub_->Write(&context);
-  ASSERT_TRUE(stream->Write(Hello()));
+  v1::WriteRequest hello = Hello();
+  hello.mutable_handshake()->set_may_checkpoint(true);
+  ASSERT_TRUE(stream->Write(hello));
   v1::WriteResponse response;
   ASSERT_TRUE(stream->Read(&response));
   ASSERT_TRUE(response.has_handshake());
+  EXPECT_TRUE(harness_.replica().may_checkpoint());
   EXPECT_EQ(response.handshake().term(), 1u);
   EXPECT_THAT(response.handshake().volume_ids(), ElementsAre(0));
   EXPECT_EQ(response.handshake().frame_payload_bytes_max(), kFramePayloadBytesMax);
@@ -264,6 +396,100 @@ TEST_F(RpcTest, AnAgentThatCancelsIsDisconnectedAndOneThatEndsInOrderIsNoError) 
     EXPECT_TRUE(harness_.group->GetError()->errors.empty());
     EXPECT_EQ(unavailable.value(), orderly ? 0u : 1u);
   }
+}
+
+// ---- repeated calls ---------------------------------------------------------------------------------------------------------
+
+TEST_F(RpcTest, ARepeatedCallGetsTheFirstAnswerAndAnotherCallIsRefused) {
+  v1::StartRequest start;
+  start.set_group("vm1");
+  start.set_mode(v1::MODE_SECONDARY);
+  start.set_request_id("start-1");
+  v1::StartResponse first;
+  ASSERT_TRUE(Call(&v1::Replication::Stub::Start, start, first).ok());
+  v1::StartResponse again;
+  ASSERT_TRUE(Call(&v1::Replication::Stub::Start, start, again).ok());
+  EXPECT_EQ(again.SerializeAsString(), first.SerializeAsString());
+  EXPECT_FALSE(again.ignored());
+  start.set_request_id("start-2");
+  EXPECT_EQ(Call(&v1::Replication::Stub::Start, start, again).code(),
+            absl::StatusCode::kFailedPrecondition);
+
+  v1::CheckpointRequest checkpoint;
+  checkpoint.set_group("vm1");
+  checkpoint.set_request_id("checkpoint-1");
+  v1::CheckpointResponse committed;
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(Call(&v1::Replication::Stub::Checkpoint, checkpoint, committed).ok());
+    EXPECT_EQ(committed.epoch(), 1u);
+  }
+  checkpoint.set_request_id("start-1");
+  const absl::Status other = Call(&v1::Replication::Stub::Checkpoint, checkpoint, committed);
+  EXPECT_EQ(other.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(other.message()), HasSubstr("start-1 names another call"));
+  EXPECT_EQ(harness_.replica().state().committed_epoch, Epoch(1));
+}
+
+// The error of the first try changed nothing, so its id is free for the next one.
+TEST_F(RpcTest, AnErrorIsNotRemembered) {
+  v1::CheckpointRequest checkpoint;
+  checkpoint.set_group("vm1");
+  checkpoint.set_request_id("c");
+  v1::CheckpointResponse committed;
+  EXPECT_EQ(Call(&v1::Replication::Stub::Checkpoint, checkpoint, committed).code(),
+            absl::StatusCode::kFailedPrecondition);
+  ASSERT_TRUE(Start().ok());
+  EXPECT_TRUE(Call(&v1::Replication::Stub::Checkpoint, checkpoint, committed).ok());
+}
+
+TEST_F(RpcTest, AFailoverThatIsRepeatedTellsTheFirstAnswer) {
+  ASSERT_TRUE(Start().ok());
+  v1::StopRequest stop;
+  stop.set_group("vm1");
+  stop.set_failover(true);
+  stop.set_request_id("f");
+  for (int i = 0; i < 2; ++i) {
+    v1::StopResponse stopped;
+    ASSERT_TRUE(Call(&v1::Replication::Stub::Stop, stop, stopped).ok());
+    EXPECT_FALSE(stopped.ignored());
+    EXPECT_EQ(stopped.term(), 2u);
+  }
+}
+
+// A planned stop is stuck on a dead disk: its callers go away, and so do those who wait for it under its request id. None of them
+// keeps a thread, and the next call of the id gets the answer.
+TEST_F(RpcTest, CallersThatGoAwayLeaveNothingBehind) {
+  ASSERT_TRUE(Start().ok());
+  harness_.replica().Stick(true, testing::FakeReplica::Place::kStop);
+  v1::StopRequest stop;
+  stop.set_group("vm1");
+  stop.set_request_id("s");
+  std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
+  std::vector<std::thread> callers;
+  std::atomic<int> cancelled = 0;
+  for (int i = 0; i < 100; ++i) {
+    contexts.push_back(std::make_unique<grpc::ClientContext>());
+    callers.emplace_back([&, i, context = contexts.back().get()] {
+      v1::StopRequest request = stop;
+      if (i % 2 == 0) request.clear_request_id();
+      v1::StopResponse response;
+      if (stub_->Stop(context, request, &response).error_code() == grpc::StatusCode::CANCELLED) {
+        ++cancelled;
+      }
+    });
+  }
+  harness_.replica().AwaitStuck(testing::FakeReplica::Place::kStop);
+  for (const auto& context : contexts) context->TryCancel();
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_EQ(cancelled, 100);
+  v1::GetStatusRequest ask;
+  v1::GetStatusResponse status;
+  EXPECT_TRUE(Call(&v1::Replication::Stub::GetStatus, ask, status).ok()) << "no thread is left";
+  harness_.replica().Stick(false, testing::FakeReplica::Place::kStop);
+  v1::StopResponse stopped;
+  ASSERT_TRUE(Call(&v1::Replication::Stub::Stop, stop, stopped).ok());
+  EXPECT_EQ(stopped.stage(), v1::STAGE_DONE);
+  EXPECT_EQ(stopped.epoch(), 1u);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // The whole chain against plain byte arrays: the primary writes, the secondary VM writes and reads, checkpoints, reopening, failover
-// with the VM writing on, and the raw disk at the end.
+// with the VM writing on, and the raw disk at the end. Also with next to no memory for extents, so that they come from the index
+// all the time, and with many epochs kept.
 #include <iostream>
 #include <string>
 #include <thread>
@@ -13,7 +14,7 @@
 namespace understudy::storage {
 namespace {
 
-constexpr uint64_t kVolumeBytes = 512 << 10;
+constexpr uint64_t kVolumeBytes = 2560 << 10;  // regions of the extent map: two and a half
 constexpr size_t kVolumes = 2;
 
 // What SEMANTICS say each view is.
@@ -24,10 +25,21 @@ struct Model {
   void Checkpoint() { view = primary; }
 };
 
+struct Variant {
+  std::string name;
+  bool durable = true;
+  uint64_t index_memory_max = 256 << 20;
+  uint64_t history_epochs = 0;
+};
+
 class Driver {
  public:
-  Driver(uint64_t seed, bool durable) : fixture_(seed, kVolumes, kVolumeBytes) {
-    fixture_.options().checkpoint_durable = durable;
+  Driver(uint64_t seed, const Variant& variant) : fixture_(seed, kVolumes, kVolumeBytes) {
+    fixture_.options().checkpoint_durable = variant.durable;
+    fixture_.options().index_memory_max = variant.index_memory_max;
+    fixture_.options().history_epochs = variant.history_epochs;
+    // Often enough that there is something to evict.
+    fixture_.options().index_batch_delay = absl::Milliseconds(2);
     // Half of the runs leave the index far behind the log, so that a crash has much to roll forward.
     if (seed % 2 == 0) fixture_.options().index_batch_delay = absl::Hours(1);
     EXPECT_EQ(fixture_.OpenStore(), absl::OkStatus());
@@ -86,6 +98,8 @@ class Driver {
     Reopen();
     Compare();
   }
+
+  uint64_t ColdReads() { return cold_reads_ + fixture_.store().Space()->extent_cold_reads; }
 
   // A last checkpoint, applied; active dropped.
   void StopAndFinish() {
@@ -164,6 +178,7 @@ class Driver {
 
   void Reopen() {
     const ReplicaState before = fixture_.replica().state();
+    cold_reads_ = ColdReads();
     if (before.stage == Stage::kRunning && Random(2) == 0) {
       Note("crash");
       ASSERT_EQ(fixture_.CrashAndOpen(), absl::OkStatus()) << Story();
@@ -175,6 +190,12 @@ class Driver {
     const ReplicaState state = fixture_.replica().state();
     if (before.stage == Stage::kRunning) {  // a failover gave up what was not committed
       ASSERT_EQ(state.received_sequence, before.received_sequence) << Story();
+      ASSERT_EQ(state.history_epochs, before.history_epochs) << Story();
+      for (size_t v = 0; v < kVolumes; ++v) {
+        ASSERT_EQ(state.usage[v].hidden_bytes, before.usage[v].hidden_bytes) << Story();
+        ASSERT_EQ(state.usage[v].active_bytes, before.usage[v].active_bytes) << Story();
+        ASSERT_EQ(state.usage[v].history_bytes, before.usage[v].history_bytes) << Story();
+      }
     }
     ASSERT_EQ(state.committed_epoch, Epoch(epochs_)) << Story();
     ASSERT_FALSE(state.incomplete);
@@ -184,20 +205,26 @@ class Driver {
   StoreFixture fixture_;
   Model model_;
   uint64_t epochs_ = 0;
+  uint64_t cold_reads_ = 0;  // before the last reopening
   std::string story_;
 };
 
-class ReplicaModelTest : public ::testing::TestWithParam<bool> {};
+class ReplicaModelTest : public ::testing::TestWithParam<Variant> {};
 
 TEST_P(ReplicaModelTest, EveryViewIsTheModelsThroughFailover) {
   const uint64_t seed = testing::TestSeed();
-  for (uint64_t round = 0; round < 6; ++round) {
+  uint64_t cold_reads = 0;
+  for (uint64_t round = 0; round < 4; ++round) {
     Driver driver(seed + round, GetParam());
     for (int step = 0; step < 150 && !::testing::Test::HasFailure(); ++step) driver.Step();
     if (::testing::Test::HasFailure()) return;
     driver.Compare();
     driver.FailoverAndFinish();
     if (::testing::Test::HasFailure()) return;
+    cold_reads += driver.ColdReads();
+  }
+  if (GetParam().index_memory_max < 1 << 20) {
+    EXPECT_GT(cold_reads, 500u);
   }
 }
 
@@ -211,8 +238,16 @@ TEST_P(ReplicaModelTest, StopAppliesTheLastCheckpoint) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Durability, ReplicaModelTest, ::testing::Bool(),
-                         [](const auto& info) { return info.param ? "checkpoint" : "none"; });
+INSTANTIATE_TEST_SUITE_P(
+    Variants, ReplicaModelTest,
+    ::testing::Values(Variant{.name = "checkpoint"}, Variant{.name = "none", .durable = false},
+                      Variant{.name = "cold", .index_memory_max = 64, .history_epochs = 8},
+                      Variant{.name = "cold_none",
+                              .durable = false,
+                              .index_memory_max = 64,
+                              .history_epochs = 64},
+                      Variant{.name = "small", .index_memory_max = 8 << 10, .history_epochs = 64}),
+    [](const auto& info) { return info.param.name; });
 
 }  // namespace
 }  // namespace understudy::storage

@@ -1,5 +1,6 @@
 // Everything at once: a primary stream with checkpoints, a VM that reads and writes, state() and Map() callers, then a failover
-// under load. Under ThreadSanitizer it looks for races; the bytes are checked in every build.
+// under load; once with next to no memory for extents and many epochs kept. Under ThreadSanitizer it looks for races; the bytes
+// are checked in every build.
 #include <atomic>
 #include <cstring>
 #include <string>
@@ -32,8 +33,18 @@ uint64_t StampOf(const std::string& block) {
   return value;
 }
 
-TEST(ReplicaStressTest, ReadersNeverSeeATornOrHiddenBlockAndAFailoverLosesNothing) {
+class ReplicaStressTest : public ::testing::TestWithParam<bool> {
+ protected:
+  static void SetLittleMemory(StoreOptions* options) {
+    options->index_memory_max = 64;
+    options->index_batch_delay = absl::Milliseconds(1);
+    options->history_epochs = 16;
+  }
+};
+
+TEST_P(ReplicaStressTest, ReadersNeverSeeATornOrHiddenBlockAndAFailoverLosesNothing) {
   StoreFixture f(testing::TestSeed(), 1, kVolumeBytes);
+  if (GetParam()) SetLittleMemory(&f.options());
   ASSERT_TRUE(
       base::FileSystem::Posix()
           .WriteFileAtomically(f.spec().volumes[0].disk_path, std::string(kVolumeBytes, '\0'))
@@ -98,6 +109,9 @@ TEST(ReplicaStressTest, ReadersNeverSeeATornOrHiddenBlockAndAFailoverLosesNothin
     EXPECT_TRUE(raw.substr((1 << 20) + i * kStampBytes, kStampBytes) == vm[i]) << "VM writer " << i;
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Memory, ReplicaStressTest, ::testing::Bool(),
+                         [](const auto& info) { return info.param ? "cold" : "plenty"; });
 
 }  // namespace
 }  // namespace understudy::storage

@@ -207,9 +207,9 @@ TEST_F(ReplicaTest, AnIncompleteGroupCommitsNothingUntilComplete) {
 TEST_F(ReplicaTest, AnotherStreamMeansIncompleteAndTheOldOneIsFenced) {
   Begin();
   const ReplicaState before = f_.replica().state();
-  ASSERT_EQ(f_.replica().AttachStream(before.stream_id), absl::OkStatus());
+  ASSERT_EQ(f_.replica().AttachStream(before.stream_id, false), absl::OkStatus());
   EXPECT_FALSE(f_.replica().state().incomplete);
-  ASSERT_EQ(f_.replica().AttachStream(before.stream_id + 1), absl::OkStatus());
+  ASSERT_EQ(f_.replica().AttachStream(before.stream_id + 1, false), absl::OkStatus());
   EXPECT_TRUE(f_.replica().state().incomplete);
   const Operation operation = {.kind = OperationKind::kZero, .length = 512};
   const absl::Status stale = f_.replica().Append({.incarnation = before.incarnation,
@@ -443,6 +443,39 @@ TEST_F(ReplicaTest, AMarkerBesideTheDiskSaysWhoseItIsUntilDone) {
   EXPECT_THAT(*marker, HasSubstr(f_.options().data_dir));
   ASSERT_EQ(f_.replica().Stop(), absl::OkStatus());
   EXPECT_FALSE(base::FileSystem::Posix().Exists(DiskPath(0) + ".understudy"));
+}
+
+TEST_F(ReplicaTest, TheMarkerSaysTheTermAndAnOlderDataDirectoryIsIsolated) {
+  Begin();
+  const std::string path = DiskPath(0) + ".understudy";
+  base::FileSystem& files = base::FileSystem::Posix();
+  const std::string older = files.ReadWholeFile(path).value();
+  EXPECT_THAT(older, HasSubstr("\nterm 1 of vm1 check "));
+  ASSERT_EQ(f_.replica().BindAgent("other", /*takeover=*/true), absl::OkStatus());
+  const std::string newer = files.ReadWholeFile(path).value();
+  EXPECT_THAT(newer, HasSubstr("\nterm 2 of vm1 check "));
+
+  struct Row {
+    const char* name;
+    std::string marker;
+    bool isolated;
+  };
+  std::string higher = newer;
+  higher.replace(higher.find("term 2"), 6, "term 9");
+  for (const Row& row : {Row{"behind the index", older, false},
+                         {"damaged", higher, false},
+                         {"of an older release", older.substr(0, older.find("term ")), false},
+                         {"gone", "", true}}) {
+    SCOPED_TRACE(row.name);
+    f_.CloseStore();
+    if (row.marker.empty()) {
+      ASSERT_EQ(files.Remove(path), absl::OkStatus());
+    } else {
+      ASSERT_EQ(files.WriteFileAtomically(path, row.marker), absl::OkStatus());
+    }
+    ASSERT_EQ(f_.OpenStore(), absl::OkStatus());
+    EXPECT_EQ(f_.replica().state().valid, !row.isolated);
+  }
 }
 
 TEST_F(ReplicaTest, AReplacedDiskIsNotServed) {

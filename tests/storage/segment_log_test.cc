@@ -5,6 +5,7 @@
 #include <chrono>
 #include <future>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -157,6 +158,30 @@ TEST_F(SegmentLogTest, ARecycledSegmentShowsNothingOfItsEarlierUse) {
   EXPECT_THAT(RollForward(), ElementsAre(1, 2));
 }
 
+TEST_F(SegmentLogTest, ALogThatIsLetGoGoesOnInAFreshSegment) {
+  AppendMany(1, 3);
+  const LogPosition third = log_->end();
+  log_->LetGo(third);
+  AppendMany(4, 4);
+  EXPECT_EQ(log_->end().ordinal, 1u) << "frames_ holds the segment: it is needed";
+  const LogPosition fourth = log_->end();
+  ASSERT_TRUE(log_->Sync().ok());
+  frames_.clear();
+  log_->LetGo(third);
+  AppendMany(5, 5);
+  EXPECT_EQ(log_->end().ordinal, 1u) << "it goes on beyond that position";
+  const LogPosition fifth = log_->end();
+  ASSERT_TRUE(log_->Sync().ok());
+  frames_.clear();
+  log_->LetGo(fifth);
+  EXPECT_GT(pool_->free_bytes(), 0u);
+  AppendMany(6, 7);
+  EXPECT_EQ(log_->end().ordinal, 2u);
+  ASSERT_NE(fourth, fifth);
+  Reopen();
+  EXPECT_THAT(RollForward(fifth), ElementsAre(6, 7));
+}
+
 TEST_F(SegmentLogTest, AFailedWriteMovesTheLogToAFreshSegment) {
   AppendMany(1, 3);
   std::atomic<int> failures = 1;
@@ -261,6 +286,40 @@ TEST_F(SegmentLogTest, APreparedSegmentsStaleFrameIsNoFollower) {
                                 })
                   .ok());
   EXPECT_EQ(frames, 6);
+}
+
+// Or fast writes beside a slow sync would have one file more than they need, for good.
+TEST_F(SegmentLogTest, AnAppendWaitsForTheSegmentThatIsBeingMadeReady) {
+  std::promise<void> go_on;
+  std::shared_future<void> may_go_on = go_on.get_future().share();
+  std::promise<void> preparing;
+  std::atomic<bool> hold = true;
+  AppendMany(1, 340);  // more than three quarters of the first segment
+  ASSERT_EQ(log_->end().ordinal, 1u);
+  files_.SetHook([&](testing::FileOperation operation, const std::string&) {
+    if (operation == testing::FileOperation::kSync && hold.exchange(false)) {
+      preparing.set_value();
+      may_go_on.wait();
+    }
+    return absl::OkStatus();
+  });
+  std::thread prepare([&] { log_->PrepareNext(); });
+  preparing.get_future().wait();
+  std::future<uint64_t> appended = std::async(std::launch::async, [&] {
+    uint64_t sequence = 340;
+    for (; log_->end().ordinal == 1; ++sequence) AppendMany(sequence + 1, sequence + 1);
+    return sequence;
+  });
+  EXPECT_EQ(appended.wait_for(std::chrono::milliseconds(300)), std::future_status::timeout);
+  go_on.set_value();
+  prepare.join();
+  const uint64_t last = appended.get();
+  EXPECT_EQ(log_->end().ordinal, 2u);
+  EXPECT_EQ(files_.List(directory_.path())->size(), 2u);
+  std::vector<uint64_t> expected;
+  for (uint64_t i = 1; i <= last; ++i) expected.push_back(i);
+  Reopen();
+  EXPECT_EQ(RollForward(), expected);
 }
 
 TEST_F(SegmentLogTest, ALogWhoseSegmentsWereAllRecycledGoesOnBehindItsPosition) {

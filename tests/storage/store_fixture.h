@@ -4,7 +4,9 @@
 #ifndef UNDERSTUDY_TESTS_STORAGE_STORE_FIXTURE_H_
 #define UNDERSTUDY_TESTS_STORAGE_STORE_FIXTURE_H_
 
+#include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <future>
 #include <memory>
@@ -46,7 +48,7 @@ class StoreFixture {
   }
 
   absl::Status OpenStore() {
-    auto store = Store::Open(options_, files_, base::Clock::Real(), random_);
+    auto store = Store::Open(options_, files_, *clock_, random_);
     if (!store.ok()) return store.status();
     store_ = *std::move(store);
     auto replica = store_->Open(spec_);
@@ -73,12 +75,15 @@ class StoreFixture {
     if (auto started = replica_->Start(); !started.ok()) return started;
     if (auto bound = replica_->BindAgent("agent", false); !bound.ok()) return bound;
     next_sequence_ = 1;
-    return replica_->AttachStream(++stream_id_);
+    return replica_->AttachStream(++stream_id_, /*may_checkpoint=*/false);
   }
 
   std::string Bytes(size_t size) {
     std::string bytes(size, '\0');
-    for (char& byte : bytes) byte = static_cast<char>(random_());
+    for (size_t at = 0; at < size; at += sizeof(uint64_t)) {
+      const uint64_t word = random_();
+      std::memcpy(bytes.data() + at, &word, std::min(sizeof(word), size - at));
+    }
     return bytes;
   }
 
@@ -139,6 +144,8 @@ class StoreFixture {
 
   Replica& replica() { return *replica_; }
   Store& store() { return *store_; }
+  // Before OpenStore().
+  void set_clock(const base::Clock& clock) { clock_ = &clock; }
   testing::FaultFileSystem& files() { return files_; }
   StoreOptions& options() { return options_; }
   GroupSpec& spec() { return spec_; }
@@ -151,6 +158,7 @@ class StoreFixture {
  private:
   testing::TempDir directory_;
   testing::FaultFileSystem files_;
+  const base::Clock* clock_ = &base::Clock::Real();
   std::mt19937_64 random_;
   const uint64_t volume_bytes_;
   StoreOptions options_;

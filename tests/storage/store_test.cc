@@ -1,11 +1,15 @@
 // Declaring groups and opening data directories: what is refused, with which words, and that nothing is left behind.
 #include "storage/store.h"
 
+#include <filesystem>
+#include <map>
 #include <string>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "storage/format.h"
 #include "tests/storage/store_fixture.h"
 
 namespace understudy::storage {
@@ -155,14 +159,70 @@ TEST_F(StoreTest, ALockedDirectoryIsRefused) {
   EXPECT_THAT(std::string(second.status().message()), HasSubstr("in use by another understudyd"));
 }
 
-TEST_F(StoreTest, ANewerFormatIsRefusedAndUntouched) {
+// The names and contents of all files below `directory`, except RocksDB's own log files.
+std::map<std::string, std::string> Contents(const std::string& directory) {
+  std::map<std::string, std::string> contents;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(directory)) {
+    const std::string path = entry.path().string();
+    if (!entry.is_regular_file() || path.find("/LOG") != std::string::npos) continue;
+    contents[path] = base::FileSystem::Posix().ReadWholeFile(path).value_or("unreadable");
+  }
+  return contents;
+}
+
+// What VERSION says, how the open ends, and the words that say why.
+struct VersionCase {
+  std::string version;
+  absl::StatusCode code;
+  std::string text;
+};
+
+TEST_F(StoreTest, VersionAndFeaturesAreCheckedBeforeAnythingIsTouched) {
+  using enum absl::StatusCode;
   store_ = nullptr;
   const std::string version = f_.options().data_dir + "/VERSION";
-  ASSERT_TRUE(base::FileSystem::Posix().WriteFileAtomically(version, "understudy 2\n").ok());
-  const auto newer = Store::Open(f_.options(), f_.files(), base::Clock::Real(), f_.random());
-  EXPECT_EQ(newer.status().code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(std::string(newer.status().message()), HasSubstr("format version 2"));
-  EXPECT_EQ(*base::FileSystem::Posix().ReadWholeFile(version), "understudy 2\n");
+  for (const VersionCase& c : std::vector<VersionCase>{
+           {"understudy 2\n", kFailedPrecondition, "format version 2"},
+           {"understudy 1\nincompatible: folded packed\n", kFailedPrecondition, "folded, packed"},
+           {"understudy 1\nread-only: indexed\n", kFailedPrecondition, "understudy-inspect"},
+           {"understudy 1\ncompatible: hints\n", kOk, ""},
+           {"understudy 1\nwhatever: hints\n", kDataLoss, "VERSION: damaged"},
+           {"understudy 0\n", kDataLoss, "VERSION: damaged"},
+           {"understudx 1\n", kDataLoss, "VERSION: damaged"},
+           {"understudy 1", kDataLoss, "VERSION: damaged"},
+           {"", kDataLoss, "VERSION: damaged"},
+           {"understudy 1\n", kOk, ""}}) {
+    SCOPED_TRACE(c.version);
+    ASSERT_TRUE(base::FileSystem::Posix().WriteFileAtomically(version, c.version).ok());
+    const auto before = Contents(f_.options().data_dir);
+    const auto opened = Store::Open(f_.options(), f_.files(), base::Clock::Real(), f_.random());
+    EXPECT_EQ(opened.status().code(), c.code) << opened.status();
+    EXPECT_THAT(std::string(opened.status().message()), HasSubstr(c.text));
+    EXPECT_EQ(*base::FileSystem::Posix().ReadWholeFile(version), c.version);
+    if (!opened.ok()) {
+      EXPECT_TRUE(before == Contents(f_.options().data_dir));
+    }
+  }
+}
+
+TEST_F(StoreTest, AMissingVersionIsNotMadeUpWhenThereIsAnIndex) {
+  store_ = nullptr;
+  std::filesystem::remove(f_.options().data_dir + "/VERSION");
+  const auto opened = Store::Open(f_.options(), f_.files(), base::Clock::Real(), f_.random());
+  EXPECT_THAT(std::string(opened.status().message()), HasSubstr("VERSION is missing"));
+}
+
+TEST_F(StoreTest, ASegmentOfANewerVersionIsNeverRecycled) {
+  store_ = nullptr;
+  SegmentHeader header{.version = 2, .ordinal = 1, .incarnation = 3, .group = 99};
+  SealSegmentHeader(header);
+  const std::string path = f_.options().data_dir + "/segments/0000000000000009.seg";
+  const std::string bytes(reinterpret_cast<const char*>(&header), sizeof(header));
+  ASSERT_TRUE(base::FileSystem::Posix().WriteFileAtomically(path, bytes).ok());
+  const auto opened = Store::Open(f_.options(), f_.files(), base::Clock::Real(), f_.random());
+  EXPECT_EQ(opened.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(opened.status().message()), HasSubstr(path));
+  EXPECT_EQ(*base::FileSystem::Posix().ReadWholeFile(path), bytes);
 }
 
 TEST_F(StoreTest, OptionsListEveryProblem) {

@@ -1,9 +1,11 @@
 // tests/testing/fault_file_system.h
 //
-// The real file system, except that a test may make any write, hole, sync or read fail.
+// The real file system, except that a test may see, hold up or fail any write, hole, clone, sync or read, and that blocks can
+// seem to be shared where the real one cannot do it.
 #ifndef UNDERSTUDY_TESTS_TESTING_FAULT_FILE_SYSTEM_H_
 #define UNDERSTUDY_TESTS_TESTING_FAULT_FILE_SYSTEM_H_
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>
@@ -15,24 +17,34 @@
 
 namespace understudy::testing {
 
-enum class FileOperation { kRead, kWrite, kPunchHole, kSync };
+enum class FileOperation { kRead, kWrite, kPunchHole, kClone, kSync };
 
 class FaultFileSystem : public base::FileSystem {
  public:
-  // Asked before each operation, from any thread; an error is returned instead of doing it.
+  // Asked before each operation, from any thread; an error is returned instead of doing it. `range` of the file; empty for kSync.
   using Hook = std::function<absl::Status(FileOperation, const std::string& path)>;
+  using RangeHook =
+      std::function<absl::Status(FileOperation, const std::string& path, ByteRange range)>;
 
-  void SetHook(Hook hook) {
+  void SetRangeHook(RangeHook hook) {
     base::MutexLock lock(mutex_);
-    hook_ = std::make_shared<Hook>(std::move(hook));
+    hook_ = std::make_shared<RangeHook>(std::move(hook));
   }
-  absl::Status Ask(FileOperation operation, const std::string& path) {
-    std::shared_ptr<Hook> hook;
+  void SetHook(Hook hook) {
+    if (!hook) return SetRangeHook(nullptr);
+    SetRangeHook([hook = std::move(hook)](FileOperation operation, const std::string& path,
+                                          ByteRange) { return hook(operation, path); });
+  }
+  // File::CloneFrom() copies instead.
+  void EmulateClones() { emulate_clones_.store(true); }
+
+  absl::Status Ask(FileOperation operation, const std::string& path, ByteRange range) {
+    std::shared_ptr<RangeHook> hook;
     {
       base::MutexLock lock(mutex_);
       hook = hook_;
     }
-    return hook == nullptr || !*hook ? absl::OkStatus() : (*hook)(operation, path);
+    return hook == nullptr || !*hook ? absl::OkStatus() : (*hook)(operation, path, range);
   }
 
   absl::StatusOr<std::unique_ptr<base::File>> Open(const std::string& path,
@@ -67,20 +79,38 @@ class FaultFileSystem : public base::FileSystem {
         : owner_(owner), path_(std::move(path)), file_(std::move(file)) {}
 
     absl::Status Read(uint64_t offset, std::span<char> out) const override {
-      const absl::Status fault = owner_.Ask(FileOperation::kRead, path_);
+      const absl::Status fault =
+          owner_.Ask(FileOperation::kRead, path_, ByteRange::OfLength(offset, out.size()));
       return fault.ok() ? file_->Read(offset, out) : fault;
     }
     absl::Status Write(uint64_t offset, std::span<const iovec> pieces) override {
-      const absl::Status fault = owner_.Ask(FileOperation::kWrite, path_);
+      const absl::Status fault =
+          owner_.Ask(FileOperation::kWrite, path_, ByteRange::OfLength(offset, Bytes(pieces)));
       return fault.ok() ? file_->Write(offset, pieces) : fault;
     }
     using base::File::Write;
     absl::Status PunchHole(ByteRange range) override {
-      const absl::Status fault = owner_.Ask(FileOperation::kPunchHole, path_);
+      const absl::Status fault = owner_.Ask(FileOperation::kPunchHole, path_, range);
       return fault.ok() ? file_->PunchHole(range) : fault;
     }
+    absl::Status CloneFrom(const base::File& source, uint64_t source_offset, uint64_t offset,
+                           uint64_t length) override {
+      const absl::Status fault =
+          owner_.Ask(FileOperation::kClone, path_, ByteRange::OfLength(offset, length));
+      if (!fault.ok()) return fault;
+      const base::File& real = *dynamic_cast<const FaultFile&>(source).file_;
+      if (!owner_.emulate_clones_.load()) {
+        return file_->CloneFrom(real, source_offset, offset, length);
+      }
+      std::string bytes(length, '\0');
+      const absl::Status read = real.Read(source_offset, bytes);
+      return read.ok() ? file_->Write(offset, bytes) : read;
+    }
+    absl::Status WriteBack(ByteRange range, bool wait) override {
+      return file_->WriteBack(range, wait);
+    }
     absl::Status Sync() override {
-      const absl::Status fault = owner_.Ask(FileOperation::kSync, path_);
+      const absl::Status fault = owner_.Ask(FileOperation::kSync, path_, {});
       return fault.ok() ? file_->Sync() : fault;
     }
     absl::Status Truncate(uint64_t size) override { return file_->Truncate(size); }
@@ -93,14 +123,21 @@ class FaultFileSystem : public base::FileSystem {
     }
 
    private:
+    static uint64_t Bytes(std::span<const iovec> pieces) {
+      uint64_t bytes = 0;
+      for (const iovec& piece : pieces) bytes += piece.iov_len;
+      return bytes;
+    }
+
     FaultFileSystem& owner_;
     const std::string path_;
     const std::unique_ptr<base::File> file_;
   };
 
+  std::atomic<bool> emulate_clones_ = false;
   base::FileSystem& real_ = base::FileSystem::Posix();
   base::Mutex mutex_;
-  std::shared_ptr<Hook> hook_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<RangeHook> hook_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace understudy::testing

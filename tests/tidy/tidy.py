@@ -45,7 +45,7 @@ MAINS = {"server/main.cc": "server/nbd", "server/daemon.h": "server/nbd", "serve
 THIRD_PARTY = (
     ("gRPC and protobuf", r"(grpc|grpcpp|grpc\+\+|google/protobuf|google/rpc)/|.*\.pb\.h$",
      r"proto/|(server|client)/rpc/|server/nbd/|server/daemon\.|client/(agent|ctl)/|.*/main\.cc$"),
-    ("RocksDB", r"rocksdb/", r"storage/(?!base/)"),
+    ("RocksDB", r"rocksdb/", r"storage/(?!base/)|tests/testing/"),
     ("Prometheus", r"prometheus/", r"storage/base/metrics/|storage/(?!base/)|server/|client/"),
     ("CLI11", r"CLI/", r".*/main\.cc$"),
     ("nbdkit", r"nbdkit-", r"server/nbd/|client/agent/"),

@@ -138,6 +138,8 @@ TEST(AgentOptionsTest, ParametersSayTheSameToThePlugin) {
   EXPECT_EQ(copy.primary.forwarder.window_bytes, 3u << 20);
   EXPECT_EQ(copy.primary.forwarder.stall_timeout, absl::Milliseconds(1500));
   EXPECT_EQ(copy.checkpoint_interval, absl::Milliseconds(250));
+  EXPECT_TRUE(copy.primary.forwarder.may_checkpoint);
+  EXPECT_FALSE(AgentOptions().primary.forwarder.may_checkpoint);
   EXPECT_TRUE(copy.start);
   EXPECT_TRUE(copy.primary.report_forward_errors);
   ASSERT_EQ(copy.primary.volumes.size(), 2u);

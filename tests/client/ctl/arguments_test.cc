@@ -54,6 +54,31 @@ TEST(ArgumentsTest, APrimaryVolumeGetsNone) {
   EXPECT_EQ(request.volumes(0).top_id(), "");
 }
 
+TEST(ArgumentsTest, WhatACallExpectsGoesWithEveryCallThatChangesSomething) {
+  const auto with_expected = [](Arguments words) {
+    words.expected_term = "3";
+    words.expected_incarnation = "000102030405060708090A0B0C0D0e0f";
+    return words;
+  };
+  Arguments start = Words("start");
+  start.mode = "primary";
+  const std::string bytes("\0\1\2\3\4\5\6\7\10\11\12\13\14\15\16\17", 16);
+  for (const v1::Expected& expected :
+       {RequestOf<v1::StartRequest>(with_expected(start)).expected(),
+        RequestOf<v1::CheckpointRequest>(with_expected(Words("checkpoint"))).expected(),
+        RequestOf<v1::StopRequest>(with_expected(Words("stop"))).expected(),
+        RequestOf<v1::RemoveRequest>(with_expected(Words("remove"))).expected()}) {
+    EXPECT_EQ(expected.term(), 3u);
+    EXPECT_EQ(expected.incarnation(), bytes);
+  }
+  EXPECT_FALSE(RequestOf<v1::StopRequest>(Words("stop")).has_expected());
+  Arguments wrong = Words("stop");
+  wrong.expected_term = "0";
+  wrong.expected_incarnation = "0001";
+  EXPECT_THAT(Problems(wrong),
+              ElementsAre(HasSubstr("--expected-term"), HasSubstr("--expected-incarnation")));
+}
+
 TEST(ArgumentsTest, CheckpointModes) {
   EXPECT_EQ(RequestOf<v1::CheckpointRequest>(Words("checkpoint")).mode(), v1::CHECKPOINT_MODE_FULL);
   Arguments words = Words("checkpoint");
@@ -77,6 +102,48 @@ TEST(ArgumentsTest, StopOptionsNeedTheFailover) {
   EXPECT_THAT(Problems(words), ElementsAre("--received and --epoch exclude each other"));
   words.received = false;
   EXPECT_EQ(RequestOf<v1::StopRequest>(words).epoch(), 7u);
+  words.force = true;
+  EXPECT_TRUE(RequestOf<v1::StopRequest>(words).force());
+  words.epoch_given = false;
+  EXPECT_THAT(Problems(words), ElementsAre("--force goes with --epoch"));
+}
+
+TEST(ArgumentsTest, ACloneIsMadeListedOrRemoved) {
+  Arguments words = Words("clone");
+  EXPECT_THAT(Problems(words), ElementsAre(HasSubstr("--name NAME, --list and --remove NAME")));
+  words.name = "drill";
+  EXPECT_EQ(RequestOf<v1::CloneRequest>(words).epoch(), 0u) << "0: the newest";
+  words.epoch_given = true;
+  words.epoch = "7";
+  words.bytes_max = "2G";
+  words.ttl = "2d";
+  const auto request = RequestOf<v1::CloneRequest>(words);
+  EXPECT_EQ(request.name(), "drill");
+  EXPECT_EQ(request.epoch(), 7u);
+  EXPECT_EQ(request.bytes_max(), 2ull << 30);
+  EXPECT_EQ(request.time_to_live_micros(), 2ull * 86400 * 1'000'000);
+  words.list = true;
+  EXPECT_THAT(Problems(words), ElementsAre(HasSubstr("exclude each other"),
+                                           HasSubstr("--bytes-max and --ttl go with --name")));
+  words = Words("clone");
+  words.list = true;
+  EXPECT_EQ(RequestOf<v1::ListClonesRequest>(words).group(), "vm1");
+  words.list = false;
+  words.remove_given = true;
+  EXPECT_THAT(Problems(words), ElementsAre(HasSubstr("--remove needs")));
+  words.remove = "drill";
+  EXPECT_EQ(RequestOf<v1::RemoveCloneRequest>(words).name(), "drill");
+}
+
+TEST(ArgumentsTest, WhatACloneCannotBeIsTold) {
+  Arguments words = Words("clone");
+  words.name = "drill";
+  words.bytes_max = "0";
+  words.ttl = "-1s";
+  EXPECT_THAT(Problems(words), ElementsAre(HasSubstr("--bytes-max"), HasSubstr("--ttl")));
+  words.bytes_max = "1X";
+  words.ttl = "400d";
+  EXPECT_THAT(Problems(words), ElementsAre(HasSubstr("--bytes-max"), HasSubstr("--ttl")));
 }
 
 TEST(ArgumentsTest, EverythingWrongIsToldAtOnce) {
@@ -92,11 +159,19 @@ TEST(ArgumentsTest, EverythingWrongIsToldAtOnce) {
                           HasSubstr("--volume root: "), HasSubstr("--volume data,")));
 }
 
+TEST(ArgumentsTest, BehindAnUnknownCommandIsNoOtherOne) {
+  Arguments words = Words("", "");
+  words.unknown = {"checkpiont", "vm1", "--colour"};
+  EXPECT_THAT(Problems(words),
+              ElementsAre("checkpiont: unknown command", "--colour: unknown flag"));
+}
+
 TEST(ArgumentsTest, WhatIsMissingIsNamed) {
   EXPECT_THAT(Problems(Words("", "")), ElementsAre("COMMAND is missing"));
   EXPECT_THAT(Problems(Words("open")),
               ElementsAre(HasSubstr("Missing the option mode"), HasSubstr("--volume is missing")));
-  for (const char* command : {"checkpoint", "get-error", "stop", "remove"}) {
+  for (const char* command :
+       {"checkpoint", "get-error", "stop", "remove", "scrub", "history", "clone"}) {
     EXPECT_THAT(Problems(Words(command, "")), Contains("GROUP is missing")) << command;
   }
   EXPECT_THAT(Problems(Words("status", "")), SizeIs(0));
@@ -113,6 +188,31 @@ TEST(ArgumentsTest, ServersAreHostAndPortOrAUnixPath) {
     words.server = server;
     EXPECT_THAT(Problems(words), SizeIs(1)) << server;
   }
+}
+
+TEST(ArgumentsTest, Watch) {
+  Arguments words = Words("watch", "");
+  words.terminal = true;
+  const auto command = RequestOf<WatchCommand>(words);
+  EXPECT_EQ(command.request.group(), "");
+  EXPECT_EQ(command.request.refresh_micros(), 1'000'000u);
+  EXPECT_EQ(command.request.resume_token(), "");
+  EXPECT_TRUE(command.live);
+  words.json = true;
+  words.group = "vm1";
+  words.refresh = "0";
+  words.resume = "000102030405060708090a0b0c0d0e0F";
+  const auto resumed = RequestOf<WatchCommand>(words);
+  EXPECT_EQ(resumed.request.group(), "vm1");
+  EXPECT_EQ(resumed.request.refresh_micros(), 0u);
+  EXPECT_EQ(resumed.request.resume_token(),
+            std::string("\0\1\2\3\4\5\6\7\x8\x9\xa\xb\xc\xd\xe\xf", 16));
+  EXPECT_FALSE(resumed.live);
+  words.refresh = "soon";
+  words.resume = "0001";
+  EXPECT_THAT(Problems(words), ElementsAre(HasSubstr("--resume"), HasSubstr("--refresh")));
+  words.resume = std::string(32, 'x');
+  EXPECT_THAT(Problems(words), Contains(HasSubstr("32 hexadecimal digits")));
 }
 
 }  // namespace

@@ -47,7 +47,7 @@ TEST(JsonTest, MessagesNestAndNumbersReadBackTheSame) {
   status.add_volumes()->set_name("root");
   status.add_jobs()->set_kind("apply");
   const std::string json = ToJson(status);
-  EXPECT_NE(json.find(R"("lag_seconds": 0.1})"), std::string::npos) << json;
+  EXPECT_NE(json.find(R"("lag_seconds": 0.1, )"), std::string::npos) << json;
   EXPECT_NE(json.find(R"("committed_unix_seconds": -1)"), std::string::npos) << json;
   EXPECT_NE(json.find(R"("errors": [], "volumes": [{"name": "root", "top_id": "")"),
             std::string::npos)

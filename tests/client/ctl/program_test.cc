@@ -2,11 +2,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <deque>
 #include <fstream>
 #include <memory>
 #include <string>
 #include <sys/wait.h>
 #include <thread>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -45,6 +47,8 @@ class FakeService : public v1::Replication::Service {
   grpc::Status Checkpoint(grpc::ServerContext*, const v1::CheckpointRequest* request,
                           v1::CheckpointResponse* response) override {
     checkpoint = *request;
+    checkpoint_ids.push_back(request->request_id());
+    if (unavailable-- > 0) return {grpc::StatusCode::UNAVAILABLE, "lost on the way"};
     response->set_stage(v1::STAGE_RUNNING);
     response->set_epoch(12);
     return Answer();
@@ -64,9 +68,19 @@ class FakeService : public v1::Replication::Service {
   grpc::Status GetStatus(grpc::ServerContext* context, const v1::GetStatusRequest* request,
                          v1::GetStatusResponse* response) override {
     get_status = *request;
-    for (const char* name : {"stop", "vm1"}) response->add_groups()->set_group(name);
+    for (const char* name : {"stop", "vm1"}) {
+      response->add_groups()->set_group(name);
+      *response->mutable_groups()->rbegin()->mutable_scrub() = scrub_status;
+    }
+    if (scrub_status.outcome() == v1::SCRUB_OUTCOME_RUNNING) scrub_status = scrub_end;
     while (hang && !context->IsCancelled())
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    return Answer();
+  }
+  grpc::Status Scrub(grpc::ServerContext*, const v1::ScrubRequest* request,
+                     v1::ScrubResponse* response) override {
+    scrub = *request;
+    response->set_number(scrub_status.number());
     return Answer();
   }
   grpc::Status Remove(grpc::ServerContext*, const v1::RemoveRequest* request,
@@ -75,8 +89,46 @@ class FakeService : public v1::Replication::Service {
     return Answer();
   }
 
+  grpc::Status History(grpc::ServerContext*, const v1::HistoryRequest* request,
+                       v1::HistoryResponse* response) override {
+    history = *request;
+    response->add_epochs()->set_epoch(5);
+    return Answer();
+  }
+  grpc::Status Clone(grpc::ServerContext*, const v1::CloneRequest* request,
+                     v1::CloneResponse* response) override {
+    clone = *request;
+    response->mutable_clone()->set_name(request->name());
+    return Answer();
+  }
+  grpc::Status ListClones(grpc::ServerContext*, const v1::ListClonesRequest* request,
+                          v1::ListClonesResponse*) override {
+    list_clones = *request;
+    return Answer();
+  }
+  grpc::Status RemoveClone(grpc::ServerContext*, const v1::RemoveCloneRequest* request,
+                           v1::RemoveCloneResponse*) override {
+    remove_clone = *request;
+    return Answer();
+  }
+
+  // Each call plays the next of `watch_streams` and then ends with NOT_FOUND if it was the last, else with UNAVAILABLE.
+  grpc::Status Watch(grpc::ServerContext*, const v1::WatchRequest* request,
+                     grpc::ServerWriter<v1::WatchEvent>* writer) override {
+    watches.push_back(*request);
+    if (watch_streams.empty()) return grpc::Status(grpc::StatusCode::NOT_FOUND, "no such group");
+    for (const v1::WatchEvent& event : watch_streams.front()) writer->Write(event);
+    watch_streams.pop_front();
+    if (watch_streams.empty()) return grpc::Status(grpc::StatusCode::NOT_FOUND, "it has gone");
+    return grpc::Status(grpc::StatusCode::UNAVAILABLE, "shutting down");
+  }
+
   absl::Status status;
+  int unavailable = 0;  // so many checkpoints end in it
+  std::vector<std::string> checkpoint_ids;
   bool hang = false;
+  std::deque<std::vector<v1::WatchEvent>> watch_streams;
+  std::vector<v1::WatchRequest> watches;
   v1::GetErrorResponse errors;
   v1::OpenRequest open;
   v1::StartRequest start;
@@ -84,6 +136,13 @@ class FakeService : public v1::Replication::Service {
   v1::StopRequest stop;
   v1::GetStatusRequest get_status;
   v1::RemoveRequest remove;
+  v1::ScrubRequest scrub;
+  v1::ScrubStatus scrub_status;
+  v1::ScrubStatus scrub_end;  // after the first look at a running one
+  v1::HistoryRequest history;
+  v1::CloneRequest clone;
+  v1::ListClonesRequest list_clones;
+  v1::RemoveCloneRequest remove_clone;
 
  private:
   grpc::Status Answer() { return proto::ToGrpcStatus(status); }
@@ -133,6 +192,28 @@ TEST_F(ProgramTest, ADoneCallEndsWithZeroAndSaysNothingOnStandardError) {
   EXPECT_EQ(service_.start.volumes(1).top_id(), "vm1/data");
 }
 
+TEST_F(ProgramTest, EveryCallHasARequestIdOfItsOwnUnlessItIsGivenOne) {
+  ASSERT_EQ(Run("checkpoint vm1").exit_status, 0);
+  const std::string first = service_.checkpoint.request_id();
+  EXPECT_THAT(first, StartsWith("ctl-"));
+  ASSERT_EQ(Run("checkpoint vm1").exit_status, 0);
+  EXPECT_NE(service_.checkpoint.request_id(), first);
+  ASSERT_EQ(Run("--request-id nightly-7 stop vm1").exit_status, 0);
+  EXPECT_EQ(service_.stop.request_id(), "nightly-7");
+  ASSERT_EQ(Run("remove vm1 --request-id r").exit_status, 0);
+  EXPECT_EQ(service_.remove.request_id(), "r");
+  EXPECT_EQ(Run("--request-id '' stop vm1").exit_status, 2);
+}
+
+// Nobody is there for the first two tries.
+TEST_F(ProgramTest, ACallThatEndsUnavailableIsMadeAgainUnderTheSameId) {
+  service_.unavailable = 2;
+  const Outcome outcome = Run("checkpoint vm1");
+  EXPECT_EQ(outcome.exit_status, 0) << outcome.error;
+  ASSERT_EQ(service_.checkpoint_ids.size(), 3u);
+  EXPECT_EQ(service_.checkpoint_ids[0], service_.checkpoint_ids[2]);
+}
+
 TEST_F(ProgramTest, EveryCommandReachesItsCall) {
   EXPECT_EQ(Run("open vm1 --mode secondary --volume root,disk=/d").exit_status, 0);
   EXPECT_EQ(service_.open.volumes(0).disk_path(), "/d");
@@ -148,7 +229,99 @@ TEST_F(ProgramTest, EveryCommandReachesItsCall) {
   EXPECT_TRUE(service_.stop.received());
   EXPECT_EQ(Run("remove vm1 --force").exit_status, 0);
   EXPECT_TRUE(service_.remove.force());
+  EXPECT_EQ(Run("stop vm1 --failover --epoch 7 --force").exit_status, 0);
+  EXPECT_TRUE(service_.stop.force());
+  EXPECT_THAT(Run("history vm1").out, HasSubstr("--failover --epoch 5"));
+  EXPECT_EQ(service_.history.group(), "vm1");
+  EXPECT_THAT(Run("--json history vm1").out, StartsWith("{\"stage\": "));
+  EXPECT_EQ(Run("clone vm1 --epoch 5 --name drill --bytes-max 1M --ttl 30m").exit_status, 0);
+  EXPECT_EQ(service_.clone.epoch(), 5u);
+  EXPECT_EQ(service_.clone.name(), "drill");
+  EXPECT_EQ(service_.clone.bytes_max(), 1u << 20);
+  EXPECT_EQ(service_.clone.time_to_live_micros(), 1'800'000'000u);
+  EXPECT_EQ(Run("clone vm1 --list").out, "vm1: no clones\n");
+  EXPECT_EQ(service_.list_clones.group(), "vm1");
+  EXPECT_EQ(Run("clone vm1 --remove drill").out, "vm1@drill: removed without trace\n");
+  EXPECT_EQ(service_.remove_clone.name(), "drill");
   EXPECT_EQ(Run("get-error vm1").out, "vm1: healthy, stage RUNNING\n");
+}
+
+TEST_F(ProgramTest, AScrubIsFollowedToItsEndAndDamageEndsWithThree) {
+  service_.scrub_status.set_outcome(v1::SCRUB_OUTCOME_RUNNING);
+  service_.scrub_status.set_number(4);
+  service_.scrub_end = service_.scrub_status;
+  service_.scrub_end.set_outcome(v1::SCRUB_OUTCOME_CLEAN);
+  service_.scrub_end.set_bytes(1 << 20);
+  service_.scrub_end.set_extents(3);
+  const v1::ScrubStatus running = service_.scrub_status;
+  const Outcome begun = Run("scrub vm1 --bytes-per-second 8M");
+  EXPECT_EQ(begun.exit_status, 0);
+  EXPECT_EQ(service_.scrub.bytes_per_second(), 8u << 20);
+  EXPECT_THAT(begun.out, StartsWith("vm1: scrub 4 RUNNING"));
+
+  service_.scrub_status = running;
+  const Outcome clean = Run("scrub vm1 --wait");
+  EXPECT_EQ(clean.exit_status, 0) << clean.error;
+  EXPECT_EQ(clean.out, "vm1: scrub 4 CLEAN, 1 MiB in 3 extents, 0 damages\n");
+  EXPECT_THAT(clean.error, StartsWith("vm1: scrub 4 RUNNING"));
+
+  service_.scrub_end.set_outcome(v1::SCRUB_OUTCOME_DAMAGED);
+  service_.scrub_end.set_damages(2);
+  service_.scrub_status = running;
+  const Outcome damaged = Run("scrub vm1 --wait --json");
+  EXPECT_EQ(damaged.exit_status, 3);
+  EXPECT_THAT(damaged.out, HasSubstr("\"outcome\": \"DAMAGED\""));
+
+  service_.scrub_end.set_outcome(v1::SCRUB_OUTCOME_STOPPED);
+  service_.scrub_status = running;
+  EXPECT_EQ(Run("scrub vm1 --wait").exit_status, 1);
+  EXPECT_EQ(Run("scrub vm1 --bytes-per-second fast").exit_status, 2);
+}
+
+v1::WatchEvent EventOf(v1::WatchKind kind, const std::string& token) {
+  v1::WatchEvent event;
+  event.set_kind(kind);
+  event.set_group("vm1");
+  event.set_resume_token(token);
+  return event;
+}
+
+TEST_F(ProgramTest, AWatchGoesOnWithItsTokenWhenTheDaemonWentAway) {
+  const std::string first(16, 'a'), second(16, 'b');
+  service_.watch_streams = {{EventOf(v1::WATCH_KIND_CURRENT, first)},
+                            {EventOf(v1::WATCH_KIND_REMOVED, second)},
+                            {},
+                            {EventOf(v1::WATCH_KIND_OPENED, "")}};
+  const Outcome outcome = Run("watch vm1 --refresh 250ms");
+  EXPECT_EQ(outcome.exit_status, 1);
+  ASSERT_EQ(service_.watches.size(), 4u);
+  EXPECT_EQ(service_.watches[0].group(), "vm1");
+  EXPECT_EQ(service_.watches[0].refresh_micros(), 250'000u);
+  EXPECT_EQ(service_.watches[0].resume_token(), "");
+  EXPECT_EQ(service_.watches[1].resume_token(), first);
+  EXPECT_EQ(service_.watches[2].resume_token(), second);
+  EXPECT_EQ(service_.watches[3].resume_token(), second);
+  EXPECT_EQ(outcome.out,
+            "1970-01-01T00:00:00.000Z REMOVED      vm1: removed\n"
+            "1970-01-01T00:00:00.000Z OPENED       vm1: opened\n");
+  EXPECT_EQ(outcome.error,
+            "connection lost, trying again: UNAVAILABLE: shutting down\n"
+            "connection lost, trying again: UNAVAILABLE: shutting down\n"
+            "error: NOT_FOUND: it has gone\n")
+      << "once per outage";
+}
+
+TEST_F(ProgramTest, AWatchPrintsMessagesAsJsonAndGivesUpWhenNobodyIsThere) {
+  service_.watch_streams = {{EventOf(v1::WATCH_KIND_CURRENT, "0123456789abcdef")}};
+  EXPECT_THAT(Run("--json watch --resume 30313233343536373839616263646566").out,
+              StartsWith("{\"kind\": \"CURRENT\", \"resume_token\": "
+                         "\"30313233343536373839616263646566\", \"number\": 0, "));
+  EXPECT_EQ(service_.watches[0].resume_token(), "0123456789abcdef");
+  const Outcome outcome = RunAt("unix:" + dir_.File("none"), "watch --timeout 600ms");
+  EXPECT_EQ(outcome.exit_status, 1);
+  EXPECT_THAT(outcome.error, AllOf(HasSubstr("error: UNAVAILABLE: cannot reach unix:"),
+                                   HasSubstr("hint: is a daemon running there?")));
+  EXPECT_EQ(Run("watch vm1 --resume zz --refresh 0").exit_status, 2);
 }
 
 TEST_F(ProgramTest, AGroupMayHaveTheNameOfACommand) {
@@ -198,11 +371,15 @@ TEST_F(ProgramTest, ARefusedCallEndsWithOneAndShowsCodeMessageAndReason) {
     EXPECT_THAT(outcome.error, StartsWith("error: FAILED_PRECONDITION: term 3 is over (FENCED)\n"));
     EXPECT_THAT(outcome.error, HasSubstr("hint: "));
   }
+  service_.status = WithReason(absl::FailedPreconditionError("in use"), kReasonInUse);
+  EXPECT_THAT(Run("stop vm1 --failover --epoch 3").error,
+              AllOf(HasSubstr("(IN_USE)\nhint: "), HasSubstr("understudyctl status vm1")));
   service_.status = absl::NotFoundError("no such group");
   EXPECT_EQ(Run("get-error vm1").exit_status, 1);
   EXPECT_EQ(Run("status vm1").error, "error: NOT_FOUND: no such group\n");
   service_.status = absl::UnavailableError("the standby cannot be reached");
-  EXPECT_EQ(Run("checkpoint vm1").error, "error: UNAVAILABLE: the standby cannot be reached\n");
+  EXPECT_EQ(Run("--timeout 1s checkpoint vm1").error,
+            "error: UNAVAILABLE: the standby cannot be reached\n");
 }
 
 TEST_F(ProgramTest, ADaemonThatIsNotThereIsNamed) {
@@ -230,8 +407,9 @@ TEST_F(ProgramTest, WrongUsageEndsWithTwoAndListsEverything) {
   for (const char* part : {"--bogus", "tertiary", "--volume root", "\"soon\"", "\"here\""}) {
     EXPECT_THAT(outcome.error, HasSubstr(part));
   }
-  for (const char* words : {"", "frob", "start", "stop vm1 --received", "list vm1", "open vm1",
-                            "checkpoint vm1 --commit", "status --server"}) {
+  for (const char* words : {"", "frob", "start", "stop vm1 --received", "list vm1", "history",
+                            "clone vm1", "clone vm1 --name a --list", "stop vm1 --failover --force",
+                            "open vm1", "checkpoint vm1 --commit", "status --server"}) {
     EXPECT_EQ(Run(words).exit_status, 2) << words;
   }
 }
@@ -246,11 +424,12 @@ TEST_F(ProgramTest, AnswersThatCannotBeWrittenAreAFailure) {
 TEST_F(ProgramTest, HelpShowsTheCommandsAndTheExitStatuses) {
   const Outcome outcome = Run("--help");
   EXPECT_EQ(outcome.exit_status, 0);
-  for (const char* part :
-       {"open", "start", "checkpoint", "get-error", "stop", "remove", "status", "list", "--server",
-        "--json", "--timeout", "Exit status", "127.0.0.1:7410"}) {
+  for (const char* part : {"open", "start", "checkpoint", "get-error", "stop", "remove", "status",
+                           "list", "history", "scrub", "clone", "watch", "--server", "--json",
+                           "--timeout", "Exit status", "127.0.0.1:7410"}) {
     EXPECT_THAT(outcome.out, HasSubstr(part));
   }
+  EXPECT_THAT(Run("watch --help").out, AllOf(HasSubstr("--refresh"), HasSubstr("GAP")));
   EXPECT_THAT(Run("stop --help").out, AllOf(HasSubstr("--received"), Not(HasSubstr("--takeover"))));
 }
 

@@ -52,5 +52,14 @@ TEST(HumanTest, SecondsChooseTheirUnit) {
   EXPECT_EQ(HumanSeconds(5 * 86400), "5 d");
 }
 
+TEST(UnitsTest, ATimeToLiveMayBeInDays) {
+  EXPECT_EQ(ParseTimeToLive("2d").value(), absl::Hours(48));
+  EXPECT_EQ(ParseTimeToLive("30m").value(), absl::Minutes(30));
+  EXPECT_EQ(ParseTimeToLive("500ms").value(), absl::Milliseconds(500));
+  for (const char* const bad : {"", "d", "-2d", "0d", "400d", "1", "0s", "inf"}) {
+    EXPECT_FALSE(ParseTimeToLive(bad).ok()) << bad;
+  }
+}
+
 }  // namespace
 }  // namespace understudy::ctl

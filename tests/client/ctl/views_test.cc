@@ -8,6 +8,7 @@
 namespace understudy::ctl {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -35,6 +36,10 @@ v1::GetStatusResponse Standby() {
   volume.set_hidden_bytes(1536);
   volume.set_active_bytes(4096);
   volume.set_committed_unapplied_bytes(3 << 20);
+  volume.set_history_bytes(5 << 20);
+  group.set_history_epochs(24);
+  group.set_overlay_bytes(70 << 20);
+  group.set_nbd_connections(2);
   volume.set_received_sequence(77);
   return response;
 }
@@ -47,10 +52,74 @@ TEST(StatusViewTest, ShowsStageEpochsLagSyncAndOverlays) {
   EXPECT_THAT(text, HasSubstr("12, 4 s ago\n"));
   EXPECT_THAT(text, HasSubstr("250 ms\n"));
   EXPECT_THAT(text, HasSubstr("incarnation 0102\n"));
-  EXPECT_THAT(
-      text,
-      HasSubstr("root    10 GiB  1.5 KiB  4 KiB   3 MiB     #77       vm1/root  /srv/root.raw\n"));
+  EXPECT_THAT(text, HasSubstr("root    10 GiB  1.5 KiB  4 KiB   3 MiB     5 MiB    #77       "
+                              "vm1/root  /srv/root.raw\n"));
   EXPECT_THAT(text, HasSubstr("errors      none\n"));
+}
+
+TEST(StatusViewTest, ShowsWhatIsKeptAndWarnsAtTheSoftMark) {
+  v1::GetStatusResponse response = Standby();
+  EXPECT_THAT(
+      StatusView(response, kNow),
+      AllOf(HasSubstr("  history     24 epochs kept, 5 MiB\n"), HasSubstr("  overlays    70 MiB\n"),
+            HasSubstr("  nbd         2 connections\n"), Not(HasSubstr("CLONE"))));
+  v1::GroupStatus& group = *response.mutable_groups(0);
+  group.set_overlay_bytes_max(80 << 20);
+  group.set_overlay_soft_mark(true);
+  v1::CloneStatus& clone = *group.add_clones();
+  clone.set_name("drill");
+  clone.set_epoch(9);
+  clone.set_written_bytes(4096);
+  clone.set_bytes_max(1 << 30);
+  clone.set_expires_unix_micros(absl::ToUnixMicros(kNow + absl::Minutes(30)));
+  clone.add_exports("vm1@drill/root");
+  clone.add_exports("vm1@drill/data");
+  const std::string text = StatusView(response, kNow);
+  EXPECT_THAT(text, HasSubstr("  overlays    70 MiB of 80 MiB, NEARLY FULL: "));
+  EXPECT_THAT(text,
+              HasSubstr("drill  9      4 KiB    1 GiB  30 min   vm1@drill/root vm1@drill/data\n"));
+}
+
+TEST(HistoryViewTest, ShowsEachEpochAndTheCommandsForOne) {
+  v1::HistoryResponse response;
+  response.set_stage(v1::STAGE_RUNNING);
+  EXPECT_EQ(HistoryView("vm1", response, kNow), "vm1: nothing to go back to in stage RUNNING\n");
+  v1::HistoryEpoch& newest = *response.add_epochs();
+  newest.set_epoch(12);
+  newest.set_committed_unix_micros(absl::ToUnixMicros(kNow - absl::Minutes(5)));
+  newest.set_bytes(3 << 20);
+  for (const char* const name : {"root", "data"}) {
+    v1::VolumeChange& change = *newest.add_volumes();
+    change.set_volume(name);
+    change.set_bytes(3 << 19);
+  }
+  v1::HistoryEpoch& applied = *response.add_epochs();
+  applied.set_epoch(11);
+  applied.set_on_disk(true);
+  EXPECT_EQ(HistoryView("vm1", response, kNow),
+            "EPOCH  COMMITTED             AGE        CHANGED  VOLUMES\n"
+            "12     2027-01-15 07:55:00Z  5 min ago  3 MiB    root 1.5 MiB, data 1.5 MiB\n"
+            "11     -                     -          -        applied: the secondary disk\n"
+            "test one:    understudyctl clone vm1 --epoch 11 --name NAME\n"
+            "go back:     understudyctl stop vm1 --failover --epoch 11\n");
+}
+
+TEST(CloneViewTest, SaysHowToUseAndHowToEndIt) {
+  v1::CloneResponse response;
+  v1::CloneStatus& clone = *response.mutable_clone();
+  clone.set_name("drill");
+  clone.set_epoch(9);
+  clone.set_bytes_max(1 << 30);
+  clone.set_expires_unix_micros(absl::ToUnixMicros(kNow + absl::Hours(1)));
+  clone.add_exports("vm1@drill/root");
+  EXPECT_THAT(CloneView("vm1", response, kNow), HasSubstr("start understudyd with --nbd-socket"));
+  response.set_nbd_socket("/run/a b.sock");
+  EXPECT_EQ(CloneView("vm1", response, kNow),
+            "vm1@drill: a writable view of epoch 9, for 60 min and 1 GiB of writes\n"
+            "  export      vm1@drill/root\n"
+            "  uri         nbd+unix:///vm1@drill/root?socket=/run/a%20b.sock\n"
+            "  look at it  qemu-img info 'nbd+unix:///vm1@drill/root?socket=/run/a%20b.sock'\n"
+            "  end it      understudyctl clone vm1 --remove drill\n");
 }
 
 TEST(StatusViewTest, ShowsJobsAndErrors) {

@@ -36,6 +36,7 @@ class AgentServiceTest : public ::testing::Test {
   }
   ~AgentServiceTest() override {
     host_.reset();
+    service_.reset();
     primary_.reset();
     std::filesystem::remove_all(directory_);
   }
@@ -90,6 +91,34 @@ TEST_F(AgentServiceTest, StageNone) {
   EXPECT_TRUE(client_->Remove(Named<v1::RemoveRequest>(), kTimeout).ok());
 }
 
+TEST_F(AgentServiceTest, ARepeatedCallGetsTheFirstAnswer) {
+  auto start = Named<v1::StartRequest>();
+  start.set_mode(v1::MODE_PRIMARY);
+  start.set_request_id("start-1");
+  const auto started = client_->Start(start, kTimeout);
+  ASSERT_TRUE(started.ok()) << started.status();
+  EXPECT_EQ(client_->Start(start, kTimeout)->SerializeAsString(), started->SerializeAsString());
+  ASSERT_TRUE(primary_->volumes()[0]->Write(0, std::string(4096, 'a'), false).ok());
+  auto checkpoint = Named<v1::CheckpointRequest>();
+  checkpoint.set_request_id("checkpoint-1");
+  for (int i = 0; i < 2; ++i) {
+    const auto committed = client_->Checkpoint(checkpoint, kTimeout);
+    ASSERT_TRUE(committed.ok()) << committed.status();
+    EXPECT_EQ(committed->epoch(), 1u);
+  }
+  auto stop = Named<v1::StopRequest>();
+  stop.set_request_id("checkpoint-1");
+  Expect(client_->Stop(stop, kTimeout).status(), absl::StatusCode::kInvalidArgument,
+         "names another call");
+  stop.set_request_id("stop-1");
+  for (int i = 0; i < 2; ++i) {
+    const auto stopped = client_->Stop(stop, kTimeout);
+    ASSERT_TRUE(stopped.ok()) << stopped.status();
+    EXPECT_FALSE(stopped->ignored());
+    EXPECT_EQ(stopped->term(), started->term());
+  }
+}
+
 TEST_F(AgentServiceTest, StageRunningThenDone) {
   const auto started = Start(v1::MODE_PRIMARY);
   ASSERT_TRUE(started.ok()) << started.status();
@@ -121,6 +150,45 @@ TEST_F(AgentServiceTest, StageRunningThenDone) {
   EXPECT_TRUE(client_->Remove(Named<v1::RemoveRequest>(), kTimeout).ok());
 }
 
+TEST_F(AgentServiceTest, AnAgentHasNoHistoryAndNoClones) {
+  const auto expect = [](const absl::Status& status) {
+    Expect(status, absl::StatusCode::kFailedPrecondition, "ask the standby's service");
+    EXPECT_TRUE(HasReason(status, kReasonWrongMode));
+  };
+  expect(client_->History(Named<v1::HistoryRequest>(), kTimeout).status());
+  expect(client_->Clone(Named<v1::CloneRequest>(), kTimeout).status());
+  expect(client_->ListClones(Named<v1::ListClonesRequest>(), kTimeout).status());
+  expect(client_->RemoveClone(Named<v1::RemoveCloneRequest>(), kTimeout).status());
+}
+
+// Its stages and its connection, the commit that the standby acknowledged, and the end.
+TEST_F(AgentServiceTest, AWatchTellsOfStagesConnectionsAndCheckpoints) {
+  v1::WatchRequest request;
+  request.set_group("vm1");
+  const auto call = client_->Watch(request);
+  const auto snapshot = call->Read();
+  ASSERT_TRUE(snapshot.has_value());
+  EXPECT_EQ(snapshot->kind(), v1::WATCH_KIND_SNAPSHOT);
+  EXPECT_EQ(snapshot->status().mode(), v1::MODE_PRIMARY);
+  EXPECT_EQ(call->Read()->kind(), v1::WATCH_KIND_CURRENT);
+  ASSERT_TRUE(Start(v1::MODE_PRIMARY).ok());
+  EXPECT_EQ(call->Read()->stage(), v1::STAGE_RUNNING);
+  const auto connected = call->Read();
+  EXPECT_EQ(connected->kind(), v1::WATCH_KIND_CONNECTED);
+  EXPECT_EQ(connected->term(), 2u);
+  EXPECT_TRUE(connected->status().connected());
+  ASSERT_TRUE(client_->Checkpoint(Named<v1::CheckpointRequest>(), kTimeout).ok());
+  const auto checkpoint = call->Read();
+  EXPECT_EQ(checkpoint->kind(), v1::WATCH_KIND_CHECKPOINT);
+  EXPECT_EQ(checkpoint->epoch(), 1u);
+  ASSERT_TRUE(Stop(false).ok());
+  EXPECT_EQ(call->Read()->kind(), v1::WATCH_KIND_DISCONNECTED);
+  EXPECT_EQ(call->Read()->stage(), v1::STAGE_DONE);
+  service_->EndStreams();
+  EXPECT_FALSE(call->Read().has_value());
+  EXPECT_EQ(call->Finish().code(), absl::StatusCode::kUnavailable);
+}
+
 TEST_F(AgentServiceTest, CallsThatCannotConcernThisAgent) {
   const absl::Status unknown = Start(v1::MODE_PRIMARY, "other").status();
   Expect(unknown, absl::StatusCode::kNotFound, "this agent has group vm1");
@@ -131,6 +199,11 @@ TEST_F(AgentServiceTest, CallsThatCannotConcernThisAgent) {
   stale.mutable_expected()->set_term(77);
   EXPECT_TRUE(HasReason(client_->Stop(stale, kTimeout).status(), kReasonFenced));
   EXPECT_EQ(client_->ListGroups({}, kTimeout)->groups(0), "vm1");
+  v1::WatchRequest other;
+  other.set_group("other");
+  const auto watch = client_->Watch(other);
+  EXPECT_FALSE(watch->Read().has_value());
+  EXPECT_TRUE(HasReason(watch->Finish(), kReasonUnknownGroup));
 }
 
 }  // namespace

@@ -58,6 +58,34 @@ TEST(ErrorLogTest, ClearBeforeKeepsWhatCameSince) {
   EXPECT_EQ(log.errors()[0].count, 1u);
 }
 
+TEST(ErrorLogTest, TheExtentsOfAnOperationAreNamedByVolume) {
+  ErrorLog log;
+  const absl::Status missed = absl::AbortedError("missed");
+  EXPECT_EQ(log.Extents("write"), "");
+  log.Latch("", "write", {}, missed, kStart);
+  log.Latch("vda", "write", {0, 4096}, missed, kStart);
+  log.Latch("vda", "write", {8192, 12288}, missed, kStart);
+  log.Latch("vdb", "write", {0, 512}, missed, kStart);
+  log.Latch("vdb", "apply", {0, 512}, missed, kStart);
+  EXPECT_EQ(log.Extents("write"),
+            "volume vda: 2 times, 8192 bytes, the newest [8192, 12288); "
+            "volume vdb: 1 time, 512 bytes, the newest [0, 512)");
+}
+
+TEST(ErrorLogTest, RestoredErrorsGoOnCountingAndAreClearedAsOthers) {
+  ErrorLog log;
+  log.Latch("vda", "write", {0, 512}, absl::InternalError("dead"), kStart);
+  ErrorLog restarted;
+  restarted.Restore(log.errors());
+  EXPECT_FALSE(restarted.Latch("vda", "write", {512, 1024}, absl::InternalError("dead"),
+                               kStart + absl::Seconds(1)));
+  ASSERT_EQ(restarted.errors().size(), 1u);
+  EXPECT_EQ(restarted.errors()[0].count, 2u);
+  EXPECT_EQ(restarted.errors()[0].first, kStart);
+  restarted.ClearBefore(restarted.Mark());
+  EXPECT_TRUE(restarted.errors().empty());
+}
+
 TEST(ErrorLogTest, TheNumberOfErrorsIsBoundedButNoneGoesUncounted) {
   ErrorLog log;
   for (int i = 0; i < 100; ++i) {

@@ -68,6 +68,35 @@ TEST_F(PosixFileSystemTest, APunchedHoleReadsZeroesAndGivesItsSpaceBack) {
   EXPECT_EQ(*file->Size(), data.size());
 }
 
+TEST_F(PosixFileSystemTest, ACloneHasTheBytesOrChangesNothing) {
+  const auto source = Open("source");
+  const auto target = Open("target");
+  const std::string data(64 << 10, 's');
+  const std::string before(64 << 10, 't');
+  ASSERT_TRUE(source->Write(0, data).ok());
+  ASSERT_TRUE(target->Write(0, before).ok());
+  const absl::Status cloned = target->CloneFrom(*source, 4096, 8192, 32 << 10);
+  std::string expected = before;
+  if (cloned.ok()) {
+    expected.replace(8192, 32 << 10, 32 << 10, 's');
+  } else {
+    EXPECT_EQ(cloned.code(), absl::StatusCode::kUnimplemented) << cloned;
+  }
+  EXPECT_TRUE(Contents("target") == expected);
+  // Not on block boundaries: nowhere.
+  EXPECT_EQ(target->CloneFrom(*source, 512, 1024, 512).code(), absl::StatusCode::kUnimplemented);
+  EXPECT_TRUE(Contents("target") == expected);
+}
+
+TEST_F(PosixFileSystemTest, WritingBackChangesNothing) {
+  const auto file = Open("f");
+  const std::string data(1 << 20, 'x');
+  ASSERT_TRUE(file->Write(0, data).ok());
+  EXPECT_TRUE(file->WriteBack({0, 1 << 19}, /*wait=*/false).ok());
+  EXPECT_TRUE(file->WriteBack({0, 1 << 20}, /*wait=*/true).ok());
+  EXPECT_TRUE(Contents("f") == data);
+}
+
 TEST_F(PosixFileSystemTest, NextDataFindsTheRunsBetweenHoles) {
   const auto file = Open("f");
   ASSERT_TRUE(file->Truncate(4 << 20).ok());

@@ -1,0 +1,62 @@
+// client/ctl/watch_view.h
+//
+// What `watch` knows and shows: the newest status of each group with its rates, and the last events. It neither asks nor waits.
+#ifndef UNDERSTUDY_CLIENT_CTL_WATCH_VIEW_H_
+#define UNDERSTUDY_CLIENT_CTL_WATCH_VIEW_H_
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <optional>
+#include <string>
+
+#include "absl/time/time.h"
+
+#include "understudy/v1/replication.pb.h"
+
+namespace understudy::ctl {
+
+// Bytes per second of a counter that is looked at now and then.
+class Rate {
+ public:
+  // A counter that went back begins anew.
+  void Add(uint64_t value, absl::Time now);
+  // Over the last half second or more; 0 when nobody has looked for a while. Nothing before the second look.
+  std::optional<double> At(absl::Time now) const;
+  std::string Text(absl::Time now) const;  // "85 MiB/s"; "" when it is not known
+
+ private:
+  uint64_t value_ = 0;
+  absl::Time since_ = absl::InfinitePast();  // value_ was looked at
+  absl::Time seen_ = absl::InfinitePast();   // the last look
+  std::optional<double> rate_;
+};
+
+class WatchView {
+ public:
+  // Takes in a message that came at `now`, from the daemon.
+  void Add(const v1::WatchEvent& event, absl::Time now);
+
+  // The message as a line for a log, with the rates as they are after Add(); "" for one that tells people nothing.
+  std::string Line(const v1::WatchEvent& event, absl::Time now) const;
+  // Everything, for a terminal of so many rows. `heading` is its first line.
+  std::string Screen(const std::string& heading, int rows, absl::Time now) const;
+
+ private:
+  struct Group {
+    v1::GroupStatus status;
+    Rate received;
+    std::map<std::string, Rate> jobs;  // by kind
+    bool stale = false;                // from before a GAP: gone unless a SNAPSHOT follows
+  };
+
+  std::string Details(const Group& group, absl::Time now) const;
+  std::string Summary(absl::Time now) const;
+
+  std::map<std::string, Group> groups_;
+  std::deque<std::string> events_;  // lines, oldest first
+};
+
+}  // namespace understudy::ctl
+
+#endif  // UNDERSTUDY_CLIENT_CTL_WATCH_VIEW_H_

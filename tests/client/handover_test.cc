@@ -1,0 +1,231 @@
+// The primary's half of a hand-over: what the VM may still do, what is in the stream, and what a restart makes of it.
+#include <atomic>
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+#include <thread>
+#include <unistd.h>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "client/agent_state.h"
+#include "client/primary.h"
+#include "tests/client/fake_transport.h"
+
+namespace understudy::client {
+namespace {
+
+using ::testing::IsEmpty;
+
+constexpr uint64_t kDiskBytes = 1 << 20;
+
+absl::Time Soon() { return absl::Now() + absl::Seconds(10); }
+
+class HandoverTest : public ::testing::Test {
+ protected:
+  HandoverTest() : transport_({kDiskBytes}) {
+    char name[] = "/tmp/understudy-handover-XXXXXX";
+    directory_ = mkdtemp(name);
+    disk_ = directory_ + "/disk.raw";
+    auto file = base::FileSystem::Posix().Open(disk_, {.create = true});
+    EXPECT_TRUE((*file)->Truncate(kDiskBytes).ok());
+  }
+  ~HandoverTest() override {
+    primary_.reset();
+    EXPECT_THAT(transport_.seen().violations, IsEmpty());
+    std::filesystem::remove_all(directory_);
+  }
+
+  // As a new process on the same state directory.
+  Primary& Make(bool tee = true) {
+    primary_.reset();
+    PrimaryOptions options{
+        .forwarder = {.group = "vm1",
+                      .heartbeat = absl::Milliseconds(20),
+                      .lost_peer = absl::Milliseconds(300),
+                      .backoff_min = absl::Milliseconds(5),
+                      .backoff_max = absl::Milliseconds(20)},
+        .volumes = {{.name = "disk0", .disk_path = tee ? disk_ : "", .size_bytes = kDiskBytes}}};
+    auto state = AgentState::Open(base::FileSystem::Posix(), directory_ + "/state");
+    EXPECT_TRUE(state.ok()) << state.status();
+    auto primary =
+        Primary::Create(options, base::FileSystem::Posix(), *std::move(state), &transport_);
+    EXPECT_TRUE(primary.ok()) << primary.status();
+    primary_ = *std::move(primary);
+    EXPECT_TRUE(primary_->Resume().ok());
+    return *primary_;
+  }
+  void Started(bool tee = true) {
+    ASSERT_TRUE(Make(tee).Start(false, Soon()).ok());
+    ASSERT_TRUE(primary_->forwarder().WaitForAnswer(Soon()).connected);
+  }
+  absl::Status Write(uint64_t offset, char c) {
+    return primary_->volumes()[0]->Write(offset, std::string(4096, c), false);
+  }
+  // The secondary lets nobody in who has handed over, or does again.
+  void Refuse(bool refuse) {
+    transport_.Set([&](auto& b) {
+      b.refuse = refuse ? WithReason(absl::FailedPreconditionError("over"), kReasonHandedOver)
+                        : absl::OkStatus();
+    });
+  }
+  bool MarkerSeen() {
+    const auto kinds = transport_.seen().kinds;
+    return !kinds.empty() && kinds.back() == OperationKind::kHandover;
+  }
+  void HandOver() {
+    transport_.WantHandover();
+    ASSERT_TRUE(Eventually([&] { return primary_->handed_over() && MarkerSeen(); }));
+    Refuse(true);
+  }
+  std::string Local() { return *base::FileSystem::Posix().ReadWholeFile(disk_); }
+
+  FakeTransport transport_;
+  std::string directory_;
+  std::string disk_;
+  std::unique_ptr<Primary> primary_;
+};
+
+TEST_F(HandoverTest, ItIsTheLastOfTheStreamAndTheVmOnlyReadsFromThenOn) {
+  Started();
+  ASSERT_TRUE(Write(0, 'a').ok());
+  HandOver();
+  EXPECT_TRUE(HasReason(Write(0, 'b'), kReasonHandedOver));
+  Volume& disk = *primary_->volumes()[0];
+  EXPECT_TRUE(HasReason(disk.WriteZeroes(0, 4096, false), kReasonHandedOver));
+  EXPECT_TRUE(HasReason(disk.Discard(0, 4096, false), kReasonHandedOver));
+  EXPECT_TRUE(disk.Flush().ok());
+  std::string out(4096, 'z');
+  EXPECT_TRUE(disk.Read(0, out).ok());
+  EXPECT_EQ(out[0], 'a');
+  EXPECT_TRUE(HasReason(primary_->Checkpoint(Soon()).status(), kReasonHandedOver));
+  transport_.WantCheckpoint();
+  transport_.WantHandover();
+  absl::SleepFor(absl::Milliseconds(50));
+  EXPECT_TRUE(MarkerSeen());
+  EXPECT_TRUE(transport_.seen().disk0 == Local());
+}
+
+TEST_F(HandoverTest, ForwardModeRefusesToo) {
+  Started(/*tee=*/false);
+  ASSERT_TRUE(Write(0, 'a').ok());
+  HandOver();
+  EXPECT_TRUE(HasReason(Write(0, 'b'), kReasonHandedOver));
+  EXPECT_TRUE(primary_->volumes()[0]->Flush().ok());
+}
+
+TEST_F(HandoverTest, AKilledAgentGoesOnRefusingAndOnWhenItIsTakenBack) {
+  Started();
+  ASSERT_TRUE(Write(0, 'a').ok());
+  HandOver();
+  const uint64_t stream = transport_.seen().stream_id;
+  ASSERT_TRUE(Eventually([&] {  // what a kill -9 would find
+    const auto text = *base::FileSystem::Posix().ReadWholeFile(directory_ + "/state/agent");
+    return text.find("next_sequence=3") != std::string::npos;
+  }));
+  Make();
+  EXPECT_TRUE(primary_->handed_over());
+  EXPECT_TRUE(HasReason(Write(0, 'b'), kReasonHandedOver));
+  Refuse(false);
+  ASSERT_TRUE(Eventually([&] { return !primary_->handed_over(); }));
+  ASSERT_TRUE(primary_->forwarder().WaitForAnswer(Soon()).connected);
+  EXPECT_EQ(transport_.seen().stream_id, stream) << "nothing is missing";
+  ASSERT_TRUE(Write(0, 'b').ok());
+  ASSERT_TRUE(primary_->Checkpoint(Soon()).ok());
+  EXPECT_TRUE(transport_.seen().disk0 == Local());
+  Make();
+  EXPECT_FALSE(primary_->handed_over());
+}
+
+TEST_F(HandoverTest, ALostAnswerIsGivenByTheNextHandshake) {
+  Started();
+  ASSERT_TRUE(Write(0, 'a').ok());
+  transport_.Set([](auto& b) { b.acknowledge = false; });
+  transport_.WantHandover();
+  ASSERT_TRUE(Eventually([&] { return MarkerSeen(); }));
+  Refuse(true);
+  transport_.Disconnect();
+  ASSERT_TRUE(Eventually([&] {
+    const ForwarderState state = primary_->forwarder().state();
+    return state.window_bytes == 0 && state.received_sequence + 1 == state.next_sequence;
+  }));
+  EXPECT_TRUE(primary_->handed_over());
+  EXPECT_THAT(primary_->errors(), IsEmpty());
+}
+
+TEST_F(HandoverTest, AMarkerThatMadeNothingLetsTheVmWriteAgain) {
+  Started();
+  transport_.Set([](auto& b) {
+    b.acknowledge = false;
+    b.incomplete = true;
+  });
+  transport_.WantHandover();
+  ASSERT_TRUE(Eventually([&] { return MarkerSeen(); }));
+  EXPECT_TRUE(HasReason(Write(0, 'a'), kReasonHandedOver));
+  transport_.Set([](auto& b) { b.acknowledge = true; });
+  ASSERT_TRUE(Eventually([&] { return !primary_->handed_over(); }));
+  EXPECT_TRUE(Write(0, 'a').ok());
+}
+
+TEST_F(HandoverTest, WritersUnderWayComeBeforeTheMarkerOrAreRefused) {
+  Started();
+  std::atomic<uint64_t> answered{0};
+  std::vector<std::thread> writers;
+  for (uint64_t i = 0; i < 4; ++i) {
+    writers.emplace_back([&, i] {
+      for (uint64_t n = 0;; ++n) {
+        if (!Write(i * (64 << 10) + (n % 16) * 4096, static_cast<char>('a' + n % 26)).ok()) return;
+        ++answered;
+      }
+    });
+  }
+  ASSERT_TRUE(Eventually([&] { return answered.load() > 100; }));
+  HandOver();
+  for (std::thread& writer : writers) writer.join();
+  EXPECT_TRUE(MarkerSeen());
+  EXPECT_TRUE(transport_.seen().disk0 == Local());
+}
+
+TEST_F(HandoverTest, ItOutlivesStopAndOnlyAStartThatIsLetInEndsIt) {
+  Started();
+  ASSERT_TRUE(Write(0, 'a').ok());
+  HandOver();
+  ASSERT_TRUE(primary_->Stop(false, Soon()).ok());
+  EXPECT_TRUE(HasReason(Write(0, 'b'), kReasonHandedOver));
+  ASSERT_TRUE(primary_->Remove().ok());
+  EXPECT_TRUE(HasReason(Write(0, 'b'), kReasonHandedOver));
+  ASSERT_TRUE(primary_->Start(false, Soon()).ok());  // goes on trying
+  EXPECT_TRUE(HasReason(Write(0, 'b'), kReasonHandedOver));
+  transport_.StartAfresh();
+  Refuse(false);
+  ASSERT_TRUE(Eventually([&] { return !primary_->handed_over(); }));
+  EXPECT_TRUE(Write(0, 'b').ok());
+}
+
+TEST_F(HandoverTest, ATakeoverWhileHandedOverStartsAnew) {
+  Started();
+  HandOver();
+  EXPECT_FALSE(primary_->Start(/*takeover=*/false, Soon()).ok());
+  transport_.StartAfresh();
+  Refuse(false);
+  transport_.Set([](auto& b) { b.reachable = true; });
+  const auto started = primary_->Start(/*takeover=*/true, Soon());
+  ASSERT_TRUE(started.ok()) << started.status();
+  ASSERT_TRUE(Eventually([&] { return !primary_->handed_over(); }));
+  EXPECT_TRUE(transport_.seen().handshakes.back().takeover);
+  EXPECT_TRUE(Write(0, 'b').ok());
+}
+
+// The state directory is an older copy: the standby knows better.
+TEST_F(HandoverTest, AnAgentThatHasForgottenItIsTold) {
+  Started();
+  ASSERT_TRUE(Write(0, 'a').ok());
+  Refuse(true);
+  transport_.Disconnect();
+  ASSERT_TRUE(Eventually([&] { return primary_->handed_over(); }));
+  EXPECT_TRUE(HasReason(Write(0, 'b'), kReasonHandedOver));
+}
+
+}  // namespace
+}  // namespace understudy::client

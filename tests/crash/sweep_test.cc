@@ -1,0 +1,112 @@
+// Every operation, interrupted at every I/O. UNDERSTUDY_CRASH_RUN="SCENARIO FAULT IO SEED" repeats one run alone,
+// UNDERSTUDY_CRASH_TRACE=SCENARIO prints the I/Os of one.
+#include "tests/crash/sweep.h"
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "storage/base/log.h"
+#include "tests/crash/report.h"
+
+namespace understudy::crash {
+namespace {
+
+using testing::SimFault;
+
+constexpr int kFailuresShown = 5;
+
+class SweepTest : public ::testing::TestWithParam<std::pair<SimFault, std::string>> {};
+
+TEST_P(SweepTest, EveryInterruptionLeavesTheOldStateOrTheNew) {
+  SilenceLog();
+  const auto& [fault, name] = GetParam();
+  const Scenario& scenario = *FindScenario(name);
+  Sweep sweep(scenario);
+  const uint64_t seeds = fault == SimFault::kPowerCut ? 7 : 2;
+  int failures = 0;
+  bool reached = true;
+  for (uint64_t io = 1; reached && failures < kFailuresShown; io += kThinning) {
+    reached = false;
+    for (uint64_t seed = 1; seed <= seeds && failures < kFailuresShown; ++seed) {
+      const CrashRun run = {.scenario = name, .fault = fault, .io = io, .seed = seed + 31 * io};
+      const Outcome outcome = sweep.RunOne(run);
+      CountRun();
+      reached = reached || outcome.reached;
+      if (outcome.verdict.ok()) continue;
+      ++failures;
+      ADD_FAILURE() << Describe(run, outcome.verdict);
+    }
+  }
+}
+
+std::vector<std::pair<SimFault, std::string>> Everything() {
+  std::vector<std::pair<SimFault, std::string>> all;
+  for (const SimFault fault :
+       {SimFault::kPowerCut, SimFault::kKill, SimFault::kIoError, SimFault::kNoSpace}) {
+    for (const Scenario& scenario : Scenarios()) all.emplace_back(fault, scenario.name);
+  }
+  return all;
+}
+
+// "checkpoint_power_cut"
+std::string NameOf(const ::testing::TestParamInfo<std::pair<SimFault, std::string>>& info) {
+  std::string name = CrashRun{.scenario = info.param.second, .fault = info.param.first}.ToString();
+  name.resize(name.find(' ', name.find(' ') + 1));
+  for (char& c : name) {
+    if (c == ' ' || c == '-') c = '_';
+  }
+  return name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Each, SweepTest, ::testing::ValuesIn(Everything()), NameOf);
+
+// What the group takes after a clone is what it takes without one; also that the scenario's clones are made at all.
+TEST(CloneTest, ARemovedCloneLeavesNoTrace) {
+  SilenceLog();
+  const Scenario* const scenario = FindScenario("clones");
+  std::vector<uint64_t> segment_bytes;
+  for (const bool clones : {true, false}) {
+    Rig::Options options = scenario->options;
+    options.clones = clones;
+    Rig rig(options, 1);
+    ASSERT_TRUE(rig.OpenStore().ok());
+    for (const auto& step : {scenario->prepare, scenario->before, scenario->operation}) step(rig);
+    ASSERT_TRUE(rig.Settle().ok());
+    EXPECT_TRUE(rig.clone_verdict().ok()) << rig.clone_verdict();
+    EXPECT_EQ(rig.clone_reads(), clones ? 6 : 0);
+    segment_bytes.push_back(rig.SegmentBytes());
+  }
+  EXPECT_EQ(segment_bytes[0], segment_bytes[1]);
+}
+
+TEST(ReplayTest, OneRun) {
+  const char* const text = std::getenv("UNDERSTUDY_CRASH_RUN");
+  if (text == nullptr) GTEST_SKIP() << "UNDERSTUDY_CRASH_RUN is not set";
+  const auto run = CrashRun::Parse(text);
+  ASSERT_TRUE(run.has_value()) << text;
+  const Scenario* const scenario = FindScenario(run->scenario);
+  ASSERT_NE(scenario, nullptr) << text;
+  SilenceLog();
+  Sweep sweep(*scenario);
+  std::printf("%s", sweep.Trace().c_str());
+  base::SetLogSinkForTest(nullptr);
+  EXPECT_EQ(sweep.RunOne(*run).verdict, absl::OkStatus());
+}
+
+TEST(ReplayTest, Trace) {
+  const char* const name = std::getenv("UNDERSTUDY_CRASH_TRACE");
+  if (name == nullptr) GTEST_SKIP() << "UNDERSTUDY_CRASH_TRACE is not set";
+  const Scenario* const scenario = FindScenario(name);
+  ASSERT_NE(scenario, nullptr) << name;
+  SilenceLog();
+  std::printf("%s", Sweep(*scenario).Trace().c_str());
+}
+
+}  // namespace
+}  // namespace understudy::crash
