@@ -169,6 +169,9 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
   // The session's storage thread has left the replica; `joined`: its Join() succeeded.
   void Leave(StreamSession& session, bool joined, const absl::Status& status);
 
+  // Whether somebody with this grant is still the primary: kFailedPrecondition with reason NOT_RUNNING or FENCED, as a handshake.
+  absl::Status CheckPrimary(const Incarnation& incarnation, Term term);
+
   // The callback for Append() of a frame that ends in a CHECKPOINT, or a HANDOVER, with this sequence.
   storage::CheckpointCallback BeginMarker(uint64_t stream_id, uint64_t sequence,
                                           bool handover = false);
@@ -275,6 +278,11 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
   bool MarkerPendingLocked(const MarkerWaiter& waiter) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   absl::Status HandedOverError() const;
+  absl::Status CheckTakesWrites(const storage::ReplicaState& state) const;
+  // `caller` is what the error begins with, behind the group: "agent a writes".
+  absl::Status CheckGrant(const std::string& caller, const Incarnation& incarnation, Term term,
+                          const storage::ReplicaState& state) const;
+  void CountFenced(const absl::Status& status);
   absl::Status CheckHandshake(const Handshake& handshake, const storage::ReplicaState& state) const;
   absl::StatusOr<std::vector<uint32_t>> MatchVolumes(const Handshake& handshake) const;
   absl::StatusOr<Joined> TryJoin(const Handshake& handshake,

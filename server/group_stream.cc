@@ -57,12 +57,46 @@ absl::StatusOr<Group::Joined> Group::Join(const Handshake& handshake,
                                           const std::shared_ptr<StreamSession>& session) {
   absl::StatusOr<Joined> joined = TryJoin(handshake, session);
   (joined.ok() ? stats_.sessions_ok : stats_.sessions_failed).Add();
-  if (HasReason(joined.status(), kReasonFenced)) {
-    stats_.fenced_requests.Add();
-    stats_.errors[static_cast<size_t>(ErrorReason::kFenced)].Add();
-    NoteFenced(joined.status());
-  }
+  CountFenced(joined.status());
   return joined;
+}
+
+void Group::CountFenced(const absl::Status& status) {
+  if (!HasReason(status, kReasonFenced)) return;
+  stats_.fenced_requests.Add();
+  stats_.errors[static_cast<size_t>(ErrorReason::kFenced)].Add();
+  NoteFenced(status);
+}
+
+absl::Status Group::CheckPrimary(const Incarnation& incarnation, Term term) {
+  const storage::ReplicaState state = replica_->state();
+  absl::Status checked = CheckTakesWrites(state);
+  if (checked.ok()) {
+    checked = CheckGrant("checksums are asked for", incarnation, term, state);
+  }
+  CountFenced(checked);
+  return checked;
+}
+
+absl::Status Group::CheckTakesWrites(const storage::ReplicaState& state) const {
+  const Verdict verdict = Judge(Verb::kHandshake, state.stage);
+  if (HasReason(verdict.refusal, kReasonFenced)) {
+    return FencedError(absl::StrCat("group ", name(), ": ", verdict.refusal.message()), state.term);
+  }
+  return Annotate(verdict.refusal, absl::StrCat("group ", name()));
+}
+
+absl::Status Group::CheckGrant(const std::string& caller, const Incarnation& incarnation, Term term,
+                               const storage::ReplicaState& state) const {
+  const bool other_incarnation = incarnation != state.incarnation;
+  if (!other_incarnation && term == state.term) return absl::OkStatus();
+  return FencedError(
+      absl::StrCat("group ", name(), ": ", caller, " with ",
+                   other_incarnation ? std::string("the incarnation of another pairing")
+                                     : absl::StrCat("term ", term.value()),
+                   ", the current term is ", state.term.value(),
+                   "; stop this primary or start it with takeover"),
+      state.term);
 }
 
 absl::StatusOr<Group::Joined> Group::TryJoin(const Handshake& handshake,
@@ -91,28 +125,17 @@ absl::Status Group::CheckHandshake(const Handshake& handshake,
                                    const storage::ReplicaState& state) const {
   RETURN_IF_ERROR(CheckName("agent", handshake.agent_id));
   if (handshake.stream_id == 0) return absl::InvalidArgumentError("write stream: stream_id is 0");
-  const Verdict verdict = Judge(Verb::kHandshake, state.stage);
-  if (HasReason(verdict.refusal, kReasonFenced)) {
-    return FencedError(absl::StrCat("group ", name(), ": ", verdict.refusal.message()), state.term);
-  }
-  RETURN_IF_ERROR(Annotate(verdict.refusal, absl::StrCat("group ", name())));
+  RETURN_IF_ERROR(CheckTakesWrites(state));
   // Who takes over has nothing of the current pairing to show; nor has one whose reply to that was lost.
   if (handshake.takeover) return absl::OkStatus();
-  const bool other_incarnation =
-      !handshake.incarnation.none() && handshake.incarnation != state.incarnation;
-  const bool other_term = handshake.term != Term() && handshake.term != state.term;
-  if (!other_incarnation && !other_term) {
-    // Another agent is told that it is not its turn.
-    const bool own = state.handing_over && state.agent_id == handshake.agent_id;
-    return own ? HandedOverError() : absl::OkStatus();
-  }
-  return FencedError(
-      absl::StrCat("group ", name(), ": agent ", handshake.agent_id, " writes with ",
-                   other_incarnation ? std::string("the incarnation of another pairing")
-                                     : absl::StrCat("term ", handshake.term.value()),
-                   ", the current term is ", state.term.value(),
-                   "; stop this primary or start it with takeover"),
-      state.term);
+  // None yet is as good as the current one.
+  RETURN_IF_ERROR(
+      CheckGrant(absl::StrCat("agent ", handshake.agent_id, " writes"),
+                 handshake.incarnation.none() ? state.incarnation : handshake.incarnation,
+                 handshake.term == Term() ? state.term : handshake.term, state));
+  // Another agent is told that it is not its turn.
+  const bool own = state.handing_over && state.agent_id == handshake.agent_id;
+  return own ? HandedOverError() : absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<uint32_t>> Group::MatchVolumes(const Handshake& handshake) const {

@@ -79,6 +79,8 @@ class Service {
 
   const base::Clock& clock() const { return clock_; }
   base::RequestLog& requests() { return requests_; }
+  // Who does I/O on a replica outside a stream and an export is inside it, so that Shutdown() waits.
+  base::IoGate& io_gate() { return io_gate_; }
   base::WorkerPool& stream_pool() { return stream_pool_; }
   base::WorkerPool& timer_pool() { return timer_pool_; }
   ServiceStats& stats() { return stats_; }

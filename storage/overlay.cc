@@ -307,9 +307,22 @@ absl::Status Overlay::Extents(VolumeId volume, ByteRange range,
     }
     entries.clear();
     RETURN_IF_ERROR(ReadIndex(volume, cold, kNoLimit, &entries));
-    base::ReaderLock lock(mutex_);
-    RETURN_IF_ERROR(Name(entries, extents));
-    range.start = cold.end;
+    const auto known = static_cast<std::ptrdiff_t>(extents->size());
+    absl::Status named;
+    {
+      base::ReaderLock lock(mutex_);
+      named = Name(entries, extents);
+    }
+    if (named.ok()) {
+      range.start = cold.end;
+      continue;
+    }
+    if (loaded.has_value()) return named;
+    // Of an open overlay the compactor may have emptied and let go of the segment since the index was read. Loaded, extents and
+    // segments are looked at together.
+    extents->erase(extents->begin() + known, extents->end());
+    loaded.emplace(*this, volume, range);
+    RETURN_IF_ERROR(loaded->Load());
   }
   return absl::OkStatus();
 }

@@ -287,6 +287,15 @@ class Replica : public BlockView {
   // Makes all that was received durable soon; durable_sequence() tells when.
   virtual void RequestDurablePoint() = 0;
 
+  // ---- what has been received: the primary's disk as far as it is known here, hidden over committed overlays over the secondary
+  //      disk; never active. Also before the first sync has ended and while incomplete. Any thread, as a VM's reads. ------------
+
+  // A byte is what the primary had written to it when the call began, or later. kFailedPrecondition unless RUNNING, or when the
+  // primary's writes are refused for good: what was received is not whole then.
+  virtual absl::Status ReadReceived(VolumeId volume, uint64_t offset, std::span<char> out) = 0;
+  // Where the first byte of `range` lies of which it is not known, without reading it, that it is zero; the end: all of it is zero.
+  virtual absl::StatusOr<uint64_t> ReceivedZeroesEnd(VolumeId volume, ByteRange range) = 0;
+
   // ---- point in time ----------------------------------------------------------------------------------------------------
 
   // The checkpoints that a failover or a clone can choose, newest first. RUNNING only, else empty.

@@ -31,13 +31,17 @@ absl::Status ReplicaImpl::Read(VolumeId volume, uint64_t offset, std::span<char>
   for (const Piece& piece : view.pieces) {
     const auto part = out.subspan(piece.range.start - offset, piece.range.size());
     const absl::Status read = view.chain->Read(volume, piece, part);
-    if (read.ok()) continue;
-    const absl::Status annotated = Annotate(
-        read, absl::StrCat("volume ", name_, "/", info.name, " range ", piece.range.ToString()));
-    Report({.operation = "read", .volume = volume, .range = piece.range, .status = annotated});
-    return annotated;
+    if (!read.ok()) return ReadError(volume, piece.range, read);
   }
   return absl::OkStatus();
+}
+
+absl::Status ReplicaImpl::ReadError(VolumeId volume, ByteRange range, const absl::Status& error) {
+  const absl::Status annotated =
+      Annotate(error, absl::StrCat("volume ", name_, "/", volumes_[volume.value()].name, " range ",
+                                   range.ToString()));
+  Report({.operation = "read", .volume = volume, .range = range, .status = annotated});
+  return annotated;
 }
 
 // The end of a commit window takes extents out of active and makes the chain say that the disk has them. Who resolved between
@@ -53,11 +57,7 @@ absl::StatusOr<ReplicaImpl::View> ReplicaImpl::Look(VolumeId volume, ByteRange r
       view.pieces = *std::move(pieces);
       return view;
     }
-    const absl::Status annotated =
-        Annotate(pieces.status(),
-                 absl::StrCat("volume ", name_, "/", info.name, " range ", range.ToString()));
-    Report({.operation = "read", .volume = volume, .range = range, .status = annotated});
-    return annotated;
+    return ReadError(volume, range, pieces.status());
   }
 }
 

@@ -6,7 +6,7 @@
 //   replica_room.cc      limits and compaction            replica_prepare.cc  epochs that wait to be committed
 //   replica_history.cc   kept epochs and clones           replica_recovery.cc  from index and log to where it was
 //   replica_scrub.cc     verification in the background      replica_state.cc  looking at it
-//   replica_handover.cc  the primary gives up writing
+//   replica_handover.cc  the primary gives up writing      replica_received.cc  the primary's disk as known here
 //
 // Who owns what
 //   hidden_turn_    the open hidden overlay and the hidden log: Append, checkpoint marks, Start, AttachStream
@@ -120,6 +120,9 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   absl::Status WriteZeroes(VolumeId volume, ByteRange range, bool fua) override;
   absl::Status Flush(VolumeId volume) override;
   absl::StatusOr<std::vector<MapRun>> Map(VolumeId volume, ByteRange range) override;
+
+  absl::Status ReadReceived(VolumeId volume, uint64_t offset, std::span<char> out) override;
+  absl::StatusOr<uint64_t> ReceivedZeroesEnd(VolumeId volume, ByteRange range) override;
 
   std::vector<EpochInfo> History() const override;
   absl::Status CreateClone(const CloneSpec& spec) override;
@@ -285,6 +288,7 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
                    Index::Batch* batch) const;
   void AnswerPrepared(PendingCheckpoint& checkpoint);
   absl::StatusOr<std::shared_ptr<PendingCheckpoint>> TakePrepared(Epoch epoch);
+  void ForgetPrepared(Epoch committed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // To be dropped with hidden: no longer in the index when `batch` is.
   std::vector<PreparedOverlay> DropPrepared(GroupRecord* record, Index::Batch* batch);
 
@@ -300,6 +304,7 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
     std::vector<Piece> pieces;
   };
   absl::StatusOr<View> Look(VolumeId volume, ByteRange range);
+  absl::Status ReadError(VolumeId volume, ByteRange range, const absl::Status& error);
   absl::Status Modify(VolumeId volume, OperationKind kind, ByteRange range,
                       std::span<const char> data);
   absl::Status WriteToDisk(SecondaryDisk& disk, OperationKind kind, ByteRange range,
@@ -308,6 +313,22 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
                              std::span<const char> data);
   absl::StatusOr<AppendedFrame> AppendToActiveLog(const FrameContent& content, uint64_t bytes);
   absl::Status AppendActiveBatch(const std::vector<ActiveWrite*>& batch);
+
+  // replica_received.cc
+  // Everything that was received and not given up, at one moment.
+  struct Received {
+    std::shared_ptr<const Chain> chain;
+    OverlayList overlays;  // what the chain does not have, newest first; the first one may be open
+    absl::Status status;   // not OK: it is not all
+  };
+  struct ReceivedView {
+    Received received;
+    std::vector<Piece> pieces;  // readable as long as `received` is held
+  };
+  Received LookAtReceived() const;
+  absl::Status CheckReceiving() const;
+  absl::Status CheckReceivingLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<ReceivedView> LookReceived(VolumeId volume, ByteRange range);
 
   // replica_jobs.cc
   void ScheduleJob();

@@ -78,6 +78,13 @@ absl::StatusOr<std::shared_ptr<ReplicaImpl::PendingCheckpoint>> ReplicaImpl::Tak
   return checkpoint;
 }
 
+// Not before the chain has them: LookAtReceived().
+void ReplicaImpl::ForgetPrepared(Epoch committed) {
+  std::erase_if(prepared_, [&](const PreparedOverlay& prepared) {
+    return prepared.overlay->epoch() <= committed;
+  });
+}
+
 absl::StatusOr<CheckpointResult> ReplicaImpl::CommitPrepared(Epoch epoch) {
   std::shared_ptr<PendingCheckpoint> checkpoint;
   {
@@ -95,10 +102,6 @@ absl::StatusOr<CheckpointResult> ReplicaImpl::CommitPrepared(Epoch epoch) {
     Index::Batch batch(context_.index);
     AddCheckpoint(*checkpoint, &record, &batch);
     RETURN_IF_ERROR(WriteGroup(record, std::move(batch)));
-    {
-      base::MutexLock lock(mutex_);
-      prepared_.clear();
-    }
     PublishCheckpoint(checkpoint);
   }
   NotifyChange();

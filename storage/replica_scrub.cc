@@ -12,19 +12,12 @@ namespace understudy::storage {
 
 // Everything of the group that has records in the index. An overlay keeps its records and its segments for as long as it is held.
 OverlayList ReplicaImpl::AllOverlays() const {
-  const std::shared_ptr<const Chain> chain = this->chain();
-  OverlayList all = chain->committed;
-  if (chain->active != nullptr) all.push_back(chain->active);
-  base::MutexLock lock(mutex_);
-  for (const PreparedOverlay& prepared : prepared_) all.push_back(prepared.overlay);
-  for (const PendingFrame& frame : hidden_pending_) {
-    if (frame.checkpoint == nullptr || frame.checkpoint->prepare || frame.checkpoint->published) {
-      continue;
-    }
-    all.push_back(frame.checkpoint->sealed);
-    for (const PreparedOverlay& before : frame.checkpoint->before) all.push_back(before.overlay);
+  const Received received = LookAtReceived();
+  OverlayList all = received.chain->committed;
+  if (received.chain->active != nullptr) all.push_back(received.chain->active);
+  for (const auto& overlay : received.overlays) {
+    if (std::find(all.begin(), all.end(), overlay) == all.end()) all.push_back(overlay);
   }
-  if (hidden_ != nullptr) all.push_back(hidden_);
   return all;
 }
 

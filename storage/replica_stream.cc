@@ -378,6 +378,7 @@ void ReplicaImpl::PublishCheckpoint(const std::shared_ptr<PendingCheckpoint>& ch
     checkpoint->published = true;
     checkpoint->result.duration = context_.clock.Monotonic() - checkpoint->arrived;
     result = checkpoint->result;
+    ForgetPrepared(result.epoch);
     committed_ = {.epoch = result.epoch,
                   .sequence = result.sequence,
                   .stream_id = checkpoint->stream_id,

@@ -186,8 +186,13 @@ absl::StatusOr<bool> SecondaryDisk::Clone(const base::File& source, uint64_t sou
 }
 
 absl::StatusOr<bool> SecondaryDisk::IsHole(ByteRange range) const {
-  ASSIGN_OR_RETURN(const ByteRange data, file_->NextData(range.start));
-  return data.Intersect(range).empty();
+  ASSIGN_OR_RETURN(const uint64_t hole_end, HoleEnd(range));
+  return hole_end == range.end;
+}
+
+absl::StatusOr<uint64_t> SecondaryDisk::HoleEnd(ByteRange range) const {
+  ASSIGN_OR_RETURN(const uint64_t data, file_->NextDataStart(range.start));
+  return std::clamp(data, range.start, range.end);
 }
 
 absl::StatusOr<std::vector<MapRun>> SecondaryDisk::Map(ByteRange range) const {

@@ -60,6 +60,8 @@ class SecondaryDisk {
   absl::StatusOr<bool> Clone(const base::File& source, uint64_t source_offset, ByteRange range);
   bool can_clone() const { return can_clone_.load(std::memory_order_relaxed); }
   absl::StatusOr<bool> IsHole(ByteRange range) const;
+  // Where the first data of `range` lies; its end when there is none.
+  absl::StatusOr<uint64_t> HoleEnd(ByteRange range) const;
   absl::Status WriteBack(ByteRange range, bool wait) { return file_->WriteBack(range, wait); }
   absl::Status Sync() { return file_->Sync(); }
   // What the file may still grow by, if it is one on this file system. One system call: every new segment of any group asks every

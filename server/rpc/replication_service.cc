@@ -1,6 +1,21 @@
 #include "server/rpc/replication_service.h"
 
+#include "absl/strings/str_cat.h"
+
+#include "proto/unary_call.h"
+#include "storage/base/reason.h"
+
 namespace understudy::server {
+namespace {
+
+absl::Status OnlyAtTheAgent(const std::string& group) {
+  return WithReason(
+      absl::FailedPreconditionError(absl::StrCat(
+          "group ", group, ": only the primary's side knows what differs: ask its agent")),
+      kReasonWrongMode);
+}
+
+}  // namespace
 
 ReplicationService::ReplicationService(server::Service& service, const std::string& nbd_socket)
     : open_(service, control_pool_),
@@ -94,6 +109,20 @@ grpc::ServerUnaryReactor* ReplicationService::RemoveClone(grpc::CallbackServerCo
                                                           const v1::RemoveCloneRequest* request,
                                                           v1::RemoveCloneResponse* response) {
   return remove_clone_.Handle(context, request, response);
+}
+
+grpc::ServerUnaryReactor* ReplicationService::Sync(grpc::CallbackServerContext* context,
+                                                   const v1::SyncRequest* request,
+                                                   v1::SyncResponse*) {
+  return proto::RunUnary(context, control_pool_,
+                         [request] { return OnlyAtTheAgent(request->group()); });
+}
+
+grpc::ServerUnaryReactor* ReplicationService::Verify(grpc::CallbackServerContext* context,
+                                                     const v1::VerifyRequest* request,
+                                                     v1::VerifyResponse*) {
+  return proto::RunUnary(context, control_pool_,
+                         [request] { return OnlyAtTheAgent(request->group()); });
 }
 
 grpc::ServerWriteReactor<v1::WatchEvent>* ReplicationService::Watch(

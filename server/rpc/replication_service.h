@@ -72,6 +72,12 @@ class ReplicationService final : public v1::Replication::CallbackService {
                                         const v1::RemoveCloneRequest* request,
                                         v1::RemoveCloneResponse* response) override;
 
+  // Only an agent has these: kFailedPrecondition with reason WRONG_MODE.
+  grpc::ServerUnaryReactor* Sync(grpc::CallbackServerContext* context, const v1::SyncRequest*,
+                                 v1::SyncResponse*) override;
+  grpc::ServerUnaryReactor* Verify(grpc::CallbackServerContext* context, const v1::VerifyRequest*,
+                                   v1::VerifyResponse*) override;
+
   grpc::ServerWriteReactor<v1::WatchEvent>* Watch(grpc::CallbackServerContext* context,
                                                   const v1::WatchRequest* request) override;
 

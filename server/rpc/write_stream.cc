@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "proto/sealed_message.h"
 #include "proto/status_codec.h"
 #include "server/rpc/convert.h"
 #include "storage/base/mutex.h"
@@ -38,9 +39,10 @@ class BufferMessage : public RawMessage {
 
 absl::StatusOr<Handshake> ParseHandshake(grpc::ByteBuffer& buffer) {
   v1::WriteRequest request;
-  if (buffer.Length() > kHandshakeBytesMax ||
-      !grpc::SerializationTraits<v1::WriteRequest>::Deserialize(&buffer, &request).ok() ||
-      !request.has_handshake()) {
+  absl::Status decoded;
+  if (buffer.Length() <= kHandshakeBytesMax) decoded = proto::DecodeSealed(buffer, &request);
+  if (absl::IsDataLoss(decoded)) return decoded;
+  if (!decoded.ok() || !request.has_handshake()) {
     return absl::InvalidArgumentError("write stream: the first message is not a handshake");
   }
   return HandshakeFrom(request.handshake());
@@ -102,10 +104,7 @@ class WriteStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc:
       const std::optional<Answer> answer = session_->TakeAnswer();
       if (!answer) return;
       writing_ = true;
-      bool own_buffer;
-      outgoing_.Clear();  // gRPC leaves the last message in it
-      const v1::WriteResponse response = ToProto(*answer);
-      grpc::SerializationTraits<v1::WriteResponse>::Serialize(response, &outgoing_, &own_buffer);
+      outgoing_ = proto::EncodeSealed(ToProto(*answer));
     }
     StartWrite(&outgoing_);
   }
@@ -138,6 +137,11 @@ class WriteStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc:
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* PrimaryWritesService::Write(
     grpc::CallbackServerContext* /*context*/) {
   return new WriteStream(service_, options_);
+}
+
+grpc::ServerWriteReactor<v1::ChecksumsResponse>* PrimaryWritesService::Checksums(
+    grpc::CallbackServerContext* /*context*/, const v1::ChecksumsRequest* request) {
+  return checksums_.Handle(*request);
 }
 
 }  // namespace understudy::server

@@ -56,10 +56,14 @@ void ErrorLog::ClearDataLossBefore(uint64_t mark) {
   });
 }
 
-void ErrorLog::ClearMissedWrites() {
-  std::erase_if(errors_, [](const LatchedError& error) {
-    return error.operation == "write" && error.code != absl::StatusCode::kDataLoss;
+void ErrorLog::ClearMissedWrites(const std::string& operation) {
+  std::erase_if(errors_, [&](const LatchedError& error) {
+    return error.operation == operation && error.code != absl::StatusCode::kDataLoss;
   });
+}
+
+void ErrorLog::ClearOperation(const std::string& operation) {
+  std::erase_if(errors_, [&](const LatchedError& error) { return error.operation == operation; });
 }
 
 bool ErrorLog::HasMissedWrites() const {

@@ -48,8 +48,10 @@ class ErrorLog {
   void ClearBefore(uint64_t mark);
   // Everything was read and found whole since `mark`.
   void ClearDataLossBefore(uint64_t mark);
-  // A checkpoint has committed the resync of missed writes. DATA_LOSS stays.
-  void ClearMissedWrites();
+  // A checkpoint has committed the resync of missed writes, which are errors of `operation`. DATA_LOSS stays.
+  void ClearMissedWrites(const std::string& operation = "write");
+  // What `operation` found has been made good.
+  void ClearOperation(const std::string& operation);
   // Whether there are errors of an incomplete group.
   bool HasMissedWrites() const;
 

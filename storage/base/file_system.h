@@ -66,6 +66,12 @@ class File {
   virtual bool IsBlockDevice() const = 0;
   // The first run of data at or after `offset`; empty at the end of the file when only holes follow (SEEK_DATA, SEEK_HOLE).
   virtual absl::StatusOr<ByteRange> NextData(uint64_t offset) const = 0;
+  // Where it begins; the end of the file when only holes follow. What it costs does not grow with the data that follows.
+  virtual absl::StatusOr<uint64_t> NextDataStart(uint64_t offset) const {
+    const absl::StatusOr<ByteRange> data = NextData(offset);
+    if (!data.ok()) return data.status();
+    return data->start;
+  }
 };
 
 struct OpenOptions {

@@ -150,12 +150,16 @@ class PosixFile : public File {
 
   absl::StatusOr<ByteRange> NextData(uint64_t offset) const override {
     ASSIGN_OR_RETURN(const uint64_t size, Size());
-    if (offset >= size) return ByteRange{size, size};
+    ASSIGN_OR_RETURN(const uint64_t data, NextDataStart(offset));
+    if (data >= size) return ByteRange{size, size};
+    const off_t hole = lseek(fd_, static_cast<off_t>(data), SEEK_HOLE);
+    return ByteRange{data, hole < 0 ? size : static_cast<uint64_t>(hole)};
+  }
+  absl::StatusOr<uint64_t> NextDataStart(uint64_t offset) const override {
     const off_t data = lseek(fd_, static_cast<off_t>(offset), SEEK_DATA);
-    if (data < 0 && errno == ENXIO) return ByteRange{size, size};
-    if (data < 0) return ByteRange{offset, size};  // cannot tell: all data
-    const off_t hole = lseek(fd_, data, SEEK_HOLE);
-    return ByteRange{static_cast<uint64_t>(data), hole < 0 ? size : static_cast<uint64_t>(hole)};
+    if (data >= 0) return static_cast<uint64_t>(data);
+    if (errno != ENXIO) return offset;  // cannot tell: all data
+    return Size();
   }
 
  private:

@@ -52,7 +52,7 @@ class FakeReplica : public storage::Replica {
   }
 
   // The calls that may hang on a dead disk, by name.
-  enum class Place { kAppend, kStart, kAttachStream, kStop, kFailover };
+  enum class Place { kAppend, kStart, kAttachStream, kStop, kFailover, kReceivedZeroesEnd };
 
   absl::Status Start() override {
     WaitWhileStuck(Place::kStart);
@@ -207,6 +207,24 @@ class FakeReplica : public storage::Replica {
   absl::StatusOr<std::vector<storage::MapRun>> Map(VolumeId, ByteRange range) override {
     return std::vector<storage::MapRun>{{.range = range}};
   }
+  absl::Status ReadReceived(VolumeId volume, uint64_t offset, std::span<char> out) override {
+    base::MutexLock lock(mutex_);
+    received_reads_.push_back(ByteRange::OfLength(offset, out.size()));
+    RETURN_IF_ERROR(io_error_);
+    if (state_.stage != Stage::kRunning) return NotRunning();
+    if (received_reads_.back().Overlaps(unreadable_)) return absl::InternalError("disk: EIO");
+    std::memcpy(out.data(), hidden_[volume.value()].data() + offset, out.size());
+    return absl::OkStatus();
+  }
+  // Exact, block by block.
+  absl::StatusOr<uint64_t> ReceivedZeroesEnd(VolumeId volume, ByteRange range) override {
+    WaitWhileStuck(Place::kReceivedZeroesEnd);
+    base::MutexLock lock(mutex_);
+    if (state_.stage != Stage::kRunning) return NotRunning();
+    const std::string bytes = hidden_[volume.value()].substr(range.start, range.size());
+    const size_t data = bytes.find_first_not_of('\0');
+    return data == std::string::npos ? range.end : range.start + RoundDown(data, 4096);
+  }
   std::vector<storage::EpochInfo> History() const override {
     base::MutexLock lock(mutex_);
     std::vector<storage::EpochInfo> history;
@@ -309,6 +327,20 @@ class FakeReplica : public storage::Replica {
   std::string hidden(size_t volume) const {
     base::MutexLock lock(mutex_);
     return hidden_[volume];
+  }
+  // What was received is damaged there.
+  void SetUnreadable(ByteRange range) {
+    base::MutexLock lock(mutex_);
+    unreadable_ = range;
+  }
+  // As the primary's write would.
+  void SetReceived(size_t volume, uint64_t offset, const std::string& data) {
+    base::MutexLock lock(mutex_);
+    hidden_[volume].replace(offset, data.size(), data);
+  }
+  std::vector<ByteRange> received_reads() const {
+    base::MutexLock lock(mutex_);
+    return received_reads_;
   }
   int appends() const {
     base::MutexLock lock(mutex_);
@@ -465,6 +497,8 @@ class FakeReplica : public storage::Replica {
   bool refuse_late_attach_ ABSL_GUARDED_BY(mutex_) = true;
   bool hold_marker_ ABSL_GUARDED_BY(mutex_) = false;
   storage::CheckpointCallback held_ ABSL_GUARDED_BY(mutex_);
+  ByteRange unreadable_ ABSL_GUARDED_BY(mutex_);
+  std::vector<ByteRange> received_reads_ ABSL_GUARDED_BY(mutex_);
   int appends_ ABSL_GUARDED_BY(mutex_) = 0;
   int durable_points_ ABSL_GUARDED_BY(mutex_) = 0;
 };

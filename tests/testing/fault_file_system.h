@@ -118,6 +118,9 @@ class FaultFileSystem : public base::FileSystem {
     absl::StatusOr<uint64_t> AllocatedBytes() const override { return file_->AllocatedBytes(); }
     absl::StatusOr<base::FileIdentity> Identity() const override { return file_->Identity(); }
     bool IsBlockDevice() const override { return file_->IsBlockDevice(); }
+    absl::StatusOr<uint64_t> NextDataStart(uint64_t offset) const override {
+      return file_->NextDataStart(offset);
+    }
     absl::StatusOr<ByteRange> NextData(uint64_t offset) const override {
       return file_->NextData(offset);
     }

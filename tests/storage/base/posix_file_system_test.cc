@@ -101,8 +101,11 @@ TEST_F(PosixFileSystemTest, NextDataFindsTheRunsBetweenHoles) {
   const auto file = Open("f");
   ASSERT_TRUE(file->Truncate(4 << 20).ok());
   EXPECT_TRUE(file->NextData(0)->empty());
+  EXPECT_EQ(*file->NextDataStart(0), *file->Size());
   ASSERT_TRUE(file->Write(1 << 20, std::string(4096, 'x')).ok());
   EXPECT_EQ(*file->NextData(0), (ByteRange{1 << 20, (1 << 20) + 4096}));
+  EXPECT_EQ(*file->NextDataStart(0), 1u << 20);
+  EXPECT_EQ(*file->NextDataStart((1 << 20) + 512), (1u << 20) + 512);
   EXPECT_TRUE(file->NextData((1 << 20) + 4096)->empty());
   EXPECT_TRUE(file->NextData(5 << 20)->empty());
 }
