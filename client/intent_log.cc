@@ -1,0 +1,438 @@
+#include "client/intent_log.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "storage/base/crc32c.h"
+#include "storage/base/log.h"
+#include "storage/base/status_macros.h"
+
+namespace understudy::client {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "the file is little-endian");
+
+constexpr char kMagic[8] = {'U', 'N', 'D', 'R', 'S', 'T', 'Y', 'I'};
+constexpr uint32_t kVersion = 1;
+constexpr uint64_t kBitmapBytes = IntentLog::kRegionsPerSector / 8;
+
+struct HeaderStart {
+  char magic[8];
+  uint32_t version;
+  uint32_t header_bytes;
+  uint32_t region_bytes;
+  uint32_t volumes;
+};
+static_assert(sizeof(HeaderStart) == 24);
+
+struct SectorStart {
+  uint32_t crc32c;
+  uint32_t zero;
+};
+static_assert(sizeof(SectorStart) + kBitmapBytes == kSectorBytes);
+
+template <typename T>
+void Append(const T& value, std::string& out) {
+  out.append(reinterpret_cast<const char*>(&value), sizeof(value));
+}
+
+std::string EncodeHeader(const std::vector<VolumeSpec>& volumes) {
+  std::string header(sizeof(HeaderStart), '\0');
+  for (const VolumeSpec& volume : volumes) {
+    Append(volume.size_bytes, header);
+    Append(static_cast<uint32_t>(volume.name.size()), header);
+    header += volume.name;
+  }
+  header.resize(RoundUp(header.size() + sizeof(uint32_t), kSectorBytes) - sizeof(uint32_t));
+  HeaderStart start = {.magic = {},
+                       .version = kVersion,
+                       .header_bytes = static_cast<uint32_t>(header.size() + sizeof(uint32_t)),
+                       .region_bytes = IntentLog::kRegionBytes,
+                       .volumes = static_cast<uint32_t>(volumes.size())};
+  std::memcpy(start.magic, kMagic, sizeof(kMagic));
+  std::memcpy(header.data(), &start, sizeof(start));
+  Append(base::Crc32c(header.data(), header.size()), header);
+  return header;
+}
+
+std::string EncodeSector(absl::string_view bitmap) {
+  std::string sector(sizeof(SectorStart), '\0');
+  sector.append(bitmap.data(), bitmap.size());
+  const uint32_t crc = base::Crc32c(sector.data() + sizeof(crc), sector.size() - sizeof(crc));
+  std::memcpy(sector.data(), &crc, sizeof(crc));
+  return sector;
+}
+
+bool SectorIntact(absl::string_view sector) {
+  SectorStart start;
+  std::memcpy(&start, sector.data(), sizeof(start));
+  return start.crc32c ==
+         base::Crc32c(sector.data() + sizeof(start.crc32c), sector.size() - sizeof(start.crc32c));
+}
+
+// Whether `file` begins with the header of these volumes; else why not.
+absl::Status CheckHeader(absl::string_view file, absl::string_view expected) {
+  HeaderStart start;
+  if (file.size() < sizeof(start)) return absl::DataLossError("it is cut short");
+  std::memcpy(&start, file.data(), sizeof(start));
+  if (std::memcmp(start.magic, kMagic, sizeof(kMagic)) != 0) {
+    return absl::DataLossError("it is not one");
+  }
+  if (start.version != kVersion) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "another release wrote it (version ", start.version, ", this one knows ", kVersion, ")"));
+  }
+  uint32_t crc = 0;
+  const uint64_t bytes = start.header_bytes;
+  if (bytes < sizeof(start) + sizeof(crc) || bytes > file.size()) {
+    return absl::DataLossError("its header is damaged");
+  }
+  std::memcpy(&crc, file.data() + bytes - sizeof(crc), sizeof(crc));
+  if (crc != base::Crc32c(file.data(), bytes - sizeof(crc))) {
+    return absl::DataLossError("its header is damaged");
+  }
+  if (file.substr(0, bytes) != expected) {
+    return absl::FailedPreconditionError("it is of other volumes, or of another size of one");
+  }
+  return absl::OkStatus();
+}
+
+uint64_t FirstRegion(ByteRange range) { return range.start / IntentLog::kRegionBytes; }
+uint64_t LastRegion(ByteRange range) { return (range.end - 1) / IntentLog::kRegionBytes; }
+
+}  // namespace
+
+IntentLog::IntentLog(std::string path, std::vector<VolumeSpec> volumes, uint64_t regions_max)
+    : path_(std::move(path)), regions_max_(regions_max) {
+  base::MutexLock lock(mutex_);
+  uint64_t sector = EncodeHeader(volumes).size() / kSectorBytes;
+  for (VolumeSpec& spec : volumes) {
+    const uint64_t regions = RoundUp(spec.size_bytes, kRegionBytes) / kRegionBytes;
+    const uint64_t sectors = RoundUp(regions, kRegionsPerSector) / kRegionsPerSector;
+    volumes_.push_back({.spec = std::move(spec),
+                        .first_sector = sector,
+                        .regions = regions,
+                        .set = {},
+                        .bits = std::string(sectors * kBitmapBytes, '\0')});
+    sector += sectors;
+  }
+  sectors_ = sector;
+}
+
+IntentLog::~IntentLog() = default;
+
+absl::StatusOr<std::unique_ptr<IntentLog>> IntentLog::Open(base::FileSystem& file_system,
+                                                           const std::string& path,
+                                                           std::vector<VolumeSpec> volumes,
+                                                           uint64_t regions_max) {
+  const std::string header = EncodeHeader(volumes);
+  auto log = std::unique_ptr<IntentLog>(new IntentLog(path, std::move(volumes), regions_max));
+  log->created_ = !file_system.Exists(path);
+  std::string file;
+  if (!log->created_) {
+    ASSIGN_OR_RETURN(file, file_system.ReadWholeFile(path));
+    absl::Status fits = CheckHeader(file, header);
+    if (fits.ok() && file.size() < log->sectors_ * kSectorBytes) {
+      fits = absl::DataLossError("it is cut short");
+    }
+    RETURN_IF_ERROR(Annotate(
+        fits,
+        absl::StrCat("write-intent log ", path,
+                     " (remedy: restore it, or remove it: then the whole disks are compared)")));
+  }
+  // Also what was read is written anew: a process that died between write and sync, or after a failed sync, has left bits in
+  // the page cache that no later sync makes durable.
+  const std::string bitmaps = log->Load(file);
+  RETURN_IF_ERROR(
+      Annotate(file_system.WriteFileAtomically(path, header + bitmaps), "write-intent log"));
+  ASSIGN_OR_RETURN(log->file_, file_system.Open(path, {}));
+  return log;
+}
+
+std::string IntentLog::Load(absl::string_view file) {
+  base::MutexLock lock(mutex_);
+  if (!file.empty()) ReadBitsLocked(file);
+  std::string sectors;
+  for (Volume& volume : volumes_) {
+    for (uint64_t region = 0; region < volume.regions; ++region) {
+      if ((volume.bits[region / 8] >> region % 8 & 1) != 0) volume.set.try_emplace(region);
+    }
+    loaded_.push_back(Ranges(volume));
+    for (size_t at = 0; at < volume.bits.size(); at += kBitmapBytes) {
+      sectors += EncodeSector(absl::string_view(volume.bits).substr(at, kBitmapBytes));
+    }
+  }
+  return sectors;
+}
+
+void IntentLog::ReadBitsLocked(absl::string_view file) {
+  for (Volume& volume : volumes_) {
+    for (size_t at = 0; at < volume.bits.size(); at += kBitmapBytes) {
+      const uint64_t number = volume.first_sector + at / kBitmapBytes;
+      const absl::string_view sector = file.substr(number * kSectorBytes, kSectorBytes);
+      if (SectorIntact(sector)) {
+        volume.bits.replace(at, kBitmapBytes, sector.data() + sizeof(SectorStart), kBitmapBytes);
+        continue;
+      }
+      volume.bits.replace(at, kBitmapBytes, kBitmapBytes, '\xff');
+      base::LogWarning("intent_log_sector_damaged")
+          .With("path", path_)
+          .With("volume", volume.spec.name)
+          .With("sector", number)
+          .With("regions", kRegionsPerSector)
+          .With("consequence", "all of them are compared");
+    }
+  }
+}
+
+ByteRange IntentLog::RegionRange(const Volume& volume, uint64_t region) {
+  return {region * kRegionBytes, std::min((region + 1) * kRegionBytes, volume.spec.size_bytes)};
+}
+
+std::vector<ByteRange> IntentLog::Ranges(const Volume& volume) {
+  std::vector<uint64_t> regions;
+  regions.reserve(volume.set.size());
+  for (const auto& [region, state] : volume.set) regions.push_back(region);
+  std::sort(regions.begin(), regions.end());
+  std::vector<ByteRange> ranges;
+  for (const uint64_t region : regions) {
+    const ByteRange range = RegionRange(volume, region);
+    if (!ranges.empty() && ranges.back().end == range.start) {
+      ranges.back().end = range.end;
+    } else {
+      ranges.push_back(range);
+    }
+  }
+  return ranges;
+}
+
+std::vector<ByteRange> IntentLog::SetRanges(uint32_t volume) const {
+  base::MutexLock lock(mutex_);
+  return Ranges(volumes_[volume]);
+}
+
+// ---- before and after a write --------------------------------------------------------------------------------------------
+
+void IntentLog::MarkLocked(Volume& volume, uint64_t region) {
+  const auto [at, added] = volume.set.try_emplace(region);
+  if (!added) return;
+  at->second.round = next_round_;
+  at->second.stamp = next_stamp_++;
+  char& byte = volume.bits[region / 8];
+  byte = static_cast<char>(static_cast<uint8_t>(byte) | 1U << region % 8);
+  unsynced_.insert(volume.first_sector + region / kRegionsPerSector);
+}
+
+void IntentLog::MarkAheadLocked(Volume& volume, uint64_t region) {
+  if (!failure_.ok()) return;
+  const auto before = region == 0 ? volume.set.end() : volume.set.find(region - 1);
+  if (before == volume.set.end() || !before->second.filled) return;
+  const uint64_t end = std::min(region + kAheadRegions, volume.regions);
+  for (uint64_t ahead = region + 1; ahead < end; ++ahead) MarkLocked(volume, ahead);
+}
+
+uint64_t IntentLog::EnterLocked(Volume& volume, ByteRange range) {
+  uint64_t round = 0;
+  for (uint64_t region = FirstRegion(range); region <= LastRegion(range); ++region) {
+    if (!volume.set.contains(region)) {
+      MarkLocked(volume, region);
+      MarkAheadLocked(volume, region);
+    }
+    State& state = volume.set[region];
+    ++state.writers;
+    state.stamp = next_stamp_++;
+    state.filled = state.filled || range.end >= RegionRange(volume, region).end;
+    round = std::max(round, state.round);
+  }
+  return round;
+}
+
+void IntentLog::LeaveLocked(Volume& volume, ByteRange range, uint64_t sequence) {
+  for (uint64_t region = FirstRegion(range); region <= LastRegion(range); ++region) {
+    const auto at = volume.set.find(region);
+    UNDERSTUDY_CHECK(at != volume.set.end() && at->second.writers > 0, "End() without its Begin()");
+    State& state = at->second;
+    --state.writers;
+    state.stamp = next_stamp_++;
+    state.sequence = std::max(state.sequence, sequence);
+    if (state.writers == 0 && state.round > durable_round_) volume.set.erase(at);  // it has failed
+  }
+}
+
+absl::Status IntentLog::Begin(uint32_t volume, ByteRange range) {
+  base::MutexLock lock(mutex_);
+  Volume& of = volumes_[volume];
+  UNDERSTUDY_CHECK(!range.empty() && range.end <= of.spec.size_bytes, range.ToString());
+  const uint64_t round = EnterLocked(of, range);
+  while (durable_round_ < round && failure_.ok()) {
+    if (busy_) {
+      turn_over_.Wait(mutex_);
+    } else {
+      CommitLocked();
+    }
+  }
+  if (durable_round_ >= round) return absl::OkStatus();
+  LeaveLocked(of, range, 0);
+  return failure_;
+}
+
+void IntentLog::End(uint32_t volume, ByteRange range, uint64_t stream_sequence) {
+  base::MutexLock lock(mutex_);
+  LeaveLocked(volumes_[volume], range, stream_sequence);
+}
+
+void IntentLog::NewStream() {
+  base::MutexLock lock(mutex_);
+  for (Volume& volume : volumes_) {
+    for (auto& [region, state] : volume.set) state.sequence = 0;
+  }
+}
+
+// ---- the file ------------------------------------------------------------------------------------------------------------
+
+IntentLog::Sectors IntentLog::SectorsLocked(const std::set<uint64_t>& numbers) const {
+  Sectors sectors;
+  auto number = numbers.begin();
+  for (const Volume& volume : volumes_) {
+    const uint64_t end = volume.first_sector + volume.bits.size() / kBitmapBytes;
+    for (; number != numbers.end() && *number < end; ++number) {
+      const uint64_t at = (*number - volume.first_sector) * kBitmapBytes;
+      sectors[*number] = EncodeSector(absl::string_view(volume.bits).substr(at, kBitmapBytes));
+    }
+  }
+  return sectors;
+}
+
+absl::Status IntentLog::WriteSectors(const Sectors& sectors) {
+  for (const auto& [number, contents] : sectors) {
+    RETURN_IF_ERROR(file_->Write(number * kSectorBytes, contents));
+  }
+  return absl::OkStatus();
+}
+
+void IntentLog::CommitLocked() {
+  busy_ = true;
+  const uint64_t round = next_round_++;
+  const Sectors sectors = SectorsLocked(unsynced_);
+  unsynced_.clear();
+  ++syncs_;
+  mutex_.Unlock();
+  absl::Status status = WriteSectors(sectors);
+  if (status.ok()) status = file_->Sync();
+  mutex_.Lock();
+  if (status.ok()) durable_round_ = round;
+  EndTurnLocked(status);
+}
+
+void IntentLog::EndTurnLocked(const absl::Status& status) {
+  busy_ = false;
+  if (!status.ok() && failure_.ok()) {
+    failure_ = Annotate(status, "write-intent log");
+    base::LogError("intent_log_failed")
+        .With("path", path_)
+        .With("error", status)
+        .With("consequence", "writes to regions that are not marked fail until a restart");
+    for (Volume& volume : volumes_) {  // marked ahead, in vain
+      std::erase_if(volume.set, [this](const auto& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+        return entry.second.writers == 0 && entry.second.round > durable_round_;
+      });
+    }
+  }
+  turn_over_.NotifyAll();
+}
+
+// ---- cleaning ------------------------------------------------------------------------------------------------------------
+
+IntentLog::Candidates IntentLog::CandidatesLocked(uint64_t durable_sequence) const {
+  Candidates candidates;
+  uint64_t set = 0;
+  for (uint32_t volume = 0; volume < volumes_.size(); ++volume) {
+    set += volumes_[volume].set.size();
+    for (const auto& [index, state] : volumes_[volume].set) {
+      if (state.writers > 0 || state.round > durable_round_ || state.sequence > durable_sequence) {
+        continue;
+      }
+      (state.stamp < hand_ ? candidates.quiet : candidates.recent)
+          .push_back({.region = {.volume = volume, .index = index, .stamp = state.stamp},
+                      .range = RegionRange(volumes_[volume], index)});
+    }
+  }
+  candidates.over = set > regions_max_ ? set - regions_max_ : 0;
+  return candidates;
+}
+
+std::vector<IntentLog::Region> IntentLog::Cleanable(uint64_t durable_sequence, Keep keep) {
+  Candidates candidates;
+  {
+    base::MutexLock lock(mutex_);
+    candidates = CandidatesLocked(durable_sequence);
+    hand_ = next_stamp_;
+  }
+  std::vector<Region> regions;
+  for (const auto& [region, range] : candidates.quiet) {
+    if (!keep(region.volume, range)) regions.push_back(region);
+  }
+  if (candidates.over <= regions.size()) return regions;
+  std::sort(candidates.recent.begin(), candidates.recent.end(),
+            [](const auto& a, const auto& b) { return a.region.stamp < b.region.stamp; });
+  for (const auto& [region, range] : candidates.recent) {
+    if (regions.size() >= candidates.over) break;
+    if (!keep(region.volume, range)) regions.push_back(region);
+  }
+  return regions;
+}
+
+absl::Status IntentLog::Clear(std::span<const Region> regions) {
+  base::MutexLock lock(mutex_);
+  while (busy_) turn_over_.Wait(mutex_);
+  if (!failure_.ok()) return failure_;
+  std::set<uint64_t> changed;
+  for (const Region& region : regions) {
+    Volume& volume = volumes_[region.volume];
+    const auto at = volume.set.find(region.index);
+    if (at == volume.set.end() || at->second.stamp != region.stamp) continue;
+    volume.set.erase(at);
+    char& byte = volume.bits[region.index / 8];
+    byte = static_cast<char>(static_cast<uint8_t>(byte) & ~(1U << region.index % 8));
+    changed.insert(volume.first_sector + region.index / kRegionsPerSector);
+  }
+  if (changed.empty()) return absl::OkStatus();
+  busy_ = true;
+  const Sectors sectors = SectorsLocked(changed);
+  mutex_.Unlock();
+  const absl::Status status = WriteSectors(sectors);
+  mutex_.Lock();
+  EndTurnLocked(status);
+  return failure_;
+}
+
+// ---- figures -------------------------------------------------------------------------------------------------------------
+
+uint64_t IntentLog::set_regions() const {
+  base::MutexLock lock(mutex_);
+  uint64_t regions = 0;
+  for (const Volume& volume : volumes_) regions += volume.set.size();
+  return regions;
+}
+
+uint64_t IntentLog::set_bytes() const {
+  base::MutexLock lock(mutex_);
+  uint64_t bytes = 0;
+  for (const Volume& volume : volumes_) {
+    bytes += volume.set.size() * kRegionBytes;
+    if (volume.regions == 0 || !volume.set.contains(volume.regions - 1)) continue;
+    bytes -= kRegionBytes - RegionRange(volume, volume.regions - 1).size();
+  }
+  return bytes;
+}
+
+uint64_t IntentLog::syncs() const {
+  base::MutexLock lock(mutex_);
+  return syncs_;
+}
+
+}  // namespace understudy::client
