@@ -36,6 +36,7 @@ class Interpreter {
     invocation.request_id = in_.request_id;
     if (in_.request_id_given && in_.request_id.empty()) Problem("--request-id: is empty");
     invocation.request = RequestOfCommand();
+    if (in_.command == "checkpoint") invocation.qmp = in_.qmp;
     if (!problems_.empty()) return problems_;
     return invocation;
   }
@@ -73,6 +74,10 @@ class Interpreter {
     if (in_.command == "clone") return Clone();
     if (in_.command == "status") return Status();
     if (in_.command == "watch") return Watch();
+    if (in_.command == "attach") return Attach();
+    if (in_.command == "detach") return Detach();
+    if (in_.command == "sync") return Sync();
+    if (in_.command == "verify") return Verify();
     if (in_.command.empty() && in_.unknown.empty()) Problem("COMMAND is missing");
     return ListRequest{};
   }
@@ -175,6 +180,10 @@ class Interpreter {
       request.set_epoch(EpochOf("--commit", in_.commit));
     }
     AddExpected(request);
+    if (in_.qmp_given && in_.qmp.empty()) Problem("--qmp: is empty");
+    if (in_.qmp_given && (in_.commit_given || in_.abandon)) {
+      Problem("--qmp goes with a checkpoint at the agent, not with --commit or --abandon");
+    }
     return request;
   }
 
@@ -242,14 +251,39 @@ class Interpreter {
 
   ScrubCommand Scrub() {
     ScrubCommand command{.request = OfGroup<v1::ScrubRequest>(), .wait = in_.wait};
-    if (!in_.rate_given) return command;
-    const absl::StatusOr<uint64_t> rate = ParseBytes(in_.rate);
-    if (rate.ok()) {
-      command.request.set_bytes_per_second(*rate);
-    } else {
-      Problem(absl::StrCat("--bytes-per-second: ", rate.status().message()));
-    }
+    command.request.set_bytes_per_second(Rate());
+    AddExpected(command.request);
     return command;
+  }
+
+  SyncCommand Sync() {
+    SyncCommand command{
+        .request = OfGroup<v1::SyncRequest>(), .wait = in_.wait, .live = in_.terminal && !in_.json};
+    if (in_.full && in_.declare_complete) {
+      Problem("--full and --declare-complete exclude each other");
+    }
+    command.request.set_mode(in_.full               ? v1::SYNC_MODE_FULL
+                             : in_.declare_complete ? v1::SYNC_MODE_DECLARE_COMPLETE
+                                                    : v1::SYNC_MODE_MISSING);
+    AddExpected(command.request);
+    return command;
+  }
+
+  VerifyCommand Verify() {
+    VerifyCommand command{.request = OfGroup<v1::VerifyRequest>(),
+                          .wait = in_.wait,
+                          .live = in_.terminal && !in_.json};
+    command.request.set_bytes_per_second(Rate());
+    AddExpected(command.request);
+    return command;
+  }
+
+  uint64_t Rate() {
+    if (!in_.rate_given) return 0;
+    const absl::StatusOr<uint64_t> rate = ParseBytes(in_.rate);
+    if (rate.ok()) return *rate;
+    Problem(absl::StrCat("--bytes-per-second: ", rate.status().message()));
+    return 0;
   }
 
   v1::GetStatusRequest Status() {
@@ -278,6 +312,35 @@ class Interpreter {
       Problem(absl::StrCat("--refresh: ", refresh.status().message()));
     }
     return command;
+  }
+
+  // "GROUP" or "GROUP/VOLUME" or nothing.
+  std::pair<std::string, std::string> GroupAndVolume() {
+    const size_t slash = in_.group.find('/');
+    if (slash == std::string::npos) return {in_.group, ""};
+    if (slash == 0 || slash + 1 == in_.group.size()) {
+      Problem(absl::StrCat("\"", in_.group, "\" is not GROUP/VOLUME"));
+    }
+    return {in_.group.substr(0, slash), in_.group.substr(slash + 1)};
+  }
+
+  AttachCommand Attach() {
+    const auto [group, volume] = GroupAndVolume();
+    if (in_.qmp.empty()) Problem("--qmp is missing: the socket that QEMU listens on");
+    if (in_.request_id_given) Problem("--request-id names one call, and attach makes several");
+    if (in_.device.empty()) Problem("--device is missing: the node name of the VM's disk");
+    return {.group = group,
+            .volume = volume,
+            .qmp = in_.qmp,
+            .device = in_.device,
+            .nbd_socket = in_.nbd_socket,
+            .wait = !in_.no_wait,
+            .live = in_.terminal && !in_.json};
+  }
+
+  DetachCommand Detach() {
+    if (in_.qmp.empty()) Problem("--qmp is missing: the socket that QEMU listens on");
+    return {.volume = GroupAndVolume().second, .qmp = in_.qmp, .force = in_.force};
   }
 
   const Arguments& in_;

@@ -47,6 +47,13 @@ struct Arguments {
   std::string expected_incarnation;  // likewise; 32 hexadecimal digits, as status prints it
   std::string refresh = "1s";
   std::string resume;
+  bool qmp_given = false;
+  std::string qmp;
+  std::string device;
+  std::string nbd_socket;
+  bool no_wait = false;
+  bool full = false;
+  bool declare_complete = false;
   bool terminal = false;  // standard output is one that can be drawn on
   bool request_id_given = false;
   std::string request_id;
@@ -63,6 +70,20 @@ struct ScrubCommand {
   const std::string& group() const { return request.group(); }
 };
 
+// `sync` and `verify` at an agent: begin it, and with `wait` follow it to its end. `live`: the progress is drawn in place.
+struct SyncCommand {
+  v1::SyncRequest request;
+  bool wait = false;
+  bool live = false;
+  const std::string& group() const { return request.group(); }
+};
+struct VerifyCommand {
+  v1::VerifyRequest request;
+  bool wait = false;
+  bool live = false;
+  const std::string& group() const { return request.group(); }
+};
+
 // `watch`: with `live` drawn in place, else a line for each message.
 struct WatchCommand {
   v1::WatchRequest request;
@@ -70,17 +91,37 @@ struct WatchCommand {
   const std::string& group() const { return request.group(); }
 };
 
+// `attach`: a running VM's disk to a volume of an agent. `wait`: until the copy is ready and the group complete.
+struct AttachCommand {
+  std::string group;   // empty: the agent's only one
+  std::string volume;  // likewise
+  std::string qmp;
+  std::string device;
+  std::string nbd_socket;  // empty: as the agent says
+  bool wait = true;
+  bool live = false;  // draw the progress in place
+};
+
+// `detach`. `force`: without what is not copied yet.
+struct DetachCommand {
+  std::string volume;  // empty: the only one attached
+  std::string qmp;
+  bool force = false;
+};
+
 using Request =
     std::variant<v1::OpenRequest, v1::StartRequest, v1::CheckpointRequest, v1::GetErrorRequest,
                  v1::StopRequest, v1::GetStatusRequest, v1::RemoveRequest, v1::HistoryRequest,
                  v1::CloneRequest, v1::ListClonesRequest, v1::RemoveCloneRequest, ListRequest,
-                 ScrubCommand, WatchCommand>;
+                 ScrubCommand, WatchCommand, AttachCommand, DetachCommand, SyncCommand,
+                 VerifyCommand>;
 
 struct Invocation {
   std::string server;
   std::string request_id;  // empty: one is made up
   absl::Duration timeout;
   bool json = false;
+  std::string qmp;  // checkpoint: of the VM to pause meanwhile; empty: none
   Request request;
 };
 

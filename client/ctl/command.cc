@@ -1,6 +1,8 @@
 #include "client/ctl/command.h"
 
 #include <algorithm>
+#include <chrono>
+#include <future>
 #include <memory>
 #include <optional>
 #include <random>
@@ -12,7 +14,11 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 
+#include "client/ctl/attach.h"
+#include "client/ctl/follow.h"
+#include "client/ctl/interrupt.h"
 #include "client/ctl/json.h"
+#include "client/ctl/paused_vm.h"
 #include "client/ctl/views.h"
 #include "client/ctl/watch.h"
 #include "client/rpc/control_client.h"
@@ -101,7 +107,8 @@ class Executor {
                  [&](const auto& answer) { return StartView(request.group(), answer); });
   }
   absl::StatusOr<ExitStatus> operator()(const v1::CheckpointRequest& request) {
-    return Print(Repeat(&ControlClient::Checkpoint, request),
+    return Print(invocation_.qmp.empty() ? Repeat(&ControlClient::Checkpoint, request)
+                                         : PausedCheckpoint(request),
                  [&](const auto& answer) { return CheckpointView(request, answer); });
   }
   absl::StatusOr<ExitStatus> operator()(const v1::StopRequest& request) {
@@ -141,6 +148,35 @@ class Executor {
     }
   }
 
+  absl::StatusOr<ExitStatus> operator()(const SyncCommand& command) {
+    const auto begun = Repeat(&ControlClient::Sync, command.request);
+    if (!begun.ok() || !command.wait) {
+      return Print(begun, [&](const auto& answer) { return SyncBegunView(command, answer); });
+    }
+    Progress progress(command.live, out_, progress_);
+    ASSIGN_OR_RETURN(const v1::GroupStatus status,
+                     FollowSync([&] { return StatusOf(command.group()); }, progress));
+    out_ << (invocation_.json ? ToJson(status) + "\n" : SyncView(status));
+    return kDone;
+  }
+  absl::StatusOr<ExitStatus> operator()(const VerifyCommand& command) {
+    const auto begun = Repeat(&ControlClient::Verify, command.request);
+    if (!begun.ok() || !command.wait) {
+      return Print(begun, [&](const auto& answer) {
+        return absl::StrCat(command.group(), ": verify ", answer.number(),
+                            " is running; follow it with: understudyctl watch ", command.group(),
+                            "\n");
+      });
+    }
+    Progress progress(command.live, out_, progress_);
+    ASSIGN_OR_RETURN(const v1::GroupStatus status,
+                     FollowVerify(
+                         begun->number(), [&] { return StatusOf(command.group()); }, progress));
+    out_ << (invocation_.json ? ToJson(status.verify()) + "\n" : VerifyView(status));
+    if (status.verify().outcome() == v1::VERIFY_OUTCOME_EQUAL) return kDone;
+    return status.verify().different_bytes() > 0 ? kLatchedError : kFailed;
+  }
+
   absl::StatusOr<ExitStatus> operator()(const v1::HistoryRequest& request) {
     return Print(client_.History(request, invocation_.timeout),
                  [&](const auto& answer) { return HistoryView(request.group(), answer, now_); });
@@ -178,7 +214,69 @@ class Executor {
     return kDone;
   }
 
+  absl::StatusOr<ExitStatus> operator()(const AttachCommand& command) {
+    const auto status = [&](const std::string& group) {
+      v1::GetStatusRequest question;
+      question.set_group(group);
+      return client_.GetStatus(question, invocation_.timeout);
+    };
+    const auto sync = [&](const std::string& group, v1::SyncMode mode) {
+      v1::SyncRequest request;
+      request.set_group(group);
+      request.set_mode(mode);
+      return Repeat(&ControlClient::Sync, request);
+    };
+    RETURN_IF_ERROR(
+        Attach(command, invocation_, {.status = status, .sync = sync}, out_, progress_));
+    return kDone;
+  }
+  absl::StatusOr<ExitStatus> operator()(const DetachCommand& command) {
+    RETURN_IF_ERROR(Detach(command, invocation_, out_));
+    return kDone;
+  }
+
  private:
+  absl::StatusOr<v1::GroupStatus> StatusOf(const std::string& group) {
+    v1::GetStatusRequest question;
+    question.set_group(group);
+    ASSIGN_OR_RETURN(const v1::GetStatusResponse answer,
+                     client_.GetStatus(question, invocation_.timeout));
+    if (answer.groups_size() == 1) return answer.groups(0);
+    return absl::NotFoundError(absl::StrCat("group ", group, " is gone"));
+  }
+
+  static std::string SyncBegunView(const SyncCommand& command, const v1::SyncResponse& answer) {
+    if (answer.ignored()) {
+      return absl::StrCat(command.group(), ": nothing is missing at the standby\n");
+    }
+    if (answer.epoch() != 0) {
+      return absl::StrCat(command.group(), ": complete at the standby with epoch ", answer.epoch(),
+                          "\n");
+    }
+    return absl::StrCat(command.group(), ": under way; follow it with: understudyctl sync ",
+                        command.group(), " --wait\n");
+  }
+
+  // The VM stands still until the answer is there. After SIGINT it goes on at once, and the answer is still waited for.
+  absl::StatusOr<v1::CheckpointResponse> PausedCheckpoint(const v1::CheckpointRequest& request) {
+    const CatchSignals signals;
+    ASSIGN_OR_RETURN(const std::unique_ptr<PausedVm> vm,
+                     PausedVm::Pause(invocation_.qmp, invocation_.timeout));
+    auto call =
+        std::async(std::launch::async, [&] { return Repeat(&ControlClient::Checkpoint, request); });
+    while (call.wait_for(std::chrono::milliseconds(20)) != std::future_status::ready &&
+           !CatchSignals::interrupted()) {
+    }
+    const absl::Status resumed = vm->Resume();
+    const absl::StatusOr<v1::CheckpointResponse> answer = call.get();
+    if (!resumed.ok()) {
+      return Annotate(resumed, answer.ok()
+                                   ? absl::StrCat("epoch ", answer->epoch(), " is committed")
+                                   : absl::StrCat("no checkpoint: ", answer.status().message()));
+    }
+    return answer;
+  }
+
   // One call under one request id. When its answer was lost on the way it is asked for again, until the time is up.
   template <typename Request, typename Response>
   absl::StatusOr<Response> Repeat(absl::StatusOr<Response> (ControlClient::*method)(const Request&,

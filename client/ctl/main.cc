@@ -27,7 +27,9 @@ The life of a standby
   understudyctl get-error vm1 || page-somebody    3: an error is latched
   understudyctl history vm1                       checkpoints that can be gone back to
   understudyctl clone vm1 --name drill            a copy to test a failover with, while replication goes on
+  understudyctl attach vm1 --qmp VM.qmp --device disk0   replicates a running VM, through QEMU's own mirror
   understudyctl stop vm1 --failover               the standby takes over, at once
+  understudyctl verify vm1 --wait                 at the agent: are both disks equal? 3: no
   understudyctl scrub vm1 --wait                  reads everything back; 3: damage was found
   understudyctl remove vm1                        forgets the group; its disks stay
 
@@ -76,10 +78,11 @@ class CommandLine {
     app_.allow_extras();
     app_.require_subcommand(0, 1);
     in_.server = "127.0.0.1:7410";
-    app_.add_option("--server", in_.server, "Daemon to talk to: host:port or unix:/path")
-        ->envname("UNDERSTUDY_SERVER")
-        ->type_name("ADDR")
-        ->capture_default_str();
+    server_ = app_.add_option("--server", in_.server,
+                              "Daemon to talk to: host:port or unix:/path; with --qmp port 7420")
+                  ->envname("UNDERSTUDY_SERVER")
+                  ->type_name("ADDR")
+                  ->capture_default_str();
     app_.add_flag("--json", in_.json, "One JSON object per line instead of text for people");
     app_.add_option("--timeout", in_.timeout, "Longest time to wait for an answer")
         ->type_name("DURATION")
@@ -98,9 +101,11 @@ class CommandLine {
   void Finish() {
     for (const CLI::App* command : app_.get_subcommands()) in_.command = command->get_name();
     in_.commit_given = commit_->count() > 0;
-    in_.rate_given = rate_->count() > 0;
+    for (const CLI::Option* rate : rates_) in_.rate_given |= rate->count() > 0;
     in_.epoch_given = stop_epoch_->count() + clone_epoch_->count() > 0;
     in_.remove_given = remove_->count() > 0;
+    in_.qmp_given = checkpoint_qmp_->count() > 0;
+    if (server_->count() == 0 && !in_.qmp.empty()) in_.server = "127.0.0.1:7420";  // the agent
     in_.request_id_given = request_id_->count() > 0;
     in_.unknown = app_.remaining(/*recurse=*/true);
   }
@@ -177,6 +182,10 @@ class CommandLine {
             ->type_name("EPOCH");
     checkpoint.add_flag("--abandon", in_.abandon,
                         "At the service: leave a prepared epoch's data to the next one");
+    checkpoint_qmp_ =
+        checkpoint
+            .add_option("--qmp", in_.qmp, "At the agent: pause the VM of this QMP socket meanwhile")
+            ->type_name("SOCKET");
     AddExpected(checkpoint);
     GroupCommand("get-error", "Show latched errors; exit status 3 when there are any");
     CLI::App& stop =
@@ -197,16 +206,70 @@ class CommandLine {
         "Verify every extent of a standby's overlays against its checksums, in the background");
     scrub.add_flag("--wait", in_.wait,
                    "Show progress until it ends; exit status 3: damage was found");
-    rate_ =
-        scrub
-            .add_option("--bytes-per-second", in_.rate, "Limit, with K, M or G if you like [none]")
-            ->type_name("N");
+    AddRate(scrub);
+    AddExpected(scrub);
+    AddSync();
     CLI::App& remove = GroupCommand("remove", "Forget a group; its disks stay");
     remove.add_flag("--force", in_.force, "Also after a failed failover: the disk is dead");
     AddExpected(remove);
     GroupCommand("status", "Show one group or all: stage, epochs, lag, overlays, jobs, errors");
     AddWatch();
+    AddAttach();
     Command("list", "One line per group");
+  }
+
+  void AddRate(CLI::App& command) {
+    rates_.push_back(
+        command
+            .add_option("--bytes-per-second", in_.rate, "Limit, with K, M or G if you like [none]")
+            ->type_name("N"));
+  }
+
+  void AddSync() {
+    CLI::App& sync = GroupCommand(
+        "sync", "At the agent: see that the standby gets what it misses; it does so by itself");
+    sync.add_flag("--wait", in_.wait, "Show progress until nothing is missing");
+    sync.add_flag("--full", in_.full,
+                  "Compare everything, send what differs; no checkpoint until that has ended");
+    sync.add_flag("--declare-complete", in_.declare_complete,
+                  "Volumes without a disk: a mirror has copied everything (attach does this)");
+    AddExpected(sync);
+    CLI::App& verify = GroupCommand(
+        "verify", "At the agent: compare the primary's disks with the standby, while both run");
+    verify.add_flag("--wait", in_.wait, "Show progress until it ends; exit status 3: they differ");
+    AddRate(verify);
+    AddExpected(verify);
+  }
+
+  CLI::App& VolumeCommand(const char* name, const char* help) {
+    CLI::App& command = Command(name, help);
+    command
+        .add_option("GROUP", in_.group, "GROUP or GROUP/VOLUME; without it the only one there is")
+        ->type_name(" ");
+    command
+        .add_option("--qmp", in_.qmp, "What QEMU listens on: -qmp unix:SOCKET,server=on,wait=off")
+        ->type_name("SOCKET");
+    return command;
+  }
+
+  void AddAttach() {
+    CLI::App& attach = VolumeCommand(
+        "attach",
+        "Replicate a running VM's disk: QEMU copies it to an agent and mirrors every write");
+    attach
+        .add_option("--device", in_.device,
+                    "The disk's node name, as query-named-block-nodes has it")
+        ->type_name("NODE");
+    attach
+        .add_option("--nbd-socket", in_.nbd_socket,
+                    "Where the agent serves NBD; without it as the agent says")
+        ->type_name("PATH");
+    attach.add_flag("--no-wait", in_.no_wait,
+                    "Return when the copy has begun; the same command without this completes it");
+    CLI::App& detach =
+        VolumeCommand("detach", "End that; the standby keeps what was written until now");
+    detach.add_flag("--force", in_.force,
+                    "Also when the agent does not answer: what it lacks is lost");
   }
 
   void AddWatch() {
@@ -228,12 +291,14 @@ class CommandLine {
 
   Arguments& in_;
   CLI::App app_{"understudyctl drives replication of a virtual machine's disks.", "understudyctl"};
+  CLI::Option* server_ = nullptr;
+  CLI::Option* checkpoint_qmp_ = nullptr;
   CLI::Option* request_id_ = nullptr;
   CLI::Option* commit_ = nullptr;
   CLI::Option* stop_epoch_ = nullptr;
   CLI::Option* clone_epoch_ = nullptr;
   CLI::Option* remove_ = nullptr;
-  CLI::Option* rate_ = nullptr;
+  std::vector<CLI::Option*> rates_;
 };
 
 ExitStatus Usage(const std::vector<std::string>& problems, const std::string& command) {

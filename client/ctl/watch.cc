@@ -1,7 +1,5 @@
 #include "client/ctl/watch.h"
 
-#include <atomic>
-#include <csignal>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -12,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "client/ctl/interrupt.h"
 #include "client/ctl/json.h"
 #include "client/ctl/terminal.h"
 #include "client/ctl/watch_view.h"
@@ -28,27 +27,6 @@ constexpr absl::Duration kPoll = absl::Milliseconds(100);  // for signals
 constexpr absl::Duration kRedraw = absl::Seconds(1);       // ages grow without a message
 constexpr absl::Duration kRedrawMin = absl::Milliseconds(50);
 constexpr size_t kQueueMax = 256;  // full: it reads no further, and the daemon waits
-
-std::atomic<bool> interrupted{false};
-
-// While it lives, SIGINT and SIGTERM only set `interrupted`.
-class CatchSignals {
- public:
-  CatchSignals() {
-    struct sigaction action = {};
-    action.sa_handler = [](int) { interrupted.store(true); };
-    sigaction(SIGINT, &action, &old_int_);
-    sigaction(SIGTERM, &action, &old_term_);
-  }
-  ~CatchSignals() {
-    sigaction(SIGINT, &old_int_, nullptr);
-    sigaction(SIGTERM, &old_term_, nullptr);
-  }
-
- private:
-  struct sigaction old_int_ = {};
-  struct sigaction old_term_ = {};
-};
 
 // The connection is lost, and made again; `over`: it is not, and this is the last thing told.
 struct Lost {
@@ -230,7 +208,7 @@ absl::Status Watch(const WatchCommand& command, const Invocation& invocation, Co
   const CatchSignals signals;
   Printer printer(command.live, invocation.json, invocation.server, clock, out, error);
   Follower follower(client, command.request, invocation.timeout, clock);
-  while (!interrupted.load() && out.good()) {
+  while (!CatchSignals::interrupted() && out.good()) {
     const std::optional<News> news = follower.Next(kPoll);
     if (news) printer.Print(*news);
     printer.Draw();

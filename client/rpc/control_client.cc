@@ -124,6 +124,14 @@ absl::StatusOr<v1::ListGroupsResponse> ControlClient::ListGroups(
     const v1::ListGroupsRequest& request, absl::Duration timeout) {
   return Call(&Stub::ListGroups, request, timeout);
 }
+absl::StatusOr<v1::SyncResponse> ControlClient::Sync(const v1::SyncRequest& request,
+                                                     absl::Duration timeout) {
+  return Call(&Stub::Sync, request, timeout);
+}
+absl::StatusOr<v1::VerifyResponse> ControlClient::Verify(const v1::VerifyRequest& request,
+                                                         absl::Duration timeout) {
+  return Call(&Stub::Verify, request, timeout);
+}
 absl::StatusOr<v1::ScrubResponse> ControlClient::Scrub(const v1::ScrubRequest& request,
                                                        absl::Duration timeout) {
   return Call(&Stub::Scrub, request, timeout);

@@ -60,6 +60,9 @@ class ControlClient {
                                                     absl::Duration timeout);
   absl::StatusOr<v1::RemoveResponse> Remove(const v1::RemoveRequest& request,
                                             absl::Duration timeout);
+  absl::StatusOr<v1::SyncResponse> Sync(const v1::SyncRequest& request, absl::Duration timeout);
+  absl::StatusOr<v1::VerifyResponse> Verify(const v1::VerifyRequest& request,
+                                            absl::Duration timeout);
   absl::StatusOr<v1::ScrubResponse> Scrub(const v1::ScrubRequest& request, absl::Duration timeout);
   absl::StatusOr<v1::HistoryResponse> History(const v1::HistoryRequest& request,
                                               absl::Duration timeout);

@@ -215,5 +215,37 @@ TEST(ArgumentsTest, Watch) {
   EXPECT_THAT(Problems(words), Contains(HasSubstr("32 hexadecimal digits")));
 }
 
+TEST(ArgumentsTest, AttachTakesGroupAndVolumeOrNeither) {
+  Arguments words = Words("attach", "vm1/vda");
+  words.qmp = "/run/vm1.qmp";
+  words.device = "disk0";
+  words.terminal = true;
+  const auto attach = RequestOf<AttachCommand>(words);
+  EXPECT_EQ(attach.group, "vm1");
+  EXPECT_EQ(attach.volume, "vda");
+  EXPECT_TRUE(attach.wait);
+  EXPECT_TRUE(attach.live);
+  words.group = "";
+  words.no_wait = true;
+  EXPECT_EQ(RequestOf<AttachCommand>(words).volume, "");
+  EXPECT_FALSE(RequestOf<AttachCommand>(words).wait);
+  words.group = "vm1/";
+  words.request_id_given = true;
+  words.request_id = "x";
+  EXPECT_THAT(Problems(words),
+              ElementsAre("\"vm1/\" is not GROUP/VOLUME", HasSubstr("--request-id")));
+  EXPECT_THAT(Problems(Words("attach")), ElementsAre(HasSubstr("--qmp"), HasSubstr("--device")));
+  EXPECT_THAT(Problems(Words("detach")), ElementsAre(HasSubstr("--qmp")));
+}
+
+TEST(ArgumentsTest, OnlyACheckpointAtTheAgentPausesTheVm) {
+  Arguments words = Words("checkpoint");
+  words.qmp_given = true;
+  words.qmp = "/run/vm1.qmp";
+  EXPECT_EQ(std::get<Invocation>(Interpret(words)).qmp, "/run/vm1.qmp");
+  words.abandon = true;
+  EXPECT_THAT(Problems(words), ElementsAre(HasSubstr("--abandon")));
+}
+
 }  // namespace
 }  // namespace understudy::ctl

@@ -1,0 +1,54 @@
+#include "client/ctl/progress.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+
+#include "client/ctl/units.h"
+
+namespace understudy::ctl {
+namespace {
+constexpr size_t kBarWidth = 30;
+}  // namespace
+
+std::string ProgressLine(const std::string& what, uint64_t done, uint64_t total,
+                         double bytes_per_second) {
+  const uint64_t left = total - std::min(done, total);
+  const double share = total == 0 ? 1 : 1 - static_cast<double>(left) / static_cast<double>(total);
+  const auto filled = static_cast<size_t>(share * kBarWidth);
+  std::string text = absl::StrFormat("%s [%s%s] %.0f %%, %s of %s", what, std::string(filled, '#'),
+                                     std::string(kBarWidth - filled, '.'), 100 * share,
+                                     HumanBytes(done), HumanBytes(total));
+  if (bytes_per_second >= 1) {
+    absl::StrAppend(&text, ", ", HumanBytes(static_cast<uint64_t>(bytes_per_second)), "/s, ",
+                    HumanSeconds(static_cast<double>(left) / bytes_per_second), " left");
+  }
+  return text + "\n";
+}
+
+Progress::Progress(bool live, std::ostream& out, std::ostream& lines) : lines_(lines) {
+  if (live) terminal_.emplace(out);
+}
+
+void Progress::Show(const std::string& what, uint64_t done, uint64_t total) {
+  const absl::Time now = absl::Now();
+  if (begun_ == absl::InfinitePast() || done < done_at_begin_) {
+    begun_ = now;
+    done_at_begin_ = done;
+  }
+  const double seconds = absl::ToDoubleSeconds(now - begun_);
+  const double rate = seconds > 0 ? static_cast<double>(done - done_at_begin_) / seconds : 0;
+  Say(ProgressLine(what, done, total, rate));
+}
+
+void Progress::Say(const std::string& text) {
+  if (terminal_.has_value()) {
+    terminal_->Draw(text);
+  } else {
+    lines_ << text << std::flush;
+  }
+}
+
+}  // namespace understudy::ctl
