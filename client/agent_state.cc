@@ -33,8 +33,11 @@ bool Apply(absl::string_view key, absl::string_view value, uint64_t& version, ui
   if (key == "term") return absl::SimpleAtoi(value, &term);
   if (key == "stream_id") return absl::SimpleAtoi(value, &record.resume.stream_id);
   if (key == "next_sequence") return absl::SimpleAtoi(value, &record.resume.next_sequence);
-  if (key == "fenced" || key == "handed_over") {
-    (key == "fenced" ? record.fenced : record.handed_over) = value == "1";
+  if (key == "fenced" || key == "handed_over" || key == "clean") {
+    bool& flag = key == "fenced"        ? record.fenced
+                 : key == "handed_over" ? record.handed_over
+                                        : record.clean;
+    flag = value == "1";
     return value == "0" || value == "1";
   }
   if (key == "agent_id") {
@@ -62,6 +65,7 @@ std::string EncodeAgentRecord(const AgentRecord& record) {
       "\nincarnation=", record.grant.incarnation.ToHex(), "\nterm=", record.grant.term.value(),
       "\nfenced=", record.fenced ? "1" : "0", "\nhanded_over=", record.handed_over ? "1" : "0",
       "\n");
+  if (record.clean) absl::StrAppend(&text, "clean=1\n");
   if (record.resume.stream_id != 0) {
     absl::StrAppend(&text, "stream_id=", record.resume.stream_id,
                     "\nnext_sequence=", record.resume.next_sequence, "\n");
@@ -139,7 +143,7 @@ absl::Status AgentState::Update(const std::function<void(AgentRecord&)>& change)
     RETURN_IF_ERROR(
         Annotate(file_system_.WriteFileAtomically(path_, EncodeAgentRecord(next)), "agent state"));
   }
-  unclean_.store(next.resume.stream_id == 0, std::memory_order_release);
+  unclean_.store(next.resume.stream_id == 0 && !next.clean, std::memory_order_release);
   base::MutexLock lock(mutex_);
   record_ = std::move(next);
   return absl::OkStatus();
@@ -147,7 +151,10 @@ absl::Status AgentState::Update(const std::function<void(AgentRecord&)>& change)
 
 absl::Status AgentState::MarkUnclean() {
   if (unclean_.load(std::memory_order_acquire)) return absl::OkStatus();
-  return Update([](AgentRecord& record) { record.resume = {}; });
+  return Update([](AgentRecord& record) {
+    record.resume = {};
+    record.clean = false;
+  });
 }
 
 }  // namespace understudy::client

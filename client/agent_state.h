@@ -9,10 +9,14 @@
 //     incarnation=, term=  the grant; stored before it is used
 //     fenced=1             refused for good, until the next Start
 //     handed_over=1        the VM's writes are refused, in every stage, until the secondary lets us in again
+//     clean=1              ended in order: `differences` says all that may differ at the secondary
 //     stream_id=, next_sequence=   only after a clean shutdown: the stream goes on here
 //
-// The stream's two lines are gone from the file before the first write after a start is queued; so after a crash they
-// are missing, a new stream begins, and the secondary knows that operations may be missing.
+// These three are gone from the file before the first write after a start is queued; so after a crash they are missing, a new stream
+// begins, and the secondary knows that operations may be missing.
+//
+// Tee mode keeps two files more. `STATE-DIR/differences` (client/differences.h) never says less than what differs but for what was
+// written since, and `STATE-DIR/intent` (client/intent_log.h) says where that was.
 //
 // Beside it lie `STATE-DIR/errors`, what is latched (storage/base/error_file.h), and `STATE-DIR/requests`, the answers to request ids
 // (storage/base/request_log.h).
@@ -44,10 +48,11 @@ struct AgentRecord {
   Grant grant;
   bool fenced = false;
   bool handed_over = false;
+  bool clean = false;
   ResumePoint resume;
   friend bool operator==(const AgentRecord& a, const AgentRecord& b) {
     return a.agent_id == b.agent_id && a.stage == b.stage && a.grant == b.grant &&
-           a.fenced == b.fenced && a.handed_over == b.handed_over &&
+           a.fenced == b.fenced && a.handed_over == b.handed_over && a.clean == b.clean &&
            a.resume.stream_id == b.resume.stream_id &&
            a.resume.next_sequence == b.resume.next_sequence;
   }
@@ -66,7 +71,7 @@ class AgentState {
 
   AgentRecord record() const;
   absl::Status Update(const std::function<void(AgentRecord&)>& change);
-  // Forgets the resume point; costs nothing after the first time.
+  // Forgets the resume point and that all is clean; costs nothing after the first time.
   absl::Status MarkUnclean();
   bool kept() const { return !path_.empty(); }
   // A file of this name in the directory. REQUIRES: kept().
@@ -85,7 +90,7 @@ class AgentState {
       io_mutex_;  // orders the writers of the file; held across I/O on purpose, taken before mutex_
   mutable base::Mutex mutex_;
   AgentRecord record_ ABSL_GUARDED_BY(mutex_);
-  std::atomic<bool> unclean_{false};  // no resume point is stored
+  std::atomic<bool> unclean_{false};  // neither is stored
 };
 
 }  // namespace understudy::client

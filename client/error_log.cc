@@ -56,6 +56,22 @@ void ErrorLog::Clear(const std::string& era) {
   if (file_ != nullptr) file_->Changed();
 }
 
+void ErrorLog::ClearMissed() {
+  {
+    base::MutexLock lock(mutex_);
+    log_.ClearMissedWrites("forward");
+  }
+  if (file_ != nullptr) file_->Changed();
+}
+
+void ErrorLog::ClearVerify() {
+  {
+    base::MutexLock lock(mutex_);
+    log_.ClearOperation("verify");
+  }
+  if (file_ != nullptr) file_->Changed();
+}
+
 std::vector<base::LatchedError> ErrorLog::errors() const {
   base::MutexLock lock(mutex_);
   return log_.errors();

@@ -31,6 +31,9 @@ class ErrorLog {
   void Clear(const std::string& era = "");
   // Goes on with what `file` has of `era`, and follows from now on. Once, before anything else; `file` lives as long as this.
   void KeepIn(std::shared_ptr<base::ErrorFile> file, const std::string& era);
+  // What was missed, or what a verify found, has been made good.
+  void ClearMissed();
+  void ClearVerify();
   // Brings what was latched to the file now: blocks.
   void Store();
   std::vector<base::LatchedError> errors() const;  // oldest first

@@ -69,14 +69,19 @@ absl::Status Forwarder::CheckRunningLocked() const {
 }
 
 absl::Status Forwarder::MissLocked(uint32_t volume, ByteRange range) {
-  figures_[volume].missed_bytes += range.size();
   const absl::Status missed = WithReason(
       absl::AbortedError("writes were not forwarded (dirty_bytes counts them) and the standby "
-                         "stays at its last checkpoint; remedy: stop and start both ends with "
-                         "equal disks, or mirror the volume again"),
+                         "stays at its last checkpoint until they are; remedy: none needed in tee "
+                         "mode, a resync sends them when the standby answers; in forward mode "
+                         "mirror the volume again"),
       kReasonIncomplete);
   // A flush misses nothing by itself.
-  if (!range.empty()) errors_.Latch(options_.volumes[volume].name, "forward", missed, range);
+  if (!range.empty()) {
+    figures_[volume].missed_bytes += range.size();
+    errors_.Latch(options_.volumes[volume].name, "forward", missed, range);
+    missed_told_ = true;
+    TellMissedLocked(volume, range);
+  }
   // Not IncompleteError(): that many writes may be skipped in a second.
   return WithReason(
       absl::AbortedError(absl::StrCat("group ", options_.group, ": the standby misses writes")),
@@ -88,23 +93,33 @@ absl::Status Forwarder::IncompleteError() const {
   if (extents.empty()) extents = "which ones is not known here, the service's errors may tell";
   return WithReason(absl::AbortedError(absl::StrCat(
                         "group ", options_.group, ": the standby misses writes (", extents,
-                        "); it stays at its last checkpoint until a resync, or a new start with "
-                        "equal disks")),
+                        "); it stays at its last checkpoint until a resync has ended, see "
+                        "understudyctl status")),
                     kReasonIncomplete);
 }
 
+void Forwarder::TellMissedLocked(uint32_t volume, ByteRange range) {
+  if (listener_ != nullptr && !range.empty()) listener_->OnMissed(volume, range);
+}
+
 void Forwarder::DegradeLocked(const absl::Status& cause, uint32_t volume, ByteRange range) {
-  if (degraded_) return;
-  degraded_ = true;
-  degraded_since_ = clock_.Monotonic();
+  skipping_ = true;
+  MarkIncompleteLocked(cause, volume, range);
+}
+
+void Forwarder::MarkIncompleteLocked(const absl::Status& cause, uint32_t volume, ByteRange range) {
+  if (incomplete_) return;
+  incomplete_ = true;
+  incomplete_since_ = clock_.Monotonic();
   // One operation beyond the bound, so that nothing later can pass for complete.
   window_.Append({.volume = volume,
                   .kind = OperationKind::kIncomplete,
                   .offset = range.start,
                   .length = range.size()},
-                 degraded_since_);
+                 incomplete_since_);
   TellLocked({.kind = base::EventKind::kIncomplete});
   errors_.Latch("", "forward", WithReason(cause, kReasonIncomplete));
+  missed_told_ = true;
   NotifyLocked();
 }
 
@@ -120,10 +135,11 @@ absl::Status Forwarder::WaitForRoom(uint32_t volume, ByteRange range, uint64_t b
   while (true) {
     if (absl::Status status = CheckRunningLocked(); !status.ok()) {
       if (!running_) skipped_while_stopped_ = true;
+      TellMissedLocked(volume, range);
       return status;
     }
     if (HandedOverLocked()) return HandedOverError();
-    if (degraded_) return MissLocked(volume, range);
+    if (skipping_) return MissLocked(volume, range);
     const bool fits = window_.bytes() + bytes + kOperationBytes <= options_.window_bytes;
     if (!draining_ && (fits || window_.empty())) return absl::OkStatus();
     if (draining_ || options_.on_full == OnFull::kBlock) {
@@ -133,7 +149,7 @@ absl::Status Forwarder::WaitForRoom(uint32_t volume, ByteRange range, uint64_t b
           absl::ResourceExhaustedError(absl::StrCat("the window of ", options_.window_bytes,
                                                     " bytes was full and the standby acknowledged "
                                                     "nothing for --stall-timeout; remedy: look at "
-                                                    "the standby and the link, then start anew")),
+                                                    "the standby and the link")),
           volume, range);
     } else {
       const absl::Duration left =
@@ -144,7 +160,7 @@ absl::Status Forwarder::WaitForRoom(uint32_t volume, ByteRange range, uint64_t b
 }
 
 absl::StatusOr<Window::Slot> Forwarder::QueuePiece(uint32_t volume, uint64_t offset,
-                                                   std::span<const char> data) {
+                                                   std::span<const char> data, uint64_t* ticket) {
   const uint64_t wanted = std::min<uint64_t>(data.size(), kPieceBytes);
   Window::Slot slot;
   {
@@ -152,6 +168,7 @@ absl::StatusOr<Window::Slot> Forwarder::QueuePiece(uint32_t volume, uint64_t off
     RETURN_IF_ERROR(WaitForRoom(volume, ByteRange::OfLength(offset, data.size()), wanted));
     slot = window_.AppendData(volume, offset, wanted, clock_.Monotonic());
     slot.stream = stream_id_;
+    if (ticket != nullptr) *ticket = TicketLocked(slot.sequence);
     if (slot.length <= kCopyUnderLockBytesMax) {
       std::memcpy(slot.data, data.data(), slot.length);
       return slot;
@@ -164,12 +181,13 @@ absl::StatusOr<Window::Slot> Forwarder::QueuePiece(uint32_t volume, uint64_t off
   return slot;
 }
 
-absl::Status Forwarder::Write(uint32_t volume, uint64_t offset, std::span<const char> data) {
+absl::Status Forwarder::Write(uint32_t volume, uint64_t offset, std::span<const char> data,
+                              uint64_t* ticket) {
   RETURN_IF_ERROR(CheckRange(volume, offset, data.size()));
   uint64_t stream = 0;
   uint64_t sequence = 0;
   while (!data.empty()) {
-    ASSIGN_OR_RETURN(const Window::Slot slot, QueuePiece(volume, offset, data));
+    ASSIGN_OR_RETURN(const Window::Slot slot, QueuePiece(volume, offset, data, ticket));
     sequence = slot.sequence;
     stream = slot.stream;
     offset += slot.length;
@@ -180,7 +198,7 @@ absl::Status Forwarder::Write(uint32_t volume, uint64_t offset, std::span<const 
 }
 
 absl::Status Forwarder::QueueRange(OperationKind kind, uint32_t volume, uint64_t offset,
-                                   uint64_t length) {
+                                   uint64_t length, uint64_t* ticket) {
   uint64_t stream = 0;
   uint64_t sequence = 0;
   {
@@ -189,19 +207,22 @@ absl::Status Forwarder::QueueRange(OperationKind kind, uint32_t volume, uint64_t
     sequence = window_.Append({.volume = volume, .kind = kind, .offset = offset, .length = length},
                               clock_.Monotonic());
     stream = stream_id_;
+    if (ticket != nullptr) *ticket = TicketLocked(sequence);
   }
   Pump();
   return WaitForAck(stream, sequence);
 }
 
-absl::Status Forwarder::WriteZeroes(uint32_t volume, uint64_t offset, uint64_t length) {
+absl::Status Forwarder::WriteZeroes(uint32_t volume, uint64_t offset, uint64_t length,
+                                    uint64_t* ticket) {
   RETURN_IF_ERROR(CheckRange(volume, offset, length));
-  return QueueRange(OperationKind::kZero, volume, offset, length);
+  return QueueRange(OperationKind::kZero, volume, offset, length, ticket);
 }
 
-absl::Status Forwarder::Discard(uint32_t volume, uint64_t offset, uint64_t length) {
+absl::Status Forwarder::Discard(uint32_t volume, uint64_t offset, uint64_t length,
+                                uint64_t* ticket) {
   RETURN_IF_ERROR(CheckRange(volume, offset, length));
-  return QueueRange(OperationKind::kDiscard, volume, offset, length);
+  return QueueRange(OperationKind::kDiscard, volume, offset, length, ticket);
 }
 
 absl::Status Forwarder::Flush(uint32_t volume) {
@@ -216,17 +237,18 @@ absl::Status Forwarder::Flush(uint32_t volume) {
     }
   }
   if (stream != 0) return WaitForAck(stream, last);
-  return QueueRange(OperationKind::kFlush, volume, 0, 0);
+  return QueueRange(OperationKind::kFlush, volume, 0, 0, nullptr);
 }
 
 void Forwarder::NoteMissed(uint32_t volume, ByteRange range, const absl::Status& cause) {
   {
     base::MutexLock lock(mutex_);
-    if (!running_) {
-      skipped_while_stopped_ = true;
+    if (!running_ || fenced_) {
+      if (!running_) skipped_while_stopped_ = true;
+      TellMissedLocked(volume, range);
       return;
     }
-    DegradeLocked(cause, volume, range);
+    MarkIncompleteLocked(cause, volume, range);
     MissLocked(volume, range).IgnoreError();
   }
   Pump();
@@ -291,7 +313,7 @@ absl::StatusOr<CheckpointResult> Forwarder::Checkpoint(const base::Deadline& dea
   {
     base::MutexLock lock(mutex_);
     RETURN_IF_ERROR(WaitWhileDrainingLocked(deadline));
-    if (degraded_) {
+    if (incomplete_) {
       ++checkpoints_["aborted"];
       return IncompleteError();
     }
@@ -313,7 +335,7 @@ absl::StatusOr<CheckpointResult> Forwarder::Prepare(const base::Deadline& deadli
   {
     base::MutexLock lock(mutex_);
     RETURN_IF_ERROR(WaitWhileDrainingLocked(deadline));
-    if (degraded_) return IncompleteError();
+    if (incomplete_) return IncompleteError();
     const absl::Duration now = clock_.Monotonic();
     const uint64_t sequence = window_.Append({.kind = OperationKind::kPrepare}, now);
     marker = prepares_.Add(sequence, MarkerOwner::kCaller, now);
@@ -412,7 +434,7 @@ ForwarderState Forwarder::state() const {
 SyncState Forwarder::SyncStateLocked() const {
   if (!running_) return SyncState::kUnspecified;
   if (fenced_) return SyncState::kDiverged;
-  if (degraded_) return SyncState::kBehind;
+  if (incomplete_) return SyncState::kBehind;
   if (session_state_ != Session::kConnected) return SyncState::kDisconnected;
   return SyncState::kAssumed;
 }
@@ -421,7 +443,8 @@ ForwarderState Forwarder::StateLocked() const {
   ForwarderState state{.running = running_,
                        .connected = session_state_ == Session::kConnected,
                        .fenced = fenced_,
-                       .incomplete = degraded_,
+                       .incomplete = incomplete_,
+                       .skipping = skipping_,
                        .sync_state = SyncStateLocked(),
                        .grant = grant_,
                        .stream_id = stream_id_,
@@ -440,7 +463,7 @@ ForwarderState Forwarder::StateLocked() const {
                        .checkpoints = checkpoints_,
                        .volumes = figures_};
   std::optional<absl::Duration> oldest = window_.oldest();
-  if (degraded_) oldest = std::min(oldest.value_or(degraded_since_), degraded_since_);
+  if (incomplete_) oldest = std::min(oldest.value_or(incomplete_since_), incomplete_since_);
   if (oldest.has_value()) state.lag = clock_.Monotonic() - *oldest;
   for (size_t i = 0; i < state.volumes.size(); ++i) {
     state.volumes[i].unacknowledged_bytes = window_.undurable_bytes(i);

@@ -13,7 +13,10 @@
 // Order        operations have the order in which the calls took their place in the window; a call that returned came before
 //              one that began later. Overlapping concurrent writes are the caller's business (client/volume).
 // Window       bounded by ForwarderOptions::window_bytes; when full see OnFull. Degraded: a write was skipped, INCOMPLETE went
-//              ahead of anything later, the error is latched, and further writes are only counted until Stop() and Start().
+//              ahead of anything later, the error is latched, and further writes are skipped, too, until BeginResync() or a new start.
+// Resync       whoever knows what was skipped (ForwarderListener tells) sends it again: BeginResync(), Resend() of each range, EndResync(),
+//              while Write() goes on. client/resync does; without it a group stays incomplete until Stop() and Start().
+// Tickets      number the operations over all streams of this Forwarder, in their order: what was durable once stays durable.
 // Connection   made and kept by the forwarder's own thread; a short outage loses nothing and shows in state() only.
 // Threads      all methods from any thread. One leaf lock, never held across I/O, a copy of more than 16 KiB, a checksum or a
 //              call to the transport.
@@ -32,6 +35,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -49,8 +53,8 @@
 
 namespace understudy::client {
 
-// What must be stored before it is used. Called with no lock held from the forwarder's thread and, but for OnHandoverWanted(), may do
-// I/O.
+// What must be stored before it is used. Called with no lock held from the forwarder's thread and may do I/O, but for OnHandoverWanted()
+// and OnMissed().
 class ForwarderListener {
  public:
   virtual ~ForwarderListener() = default;
@@ -62,6 +66,11 @@ class ForwarderListener {
   virtual void OnHandoverWanted() {}
   // It takes our writes again. The stream is used only after OK.
   virtual absl::Status OnHandoverTakenBack() { return absl::OkStatus(); }
+
+  // The secondary may differ anywhere. The stream is used only after OK.
+  virtual absl::Status OnUnknown() { return absl::OkStatus(); }
+  // `range` is in no stream and not known to be at the secondary. Under the forwarder's lock: a leaf, no I/O.
+  virtual void OnMissed(uint32_t /*volume*/, ByteRange /*range*/) {}
 };
 
 // Where a stream goes on; stream_id 0: nowhere.
@@ -77,20 +86,26 @@ struct StartOptions {
       false;  // by an earlier run: until the secondary lets us in again, nothing is taken
   ResumePoint
       resume;  // of an earlier run that ended with everything received and wrote nothing since
+  // The caller knows of ranges that may differ at the secondary: the stream begins INCOMPLETE.
+  bool incomplete = false;
+  // It knows all of them that an earlier run under `grant` has left. Otherwise, when the secondary says that it misses something,
+  // OnUnknown() follows.
+  bool covered = false;
 };
 
 struct ForwarderVolumeState {
   uint64_t sent_data_bytes = 0;  // put on the wire, repetitions included
   uint64_t sent_zero_bytes = 0;
   uint64_t unacknowledged_bytes = 0;  // queued, not known durable there
-  uint64_t missed_bytes = 0;          // skipped since Start()
+  uint64_t missed_bytes = 0;          // skipped since Start() or the last resync
 };
 
 struct ForwarderState {
   bool running = false;
   bool connected = false;
   bool fenced = false;
-  bool incomplete = false;  // degraded, or the secondary says so
+  bool incomplete = false;  // writes are missing there: no checkpoint can commit
+  bool skipping = false;    // and those that come now are not sent either
   SyncState sync_state = SyncState::kUnspecified;
   Grant grant;
   uint64_t stream_id = 0;
@@ -126,10 +141,16 @@ class Forwarder : private TransportEvents {
   absl::Status Stop(bool drain, const base::Deadline& deadline = absl::InfiniteFuture());
   ResumePoint resume_point() const;
 
-  absl::Status Write(uint32_t volume, uint64_t offset, std::span<const char> data);
-  absl::Status WriteZeroes(uint32_t volume, uint64_t offset, uint64_t length);
-  absl::Status Discard(uint32_t volume, uint64_t offset, uint64_t length);
+  // `ticket`, where wanted: of the last operation that was queued for it, also when the call fails then; else unchanged.
+  absl::Status Write(uint32_t volume, uint64_t offset, std::span<const char> data,
+                     uint64_t* ticket = nullptr);
+  absl::Status WriteZeroes(uint32_t volume, uint64_t offset, uint64_t length,
+                           uint64_t* ticket = nullptr);
+  absl::Status Discard(uint32_t volume, uint64_t offset, uint64_t length,
+                       uint64_t* ticket = nullptr);
   absl::Status Flush(uint32_t volume);
+  // Of the newest operation such that it and all before it are durable there, or were reported by OnMissed().
+  uint64_t durable_ticket() const;
   // The caller knows that `range` differs there and was not queued (a local write that failed half-way).
   void NoteMissed(uint32_t volume, ByteRange range, const absl::Status& cause);
 
@@ -141,6 +162,29 @@ class Forwarder : private TransportEvents {
   // The same for the first of three steps: the epoch is sealed at the marker and durable there, and waits to be committed. Errors
   // alike, but nothing is left of a call that failed: one that is repeated seals another epoch, with what the first one has.
   absl::StatusOr<CheckpointResult> Prepare(const base::Deadline& deadline);
+
+  // ---- resync: forwarder_resync.cc; one caller ----------------------------------------------------------------------------
+
+  // Returns when the group is incomplete and connected, with room for more; from then on writes are taken into the stream again.
+  // kDeadlineExceeded, kCancelled: not until then. kFailedPrecondition reason NOT_RUNNING, FENCED.
+  absl::Status BeginResync(const base::Deadline& deadline);
+  // Until the VM's own writes leave room in the window. kAborted: writes are skipped again, kUnavailable: the connection is gone; begin
+  // anew. kDeadlineExceeded, kCancelled.
+  absl::Status AwaitSpareRoom(uint64_t bytes, const base::Deadline& deadline);
+  // Queues a part of what was missed without waiting; zeroes as ZERO. The caller keeps writes to the range away. kAborted as above.
+  absl::Status Resend(uint32_t volume, uint64_t offset, std::span<const char> data,
+                      uint64_t* ticket);
+  // Ends the INCOMPLETE, and takes a checkpoint, if `nothing_missing` says so under the lock that orders it with OnMissed(); else
+  // kAborted. After any other error than that the stream is complete all the same, and the next checkpoint takes the missed
+  // writes' errors away.
+  absl::StatusOr<CheckpointResult> EndResync(absl::FunctionRef<bool()> nothing_missing,
+                                             const base::Deadline& deadline);
+  // The caller wants a resync though nothing may be missing: INCOMPLETE, with that reason, until it ends.
+  absl::Status MakeIncomplete(const absl::Status& cause);
+  // Until everything queued so far has been received, or is durable, there. kUnavailable at the deadline; kAborted when a new stream
+  // has begun meanwhile.
+  absl::Status AwaitReceived(const base::Deadline& deadline);
+  absl::Status AwaitDurable(const base::Deadline& deadline);
 
   // The answer to OnHandoverWanted(), once nothing is being written any more: ends the stream with a HANDOVER and returns when the
   // secondary has committed it, with where the stream would go on. From its call on Write() and its like fail with reason HANDED_OVER.
@@ -172,13 +216,24 @@ class Forwarder : private TransportEvents {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool StalledLocked(absl::Duration since) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<Window::Slot> QueuePiece(uint32_t volume, uint64_t offset,
-                                          std::span<const char> data);
-  absl::Status QueueRange(OperationKind kind, uint32_t volume, uint64_t offset, uint64_t length);
+                                          std::span<const char> data, uint64_t* ticket);
+  absl::Status QueueRange(OperationKind kind, uint32_t volume, uint64_t offset, uint64_t length,
+                          uint64_t* ticket);
+  uint64_t TicketLocked(uint64_t sequence) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status WaitForAck(uint64_t stream, uint64_t sequence);
   absl::Status MissLocked(uint32_t volume, ByteRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // `volume` and `range`: the first write that is missing, when it is known; the INCOMPLETE carries it to the secondary.
-  void DegradeLocked(const absl::Status& cause, uint32_t volume = 0, ByteRange range = {})
+  void DegradeLocked(const absl::Status& cause, uint32_t volume, ByteRange range)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void MarkIncompleteLocked(const absl::Status& cause, uint32_t volume = 0, ByteRange range = {})
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void MarkStartIncompleteLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void TellMissedLocked(uint32_t volume, ByteRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status AwaitQueued(bool durable, const base::Deadline& deadline);
+  absl::Status CheckResyncLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The standby says that it misses operations, and not because of the INCOMPLETE that a COMPLETE on its way ends.
+  bool BehindLocked(bool incomplete, uint64_t received) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void EndMissedLocked(uint64_t committed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   uint64_t AppendMarkerLocked(MarkerOwner owner) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The outcome of a marker; nothing when there was none before the deadline.
   std::optional<absl::StatusOr<CheckpointResult>> AwaitLocked(Markers& markers, uint64_t marker,
@@ -206,10 +261,17 @@ class Forwarder : private TransportEvents {
   void Run();
   absl::Duration RunOnce();  // one look at what is due; returns how long to wait for the next
   void Connect();
+  // The handshake: forwarder_handshake.cc.
   void AcceptReply(const HandshakeReply& reply);
+  // Whether our sequences and the secondary's fit together.
+  bool KnownLocked(const HandshakeReply& reply) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether nobody here can say what the secondary misses.
+  bool UnknownLocked(const HandshakeReply& reply) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckReplyLocked(const HandshakeReply& reply) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ResumeLocked(const HandshakeReply& reply) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void LatchUndurableLocked(const absl::Status& cause) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What the window holds may or may not be there.
+  void MissWindowLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void LatchWindowLocked(const absl::Status& cause) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CountCrcFailureLocked(uint64_t received) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void NewStreamLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CommittedLocked(const CheckpointResult& result) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -261,13 +323,21 @@ class Forwarder : private TransportEvents {
   bool fenced_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status fenced_status_ ABSL_GUARDED_BY(mutex_);
   bool fenced_reported_ ABSL_GUARDED_BY(mutex_) = false;
-  bool degraded_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::Duration degraded_since_ ABSL_GUARDED_BY(mutex_);
+  // incomplete_: of INCOMPLETE and COMPLETE the former was queued last. skipping_: writes are missed, not queued.
+  bool incomplete_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Duration incomplete_since_ ABSL_GUARDED_BY(mutex_);
+  bool skipping_ ABSL_GUARDED_BY(mutex_) = false;
+  uint64_t complete_sequence_ ABSL_GUARDED_BY(mutex_) = 0;  // of the newest COMPLETE; 0: none
+  bool missed_told_ ABSL_GUARDED_BY(mutex_) =
+      false;  // errors_ has missed writes that no checkpoint has made good
+  bool covered_ ABSL_GUARDED_BY(mutex_) = false;
+  bool incomplete_at_start_ ABSL_GUARDED_BY(mutex_) = false;  // to be said yet
   bool skipped_while_stopped_ ABSL_GUARDED_BY(mutex_) = false;
   Handover handover_ ABSL_GUARDED_BY(mutex_) = Handover::kNone;
   uint64_t handover_sequence_ ABSL_GUARDED_BY(mutex_) = 0;  // of the HANDOVER, when kQueued
   // The stream.
   uint64_t stream_id_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t streams_ ABSL_GUARDED_BY(mutex_) = 0;  // begun so far: the upper part of a ticket
   bool resumable_ ABSL_GUARDED_BY(mutex_) = false;
   Grant grant_ ABSL_GUARDED_BY(mutex_);
   bool takeover_ ABSL_GUARDED_BY(mutex_) = false;

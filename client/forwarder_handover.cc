@@ -27,7 +27,7 @@ void Forwarder::OnHandoverWanted(uint64_t session) {
     if (session != session_ || session_state_ != Session::kConnected) return;
     ContactLocked();
     // Degraded: INCOMPLETE is on its way and says why not. Draining: the stream ends without it.
-    if (handover_ != Handover::kNone || degraded_ || draining_ || listener_ == nullptr) return;
+    if (handover_ != Handover::kNone || incomplete_ || draining_ || listener_ == nullptr) return;
     handover_ = Handover::kWanted;
   }
   listener_->OnHandoverWanted();
@@ -51,7 +51,7 @@ absl::StatusOr<ResumePoint> Forwarder::HandOver() {
     if (handover_ != Handover::kWanted) {
       return absl::CancelledError("the connection over which the hand-over was asked for is gone");
     }
-    if (degraded_) {
+    if (incomplete_) {
       handover_ = Handover::kNone;
       return WithReason(absl::AbortedError("the standby misses writes"), kReasonIncomplete);
     }

@@ -15,9 +15,7 @@ namespace {
 
 constexpr absl::Duration kRefusedBackoff = absl::Seconds(2);
 
-constexpr uint64_t kFrameTargetBytes = 256 << 10;
 constexpr size_t kCheckpointDurationsMax = 1024;
-constexpr int kCrcFailuresMax = 3;  // of the same frame, then it is an error
 // How long after a reconnect a marker that was received before it may still be answered.
 constexpr int kAnswerHeartbeats = 3;
 
@@ -54,10 +52,10 @@ std::string FailureReason(const absl::Status& status) {
   }
 }
 
-// Refusals that pass by themselves: nobody needs to look.
+// Refusals that pass by themselves: nobody needs to look. UNKNOWN is gRPC's word for a connection whose bytes make no sense.
 bool Transient(const absl::Status& status) {
   return status.ok() || absl::IsUnavailable(status) || absl::IsCancelled(status) ||
-         absl::IsDeadlineExceeded(status) || absl::IsDataLoss(status) ||
+         absl::IsDeadlineExceeded(status) || absl::IsDataLoss(status) || absl::IsUnknown(status) ||
          HasReason(status, kReasonNotRunning) || HasReason(status, kReasonHandedOver);
 }
 
@@ -80,7 +78,9 @@ absl::Status Forwarder::Start(const StartOptions& options) {
       stream_id_ = options.resume.stream_id;
       window_.Reset(options.resume.next_sequence);
     }
-    fenced_ = fenced_reported_ = degraded_ = lost_ = draining_ = closed_by_crc_ = false;
+    fenced_ = fenced_reported_ = lost_ = draining_ = closed_by_crc_ = false;
+    incomplete_ = skipping_ = missed_told_ = false;
+    covered_ = options.covered;
     skipped_while_stopped_ = resumable_ = false;
     grant_ = options.grant;
     takeover_ = options.takeover;
@@ -90,6 +90,9 @@ absl::Status Forwarder::Start(const StartOptions& options) {
     last_contact_ = last_progress_ = next_attempt_ = clock_.Monotonic();
     backoff_ = options_.backoff_min;
     running_ = true;
+    incomplete_at_start_ = options.incomplete;
+    // Who has handed over writes nothing, and need not say it before it is let in again.
+    if (!options.handed_over) MarkStartIncompleteLocked();
   }
   thread_ = std::thread([this] { Run(); });
   base::MutexLock lock(mutex_);
@@ -97,10 +100,18 @@ absl::Status Forwarder::Start(const StartOptions& options) {
   return absl::OkStatus();
 }
 
+void Forwarder::MarkStartIncompleteLocked() {
+  if (!std::exchange(incomplete_at_start_, false)) return;
+  MarkIncompleteLocked(absl::AbortedError(
+      "what was written before this start may be missing at the standby; remedy: none needed in "
+      "tee mode, a resync compares and sends it when the standby answers"));
+}
+
 void Forwarder::NewStreamLocked() {
   stream_id_ = RandomId();
+  ++streams_;
   window_.Reset(1);
-  committed_sequence_ = 0;
+  committed_sequence_ = complete_sequence_ = 0;
   durable_needed_ = durable_asked_ = 0;
 }
 
@@ -146,8 +157,9 @@ absl::Status Forwarder::Stop(bool drain, const base::Deadline& deadline) {
     changing_ = true;
     running_ = false;
     draining_ = false;
-    resumable_ = !degraded_ && !fenced_ && !grant_.none() &&
+    resumable_ = !incomplete_ && !fenced_ && !grant_.none() &&
                  window_.received_sequence() + 1 == window_.next_sequence();
+    MissWindowLocked();
     window_.Reset(window_.next_sequence());
     FailMarkersLocked(absl::AbortedError("replication was stopped"));
     NotifyLocked();
@@ -256,137 +268,6 @@ void Forwarder::Connect() {
   transport_->Connect(session, handshake, this);
 }
 
-void Forwarder::OnReply(uint64_t session, const HandshakeReply& reply) {
-  base::MutexLock lock(mutex_);
-  if (session != session_ || session_state_ != Session::kConnecting) return;
-  ContactLocked();
-  reply_ = reply;
-  wake_.NotifyOne();
-}
-
-void Forwarder::AcceptReply(const HandshakeReply& reply) {
-  uint64_t session = 0;
-  bool new_grant = false;
-  bool taken_back = false;
-  {
-    base::MutexLock lock(mutex_);
-    if (session_state_ != Session::kConnecting) return;
-    taken_back = TakeBackHandoverLocked(reply);
-    session = session_;
-    new_grant = reply.grant != grant_;
-  }
-  absl::Status status;
-  if (new_grant && listener_ != nullptr) status = listener_->OnGrant(reply.grant);
-  if (status.ok() && taken_back && listener_ != nullptr) status = listener_->OnHandoverTakenBack();
-  {
-    base::MutexLock lock(mutex_);
-    if (taken_back && !status.ok()) handover_ = Handover::kDone;  // the next handshake tries again
-    if (session != session_ || session_state_ != Session::kConnecting || !running_) return;
-    if (status.ok()) status = CheckReplyLocked(reply);
-    if (status.ok()) ResumeLocked(reply);
-  }
-  if (!status.ok()) {
-    if (!HasReason(status, kReasonIncomplete)) errors_.Latch("", "connect", status);
-    CloseSession();
-    return;
-  }
-  Pump();
-}
-
-absl::Status Forwarder::CheckReplyLocked(const HandshakeReply& reply) {
-  const bool ids_fit = reply.volume_ids.size() == options_.volumes.size() &&
-                       (volume_ids_.empty() || volume_ids_ == reply.volume_ids);
-  if (reply.grant.none() || !ids_fit) {
-    return absl::InternalError(
-        "the standby's handshake is malformed (no incarnation, or other volumes than before); "
-        "remedy: "
-        "update both ends to the same release");
-  }
-  grant_ = reply.grant;
-  takeover_ = false;
-  if (closed_by_crc_) CountCrcFailureLocked(reply.received_sequence);
-  const bool known = reply.received_sequence + 1 >= window_.first_available_sequence() &&
-                     reply.received_sequence < window_.next_sequence();
-  if (known) return absl::OkStatus();
-  // The difference is unknown: a new stream, which says so before anything else.
-  const absl::Status gap =
-      WithReason(absl::AbortedError(
-                     "the standby lost operations that this agent has no longer; remedy: stop and "
-                     "start both ends with equal disks, or mirror the volumes again"),
-                 kReasonIncomplete);
-  LatchUndurableLocked(gap);
-  NewStreamLocked();
-  FailMarkersLocked(gap);
-  degraded_ = false;
-  DegradeLocked(gap);
-  return gap;
-}
-
-// What the window holds may or may not be there. Named by volume, from the first such operation to the end of the last.
-void Forwarder::LatchUndurableLocked(const absl::Status& cause) {
-  for (size_t i = 0; i < figures_.size(); ++i) {
-    figures_[i].missed_bytes += window_.undurable_bytes(i);
-    const ByteRange range = window_.UndurableRange(i);
-    if (!range.empty()) errors_.Latch(options_.volumes[i].name, "forward", cause, range);
-  }
-}
-
-void Forwarder::CountCrcFailureLocked(uint64_t received) {
-  closed_by_crc_ = false;
-  crc_failures_ = crc_failures_ > 0 && crc_sequence_ == received ? crc_failures_ + 1 : 1;
-  crc_sequence_ = received;
-  if (crc_failures_ != kCrcFailuresMax) return;
-  errors_.Latch("", "forward",
-                absl::DataLossError(absl::StrCat(
-                    "the frame after sequence ", received, " arrived damaged ", kCrcFailuresMax,
-                    " times; remedy: look for faulty memory or network hardware on the way")));
-}
-
-void Forwarder::ResumeLocked(const HandshakeReply& reply) {
-  // What was committed before this start is no news; what was committed while there was no connection is.
-  const bool first = volume_ids_.empty();
-  if (!first && reply.committed_epoch > committed_epoch_) {
-    TellLocked({.kind = base::EventKind::kCheckpoint, .epoch = reply.committed_epoch});
-  }
-  if (first) {
-    volume_ids_ = reply.volume_ids;
-    window_.MapVolumes(volume_ids_);
-  }
-  window_.set_frame_payload_bytes(kFrameTargetBytes, reply.frame_payload_bytes_max == 0
-                                                         ? kFramePayloadBytesMax
-                                                         : reply.frame_payload_bytes_max);
-  window_.Rewind(reply.received_sequence);
-  window_.Durable(reply.durable_sequence);
-  durable_asked_ = 0;
-  committed_epoch_ = std::max(committed_epoch_, reply.committed_epoch);
-  committed_time_ = std::max(committed_time_, reply.committed_time);
-  if (reply.committed_sequence != 0) {
-    CommittedLocked({.epoch = reply.committed_epoch, .sequence = reply.committed_sequence});
-  }
-  if (reply.incomplete) {
-    DegradeLocked(absl::AbortedError(
-        "the standby misses operations of an earlier stream; remedy: stop and start both ends with "
-        "equal disks, or mirror the volumes again"));
-  }
-  session_state_ = Session::kConnected;
-  connected_once_ = true;
-  connected_at_ = clock_.Monotonic();
-  received_at_connect_ = reply.received_sequence;
-  lost_ = false;
-  ++sessions_ok_;
-  backoff_ = options_.backoff_min;
-  last_progress_ = last_heartbeat_ = clock_.Monotonic();
-  ContactLocked();
-  NotifyLocked();
-  TellLocked({.kind = base::EventKind::kConnected, .term = grant_.term});
-  base::LogInfo("stream_connected")
-      .With("group", options_.group)
-      .With("term", grant_.term.value())
-      .With("received_sequence", reply.received_sequence)
-      .With("next_sequence", window_.next_sequence())
-      .With("incomplete", degraded_);
-}
-
 void Forwarder::CommittedLocked(const CheckpointResult& result) {
   const auto finished = markers_.Committed(result);
   if (result.epoch > committed_epoch_) {
@@ -400,6 +281,7 @@ void Forwarder::CommittedLocked(const CheckpointResult& result) {
     committed_time_ = clock_.Now();
   }
   committed_sequence_ = std::max(committed_sequence_, result.sequence);
+  EndMissedLocked(committed_sequence_);
   CountMarkersLocked(finished);
   prepares_.Aborted(result.sequence, 0,
                     absl::AbortedError(absl::StrCat("group ", options_.group,
@@ -427,6 +309,7 @@ void Forwarder::CountMarkersLocked(const std::vector<Markers::Finished>& finishe
 }
 
 void Forwarder::OnAck(uint64_t session, const Ack& ack) {
+  bool unknown = false;
   {
     base::MutexLock lock(mutex_);
     if (session != session_ || session_state_ != Session::kConnected) return;
@@ -452,15 +335,14 @@ void Forwarder::OnAck(uint64_t session, const Ack& ack) {
                        .bytes = ack.committed_bytes,
                        .duration = ack.committed_duration});
     }
-    if (ack.incomplete) {
-      DegradeLocked(absl::AbortedError(
-          "the standby refused a write and stays at its last checkpoint; its own errors tell why"));
-    }
+    // It misses what we know nothing of: the handshake settles that.
+    unknown = BehindLocked(ack.incomplete, ack.received_sequence) && !incomplete_;
     if (ack.echo_micros != 0) {
       round_trip_ = last_contact_ - absl::Microseconds(static_cast<int64_t>(ack.echo_micros));
     }
     NotifyLocked();
   }
+  if (unknown) CloseSession();
   Pump();
 }
 

@@ -14,6 +14,7 @@ namespace {
 
 // How long Start() waits for the secondary's first word before it leaves the rest to the forwarder.
 constexpr absl::Duration kFirstAnswer = absl::Seconds(1);
+constexpr absl::Duration kLook = absl::Milliseconds(5);
 
 absl::Status RunningOrDone(const std::string& group) {
   return absl::FailedPreconditionError(
@@ -45,11 +46,9 @@ absl::StatusOr<std::unique_ptr<PrimaryDisk>> OpenDisk(base::FileSystem& file_sys
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Primary>> Primary::Create(PrimaryOptions options,
-                                                         base::FileSystem& file_system,
-                                                         std::unique_ptr<AgentState> state,
-                                                         Transport* transport,
-                                                         const base::Clock& clock) {
+absl::StatusOr<std::unique_ptr<Primary>> Primary::Create(
+    PrimaryOptions options, base::FileSystem& file_system, std::unique_ptr<AgentState> state,
+    Transport* transport, ChecksumSource* checksums, const base::Clock& clock) {
   std::vector<std::unique_ptr<PrimaryDisk>> disks;
   for (PrimaryVolumeOptions& volume : options.volumes) {
     ASSIGN_OR_RETURN(std::unique_ptr<PrimaryDisk> disk, OpenDisk(file_system, volume));
@@ -59,7 +58,7 @@ absl::StatusOr<std::unique_ptr<Primary>> Primary::Create(PrimaryOptions options,
   }
   options.forwarder.agent_id = state->record().agent_id;
   RETURN_IF_ERROR(options.forwarder.Validate());
-  auto primary = std::unique_ptr<Primary>(new Primary(std::move(state), clock));
+  auto primary = std::unique_ptr<Primary>(new Primary(std::move(state), file_system, clock));
   AgentState* const kept = primary->state_.get();
   ForwarderListener* const listener = primary.get();
   primary->forwarder_ = std::make_unique<Forwarder>(options.forwarder, transport, clock, listener,
@@ -72,6 +71,12 @@ absl::StatusOr<std::unique_ptr<Primary>> Primary::Create(PrimaryOptions options,
                                 options.forwarder.group),
         std::string(StageName(kept->record().stage)));
   }
+  primary->differences_ =
+      std::make_unique<Differences>(options.forwarder.volumes, options.dirty_map_bytes);
+  const bool any_tee =
+      std::any_of(disks.begin(), disks.end(), [](const auto& disk) { return disk != nullptr; });
+  if (any_tee && kept->kept()) RETURN_IF_ERROR(primary->OpenIntents(file_system, options));
+  std::vector<Volume*> volumes;
   for (size_t i = 0; i < disks.size(); ++i) {
     primary->volumes_.push_back(std::make_unique<Volume>(
         VolumeOptions{.index = static_cast<uint32_t>(i),
@@ -80,18 +85,39 @@ absl::StatusOr<std::unique_ptr<Primary>> Primary::Create(PrimaryOptions options,
                       .report_forward_errors = options.report_forward_errors,
                       .stop_when_fenced = options.stop_when_fenced},
         primary->forwarder_.get(), &primary->gate_, std::move(disks[i]),
-        [kept] { return kept->MarkUnclean(); }));
+        [kept] { return kept->MarkUnclean(); }, primary->intents_.get()));
+    volumes.push_back(primary->volumes_.back().get());
   }
+  Primary* const self = primary.get();
+  primary->resync_ =
+      std::make_unique<Resync>(Resync::Parts{.forwarder = self->forwarder_.get(),
+                                             .volumes = volumes,
+                                             .differences = self->differences_.get(),
+                                             .source = checksums,
+                                             .journal = &self->journal_,
+                                             .clock = &clock,
+                                             .bytes_per_second = options.resync_bytes_per_second,
+                                             .store = [self] { return self->StoreDifferences(); }});
   return primary;
 }
 
-Primary::~Primary() { forwarder_->Stop(false).IgnoreError(); }
+Primary::~Primary() {
+  if (resync_ != nullptr) resync_->Stop();
+  if (forwarder_ != nullptr) forwarder_->Stop(false).IgnoreError();
+}
 
 absl::Status Primary::Resume() {
   const base::MutexLock lock(control_);
   const AgentRecord record = state_->record();
   stage_ = record.stage;
   SetHandedOver(record.handed_over);
+  RETURN_IF_ERROR(LoadDifferences(record));
+  if (intents_ != nullptr) {
+    std::vector<Volume*> volumes;
+    for (const auto& volume : volumes_) volumes.push_back(volume.get());
+    cleaner_ = std::make_unique<IntentCleaner>(intents_.get(), forwarder_.get(), differences_.get(),
+                                               std::move(volumes));
+  }
   if (record.stage != Stage::kRunning) return absl::OkStatus();
   if (record.fenced) {
     SetFenced(true);
@@ -101,12 +127,16 @@ absl::Status Primary::Resume() {
     if (!told) forwarder_->errors().Latch("", "connect", FencedStatus(group()));
     return absl::OkStatus();
   }
-  return forwarder_->Start(
-      {.grant = record.grant, .handed_over = record.handed_over, .resume = record.resume});
+  return forwarder_->Start({.grant = record.grant,
+                            .handed_over = record.handed_over,
+                            .resume = record.resume,
+                            .incomplete = tee() && !differences_->empty(),
+                            .covered = tee() && intents_ != nullptr});
 }
 
 void Primary::Shutdown(absl::Duration grace) {
   const absl::Time deadline = absl::Now() + grace;
+  resync_->Stop();
   // A request that stays inside may wait for the standby, or be on the local disk only: half of the time is for the drain.
   const bool quiet = gate_.Close(grace / 2);
   if (!quiet) base::LogWarning("io_stuck_at_shutdown").With("group", group());
@@ -116,11 +146,11 @@ void Primary::Shutdown(absl::Duration grace) {
 }
 
 void Primary::EndForwarding(absl::Time deadline, bool quiet) {
-  if (!forwarder_->state().running) return;
-  if (!forwarder_->Stop(true, deadline).ok()) forwarder_->Stop(false).IgnoreError();
-  const ResumePoint resume = forwarder_->resume_point();
-  if (!quiet || resume.stream_id == 0) return;
-  const absl::Status stored = state_->Update([&](AgentRecord& record) { record.resume = resume; });
+  if (forwarder_->state().running && !forwarder_->Stop(true, deadline).ok()) {
+    forwarder_->Stop(false).IgnoreError();
+  }
+  if (!quiet) return;
+  const absl::Status stored = StoreCleanEnd(forwarder_->resume_point());
   if (!stored.ok()) base::LogError("resume_point_lost").With("error", stored);
 }
 
@@ -128,6 +158,7 @@ absl::Status Primary::SetStage(Stage stage) {
   RETURN_IF_ERROR(state_->Update([&](AgentRecord& record) {
     record.stage = stage;
     record.resume = {};
+    record.clean = false;
     record.fenced = false;
     // A start asks for a grant of its own; the same agent gets the same one again.
     record.grant = {};
@@ -174,13 +205,21 @@ absl::StatusOr<Primary::Outcome> Primary::Start(bool takeover, const base::Deadl
   RETURN_IF_ERROR(SetStage(Stage::kRunning));
   ClearErrors();
   SetFenced(false);
-  if (absl::Status status = forwarder_->Start({.takeover = takeover, .handed_over = handed_over()});
+  resync_->ForgetProof();
+  if (absl::Status status = forwarder_->Start({.takeover = takeover,
+                                               .handed_over = handed_over(),
+                                               .incomplete = tee() && !differences_->empty()});
       !status.ok()) {
     SetStage(Stage::kNone).IgnoreError();
     return status;
   }
-  const ForwarderState state =
-      forwarder_->WaitForAnswer(std::min(deadline.time(), absl::Now() + kFirstAnswer));
+  const absl::Time wait = std::min(deadline.time(), absl::Now() + kFirstAnswer);
+  ForwarderState state = forwarder_->WaitForAnswer(wait);
+  // What was written before the start is little, as a rule: who starts and takes a checkpoint need not wait for the resync.
+  while (tee() && state.connected && state.incomplete && !state.fenced && absl::Now() < wait) {
+    absl::SleepFor(kLook);
+    state = forwarder_->state();
+  }
   if (!state.fenced) return Outcome{.stage = Stage::kRunning};
   base::LogError("start_refused").With("group", group()).With("reason", std::string(kReasonFenced));
   forwarder_->Stop(false).IgnoreError();

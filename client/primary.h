@@ -20,7 +20,12 @@
 #include "absl/time/time.h"
 
 #include "client/agent_state.h"
+#include "client/checksum_source.h"
+#include "client/differences.h"
 #include "client/forwarder.h"
+#include "client/intent_cleaner.h"
+#include "client/intent_log.h"
+#include "client/resync.h"
 #include "client/volume.h"
 #include "storage/base/clock.h"
 #include "storage/base/event_journal.h"
@@ -42,14 +47,25 @@ struct PrimaryOptions {
   std::vector<PrimaryVolumeOptions> volumes;
   bool report_forward_errors = false;
   bool stop_when_fenced = true;
+  // Of bitmaps of what is missing at the standby, for all volumes; beyond that it is known in steps of 4 MiB. 16 MiB is enough for
+  // 512 GiB that were written everywhere.
+  uint64_t dirty_map_bytes = 16 << 20;
+  // Regions of 4 MiB in the write-intent log before it is cleaned under pressure: what has to be compared after a crash, at most, while
+  // the standby keeps up.
+  uint64_t intent_regions = 1024;
+  uint64_t resync_bytes_per_second = 0;  // of what is compared or sent; 0: no limit
 };
+
+// As understudy.v1.SyncMode.
+enum class SyncMode : uint8_t { kMissing = 1, kFull, kDeclareComplete };
 
 class Primary : private ForwarderListener {
  public:
-  // Opens the disks. `file_system`, `transport` and `clock` outlive this.
+  // Opens the disks. `file_system`, `transport`, `checksums` (null: nothing can be compared) and `clock` outlive this.
   static absl::StatusOr<std::unique_ptr<Primary>> Create(
       PrimaryOptions options, base::FileSystem& file_system, std::unique_ptr<AgentState> state,
-      Transport* transport, const base::Clock& clock = base::Clock::Real());
+      Transport* transport, ChecksumSource* checksums = nullptr,
+      const base::Clock& clock = base::Clock::Real());
   ~Primary() override;
 
   // Goes on in the stage that the state directory says. Once, before anything else.
@@ -73,6 +89,11 @@ class Primary : private ForwarderListener {
   // `failover`: drops what is queued, otherwise drains it; kAborted reason INCOMPLETE when the standby misses writes.
   absl::StatusOr<Outcome> Stop(bool failover, const base::Deadline& deadline);
   absl::StatusOr<Outcome> Remove();
+  // See understudy.v1.Replication.Sync. Ignored when there is nothing to do. kFailedPrecondition reason NOT_RUNNING, FENCED, and for a
+  // mode that the volumes cannot do; kAborted when writes were missed since the copy began that is declared complete.
+  absl::StatusOr<Outcome> Sync(SyncMode mode, const base::Deadline& deadline);
+  // Begins to compare everything; returns the verify's number. Errors as Resync::StartVerify().
+  absl::StatusOr<uint64_t> Verify(uint64_t bytes_per_second);
 
   Stage stage() const { return stage_.load(std::memory_order_acquire); }
   bool fenced() const { return fenced_.load(std::memory_order_acquire); }
@@ -81,6 +102,11 @@ class Primary : private ForwarderListener {
   const std::string& group() const { return forwarder_->options().group; }
   const std::string& agent_id() const { return forwarder_->options().agent_id; }
   Grant grant() const;  // none: not granted yet
+  // The forwarder's, as far as it is known better.
+  SyncState sync_state() const;
+  const Differences& differences() const { return *differences_; }
+  const Resync& resync() const { return *resync_; }
+  const IntentLog* intents() const { return intents_.get(); }  // null: none is kept
   base::RequestLog& requests() { return *requests_; }
   Forwarder& forwarder() { return *forwarder_; }
   base::EventJournal& journal() { return journal_; }
@@ -93,12 +119,25 @@ class Primary : private ForwarderListener {
   }
 
  private:
-  Primary(std::unique_ptr<AgentState> state, const base::Clock& clock)
-      : state_(std::move(state)), journal_(base::EventJournal::NewRun(), clock) {}
+  Primary(std::unique_ptr<AgentState> state, base::FileSystem& file_system,
+          const base::Clock& clock)
+      : file_system_(file_system),
+        state_(std::move(state)),
+        journal_(base::EventJournal::NewRun(), clock) {}
   absl::Status OnGrant(const Grant& grant) override;
   void OnFenced(const absl::Status& status) override;
   void OnHandoverWanted() override;
   absl::Status OnHandoverTakenBack() override;
+  void OnMissed(uint32_t volume, ByteRange range) override;
+  absl::Status OnUnknown() override;
+  absl::Status OpenIntents(base::FileSystem& file_system, const PrimaryOptions& options);
+  absl::Status LoadDifferences(const AgentRecord& record);
+  absl::Status StoreDifferences();
+  bool tee() const;
+  absl::Status SyncDisks();
+  // Nothing is being written, and what differs is known: a restart needs to compare nothing.
+  absl::Status StoreCleanEnd(const ResumePoint& resume);
+  absl::Status DeclareComplete(const base::Deadline& deadline, Outcome& outcome);
   void HandOver();
   bool BeginHandover();
   void EndHandover(const absl::StatusOr<ResumePoint>& outcome);
@@ -109,11 +148,17 @@ class Primary : private ForwarderListener {
   void EndForwarding(absl::Time deadline, bool quiet);
   void SetFenced(bool fenced);
 
+  base::FileSystem& file_system_;
   const std::unique_ptr<AgentState> state_;
   base::EventJournal journal_;
   base::WorkerPool state_pool_{"state", 1};  // outlives those whose files it writes
   std::unique_ptr<base::RequestLog> requests_;
   base::IoGate gate_;  // every request of the VM passes it
+  std::unique_ptr<Differences> differences_;
+  // Forward mode: a copy was begun, and neither this agent nor its stream has begun anew since.
+  std::atomic<bool> copy_begun_{false};
+  std::unique_ptr<IntentLog> intents_;  // null: no tee volume
+  base::Mutex store_mutex_;             // orders the writers of the differences' file
   std::unique_ptr<Forwarder> forwarder_;
   std::vector<std::unique_ptr<Volume>> volumes_;
   base::Mutex
@@ -121,6 +166,9 @@ class Primary : private ForwarderListener {
   std::atomic<Stage> stage_{Stage::kNone};
   std::atomic<bool> fenced_{false};
   std::atomic<bool> handed_over_{false};
+  std::atomic<bool> copying_{false};  // forward mode: somebody mirrors the volumes
+  std::unique_ptr<Resync> resync_;
+  std::unique_ptr<IntentCleaner> cleaner_;
   base::WorkerPool handover_pool_{"handover", 1};  // two tasks at most; last: they use the rest
 };
 

@@ -48,6 +48,11 @@ absl::Status PrimaryDisk::Sync() {
   return status;
 }
 
+absl::StatusOr<bool> PrimaryDisk::IsHole(ByteRange range) const {
+  ASSIGN_OR_RETURN(const uint64_t data, file_->NextDataStart(range.start));
+  return data >= range.end;
+}
+
 absl::StatusOr<std::vector<DiskRun>> PrimaryDisk::Map(ByteRange range) const {
   std::vector<DiskRun> runs;
   uint64_t position = range.start;

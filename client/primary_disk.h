@@ -40,6 +40,8 @@ class PrimaryDisk {
   absl::Status Zero(ByteRange range) { return file_->PunchHole(range); }
   // Everything completed is durable. After one failure every later call fails too: what the kernel dropped is gone.
   absl::Status Sync();
+  // Whether the whole of it is one.
+  absl::StatusOr<bool> IsHole(ByteRange range) const;
   // Data and holes of `range`, in order, without gaps.
   absl::StatusOr<std::vector<DiskRun>> Map(ByteRange range) const;
 

@@ -43,9 +43,9 @@ void Primary::EndHandover(const absl::StatusOr<ResumePoint>& outcome) {
         .With("group", group())
         .With("consequence", "the VM's writes are refused until the standby gives it back");
     // Nothing can be written now, so the stream can go on from here even after a kill -9.
-    const absl::Status stored = state_->Update([&](AgentRecord& record) {
-      if (record.handed_over && record.stage == Stage::kRunning) record.resume = *outcome;
-    });
+    const base::MutexLock lock(control_);
+    if (!handed_over() || stage() != Stage::kRunning) return;
+    const absl::Status stored = StoreCleanEnd(*outcome);
     if (!stored.ok()) base::LogError("resume_point_lost").With("error", stored);
     return;
   }

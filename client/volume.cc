@@ -12,15 +12,40 @@ namespace {
 void Add(std::atomic<uint64_t>& counter, uint64_t amount) {
   counter.fetch_add(amount, std::memory_order_relaxed);
 }
+
+// From before a local write until the write has its place in the stream.
+class Intent {
+ public:
+  Intent(IntentLog* log, uint32_t volume, ByteRange range)
+      : log_(log), volume_(volume), range_(range) {
+    if (log_ != nullptr) status_ = log_->Begin(volume_, range_);
+  }
+  ~Intent() {
+    if (log_ != nullptr && status_.ok()) log_->End(volume_, range_, ticket);
+  }
+  Intent(const Intent&) = delete;
+  Intent& operator=(const Intent&) = delete;
+
+  const absl::Status& status() const { return status_; }
+  uint64_t ticket = 0;
+
+ private:
+  IntentLog* const log_;
+  const uint32_t volume_;
+  const ByteRange range_;
+  absl::Status status_;
+};
 }  // namespace
 
 Volume::Volume(VolumeOptions options, Forwarder* forwarder, base::IoGate* gate,
-               std::unique_ptr<PrimaryDisk> disk, std::function<absl::Status()> before_write)
+               std::unique_ptr<PrimaryDisk> disk, std::function<absl::Status()> before_write,
+               IntentLog* intents)
     : options_(std::move(options)),
       forwarder_(forwarder),
       gate_(gate),
       disk_(std::move(disk)),
-      before_write_(std::move(before_write)) {}
+      before_write_(std::move(before_write)),
+      intents_(intents) {}
 
 void Volume::Count(IoKind kind, uint64_t length) {
   Add(figures_.requests[static_cast<size_t>(kind)], 1);
@@ -98,7 +123,7 @@ absl::Status Volume::Read(uint64_t offset, std::span<char> out) {
 
 absl::Status Volume::Change(IoKind kind, uint64_t offset, uint64_t length, bool fua,
                             absl::FunctionRef<absl::Status()> locally,
-                            absl::FunctionRef<absl::Status()> forward) {
+                            absl::FunctionRef<absl::Status(uint64_t* ticket)> forward) {
   const base::IoGate::Pass pass(*gate_);
   RETURN_IF_ERROR(CheckRequest(pass, offset, length));
   if (length == 0 || offset % kSectorBytes != 0 || length % kSectorBytes != 0) {
@@ -112,6 +137,8 @@ absl::Status Volume::Change(IoKind kind, uint64_t offset, uint64_t length, bool 
   const ByteRange range = ByteRange::OfLength(offset, length);
   absl::Status forwarded;
   {
+    Intent intent(intents_, options_.index, range);
+    if (!intent.status().ok()) return LocalResult(kind, range, intent.status());
     const base::RangeLock::Hold hold(ranges_, range);
     RETURN_IF_ERROR(
         CheckMayChange());  // again: whoever waits for those that hold a range relies on it
@@ -122,7 +149,7 @@ absl::Status Volume::Change(IoKind kind, uint64_t offset, uint64_t length, bool 
         return status;
       }
     }
-    forwarded = forward();
+    forwarded = forward(&intent.ticket);
   }
   RETURN_IF_ERROR(AfterForward(kind, forwarded));
   if (fua && tee()) return LocalResult(IoKind::kFlush, range, disk_->Sync());
@@ -132,21 +159,25 @@ absl::Status Volume::Change(IoKind kind, uint64_t offset, uint64_t length, bool 
 absl::Status Volume::Write(uint64_t offset, std::span<const char> data, bool fua) {
   return Change(
       IoKind::kWrite, offset, data.size(), fua, [&] { return disk_->Write(offset, data); },
-      [&] { return forwarder_->Write(options_.index, offset, data); });
+      [&](uint64_t* ticket) { return forwarder_->Write(options_.index, offset, data, ticket); });
 }
 
 absl::Status Volume::WriteZeroes(uint64_t offset, uint64_t length, bool fua) {
   return Change(
       IoKind::kWriteZeroes, offset, length, fua,
       [&] { return disk_->Zero(ByteRange::OfLength(offset, length)); },
-      [&] { return forwarder_->WriteZeroes(options_.index, offset, length); });
+      [&](uint64_t* ticket) {
+        return forwarder_->WriteZeroes(options_.index, offset, length, ticket);
+      });
 }
 
 absl::Status Volume::Discard(uint64_t offset, uint64_t length, bool fua) {
   return Change(
       IoKind::kDiscard, offset, length, fua,
       [&] { return disk_->Zero(ByteRange::OfLength(offset, length)); },
-      [&] { return forwarder_->Discard(options_.index, offset, length); });
+      [&](uint64_t* ticket) {
+        return forwarder_->Discard(options_.index, offset, length, ticket);
+      });
 }
 
 absl::Status Volume::Flush() {
@@ -162,6 +193,27 @@ absl::StatusOr<std::vector<DiskRun>> Volume::Map(ByteRange range) {
   RETURN_IF_ERROR(CheckRequest(pass, range.start, range.size()));
   if (!tee()) return absl::UnimplementedError("forward mode has no map");
   return disk_->Map(range);
+}
+
+absl::Status Volume::ReadDisk(uint64_t offset, std::span<char> out) const {
+  return Annotate(disk_->Read(offset, out), absl::StrCat("volume ", options_.name));
+}
+
+absl::Status Volume::Resend(ByteRange range, Differences& differences) {
+  Intent intent(intents_, options_.index, range);
+  RETURN_IF_ERROR(intent.status());
+  std::vector<char> data(range.size());
+  const base::RangeLock::Hold hold(ranges_, range);
+  RETURN_IF_ERROR(ReadDisk(range.start, data));
+  differences.RemoveMissing(options_.index, range);
+  const absl::Status sent = forwarder_->Resend(options_.index, range.start, data, &intent.ticket);
+  if (!sent.ok()) differences.AddMissing(options_.index, range);
+  return sent;
+}
+
+absl::Status Volume::WhileHeld(ByteRange range, absl::FunctionRef<absl::Status()> run) {
+  const base::RangeLock::Hold hold(ranges_, range);
+  return run();
 }
 
 }  // namespace understudy::client

@@ -7,6 +7,8 @@
 //
 // Order    a request that changes the disk holds its range in a RangeLock from before the local write until it has its place
 //          in the stream, so overlapping concurrent writes have the same order on the local disk and in the stream.
+// Intent   a region of the local disk is marked in the write-intent log before it is written, until the write has its place in the
+//          stream.
 // Errors   those of the local disk are the guest's, always. Those of forwarding are latched and never the guest's, except in
 //          forward mode with report_forward_errors. Forward mode fails with kInternal (EIO) while replication is not running.
 //          Once fenced, with stop_when_fenced, everything fails, reads too. Once handed over, what changes the disk fails, in every
@@ -28,7 +30,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
+#include "client/differences.h"
 #include "client/forwarder.h"
+#include "client/intent_log.h"
 #include "client/primary_disk.h"
 #include "storage/base/io_gate.h"
 #include "storage/base/range_lock.h"
@@ -57,10 +61,11 @@ struct VolumeOptions {
 
 class Volume {
  public:
-  // `disk` null: forward mode. `forwarder` and `gate` outlive this. `before_write` (may be empty) runs before every request that changes
-  // the disk and fails it when it fails; it must be cheap after the first time.
+  // `disk` null: forward mode. `forwarder`, `gate` and `intents` (null: none is kept) outlive this. `before_write` (may be empty) runs
+  // before every request that changes the disk and fails it when it fails; it must be cheap after the first time.
   Volume(VolumeOptions options, Forwarder* forwarder, base::IoGate* gate,
-         std::unique_ptr<PrimaryDisk> disk, std::function<absl::Status()> before_write = {});
+         std::unique_ptr<PrimaryDisk> disk, std::function<absl::Status()> before_write = {},
+         IntentLog* intents = nullptr);
 
   absl::Status Read(uint64_t offset, std::span<char> out);
   // `fua`: as if a Flush() of this range followed.
@@ -70,6 +75,16 @@ class Volume {
   absl::Status Flush();
   // Tee mode only.
   absl::StatusOr<std::vector<DiskRun>> Map(ByteRange range);
+
+  // ---- for the resync; tee mode only; not the VM's requests: neither gated nor counted --------------------------------
+
+  absl::Status ReadDisk(uint64_t offset, std::span<char> out) const;
+  absl::StatusOr<bool> IsHole(ByteRange range) const { return disk_->IsHole(range); }
+  absl::Status SyncDisk() { return disk_->Sync(); }
+  // Takes what the disk holds of `range` out of the missing and into the stream; puts it back when that fails.
+  absl::Status Resend(ByteRange range, Differences& differences);
+  // While `run` runs, nobody changes `range`; what was written to it before has its place in the stream.
+  absl::Status WhileHeld(ByteRange range, absl::FunctionRef<absl::Status()> run);
 
   const VolumeOptions& options() const { return options_; }
   bool tee() const { return disk_ != nullptr; }
@@ -88,7 +103,7 @@ class Volume {
   absl::Status CheckRequest(const base::IoGate::Pass& pass, uint64_t offset, uint64_t length);
   absl::Status Change(IoKind kind, uint64_t offset, uint64_t length, bool fua,
                       absl::FunctionRef<absl::Status()> locally,
-                      absl::FunctionRef<absl::Status()> forward);
+                      absl::FunctionRef<absl::Status(uint64_t* ticket)> forward);
   // Latches nothing itself: the forwarder has. What the guest is told.
   absl::Status AfterForward(IoKind kind, const absl::Status& status);
   absl::Status CheckMayChange() const;
@@ -100,6 +115,7 @@ class Volume {
   base::IoGate* const gate_;
   const std::unique_ptr<PrimaryDisk> disk_;
   const std::function<absl::Status()> before_write_;
+  IntentLog* const intents_;
   base::RangeLock ranges_;
   std::atomic<bool> fenced_{false};
   std::atomic<bool> handed_over_{false};

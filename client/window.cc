@@ -166,17 +166,12 @@ uint64_t Window::sent_sequence() const {
                             : frames_[next_to_send_ - 1]->last_sequence();
 }
 
-ByteRange Window::UndurableRange(size_t volume) const {
-  ByteRange range;
+void Window::ForEachRange(absl::FunctionRef<void(size_t volume, ByteRange range)> visit) const {
   for (const auto& frame : frames_) {
     for (const Operation& operation : frame->operations) {
-      if (!operation.has_range() || IndexOf(operation.volume) != volume) continue;
-      if (range.empty()) range = operation.range();
-      range.start = std::min(range.start, operation.offset);
-      range.end = std::max(range.end, operation.range().end);
+      if (operation.has_range()) visit(IndexOf(operation.volume), operation.range());
     }
   }
-  return range;
 }
 
 std::optional<absl::Duration> Window::oldest() const {

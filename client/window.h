@@ -19,6 +19,7 @@
 #include <optional>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/time/time.h"
 
 #include "client/frame.h"
@@ -69,8 +70,8 @@ class Window {
   bool all_sent() const { return next_to_send_ == frames_.size(); }
   uint64_t bytes() const { return bytes_; }
   uint64_t unreceived_bytes() const { return bytes_ - received_bytes_; }
-  // From the first to the end of the last of them; goes through all.
-  ByteRange UndurableRange(size_t volume) const;
+  // Of each operation held that has a range, in their order.
+  void ForEachRange(absl::FunctionRef<void(size_t volume, ByteRange range)> visit) const;
   uint64_t undurable_bytes(size_t volume) const {
     return volume_bytes_[volume];
   }  // of ranges, zeroes included

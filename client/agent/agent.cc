@@ -14,13 +14,16 @@ absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(const AgentOptions& options)
   ASSIGN_OR_RETURN(std::unique_ptr<AgentState> state,
                    AgentState::Open(base::FileSystem::Posix(), options.state_dir));
   agent->stream_ = std::make_unique<WriteStream>(options.server);
-  ASSIGN_OR_RETURN(agent->primary_, Primary::Create(options.primary, base::FileSystem::Posix(),
-                                                    std::move(state), agent->stream_.get()));
+  agent->checksums_ = std::make_unique<StandbyChecksums>(options.server);
+  ASSIGN_OR_RETURN(agent->primary_,
+                   Primary::Create(options.primary, base::FileSystem::Posix(), std::move(state),
+                                   agent->stream_.get(), agent->checksums_.get()));
   ASSIGN_OR_RETURN(agent->endpoint_, base::MetricsEndpoint::Start(options.metrics_listen));
   agent->metrics_ =
       std::make_shared<Metrics>(agent->primary_.get(), options.server, options.checkpoint_interval);
   agent->endpoint_->Register(agent->metrics_);
-  agent->service_ = std::make_unique<AgentService>(agent->primary_.get(), &agent->pool_);
+  agent->service_ =
+      std::make_unique<AgentService>(agent->primary_.get(), &agent->pool_, options.nbd_socket);
   RETURN_IF_ERROR(agent->primary_->Resume());
   if (options.start && agent->primary_->stage() == Stage::kNone) {
     // Refused with FENCED it stays in NONE, visible in status; the exports and the control service come up all the same.

@@ -15,6 +15,7 @@
 #include "client/metrics/metrics.h"
 #include "client/primary.h"
 #include "client/rpc/agent_service.h"
+#include "client/rpc/standby_checksums.h"
 #include "client/rpc/write_stream.h"
 #include "proto/grpc_host.h"
 #include "storage/base/metrics/endpoint.h"
@@ -38,6 +39,7 @@ class Agent {
 
   const AgentOptions options_;
   std::unique_ptr<WriteStream> stream_;
+  std::unique_ptr<StandbyChecksums> checksums_;
   std::unique_ptr<Primary> primary_;
   base::WorkerPool pool_;
   std::unique_ptr<AgentService> service_;

@@ -32,6 +32,17 @@ absl::Status SetDuration(const std::string& key, const std::string& value, absl:
   return absl::OkStatus();
 }
 
+constexpr uint64_t kIntentRegionsMin = 16;
+
+absl::Status SetBytes(const std::string& key, const std::string& value, uint64_t& bytes,
+                      uint64_t least = 0) {
+  const auto parsed = ParseBytes(value);
+  if (!parsed.ok()) return Annotate(parsed.status(), "--" + key);
+  if (*parsed < least) return Wrong(key, value, absl::StrCat("at least ", least));
+  bytes = *parsed;
+  return absl::OkStatus();
+}
+
 absl::Status SetBool(const std::string& key, const std::string& value, bool& out) {
   if (value != "true" && value != "false" && value != "1" && value != "0") {
     return Wrong(key, value, "true or false");
@@ -174,12 +185,18 @@ absl::Status AgentOptions::Set(const std::string& key, const std::string& value)
                               o.primary.stop_when_fenced);
        }},
       {"window-bytes",
-       [](auto& o, const auto& k, const auto& v) -> absl::Status {
-         const auto bytes = ParseBytes(v);
-         if (!bytes.ok()) return Annotate(bytes.status(), "--" + k);
-         o.primary.forwarder.window_bytes = *bytes;
-         if (*bytes >= kWindowBytesMin) return absl::OkStatus();
-         return Wrong(k, v, absl::StrCat("at least ", kWindowBytesMin));
+       [](auto& o, const auto& k, const auto& v) {
+         return SetBytes(k, v, o.primary.forwarder.window_bytes, kWindowBytesMin);
+       }},
+      {"dirty-map-bytes", [](auto& o, const auto& k,
+                             const auto& v) { return SetBytes(k, v, o.primary.dirty_map_bytes); }},
+      {"intent-regions",
+       [](auto& o, const auto& k, const auto& v) {
+         return SetBytes(k, v, o.primary.intent_regions, kIntentRegionsMin);
+       }},
+      {"resync-bytes-per-second",
+       [](auto& o, const auto& k, const auto& v) {
+         return SetBytes(k, v, o.primary.resync_bytes_per_second);
        }},
       {"stall-timeout",
        [](auto& o, const auto& k, const auto& v) {
@@ -248,6 +265,9 @@ std::vector<std::pair<std::string, std::string>> AgentOptions::Parameters() cons
       {"on-full", NameOf(OnFullNames(), forwarder.on_full)},
       {"on-fenced", primary.stop_when_fenced ? "stop" : "continue"},
       {"window-bytes", absl::StrCat(forwarder.window_bytes)},
+      {"dirty-map-bytes", absl::StrCat(primary.dirty_map_bytes)},
+      {"intent-regions", absl::StrCat(primary.intent_regions)},
+      {"resync-bytes-per-second", absl::StrCat(primary.resync_bytes_per_second)},
       {"stall-timeout", absl::FormatDuration(forwarder.stall_timeout)},
       {"start", start ? "true" : "false"},
       {"report-forward-errors", primary.report_forward_errors ? "true" : "false"},

@@ -58,6 +58,18 @@ constexpr Series kSeries[] = {
     {"understudy_io_bytes_total", MetricType::Counter, "Bytes of requests of the primary VM."},
     {"understudy_io_errors_total", MetricType::Counter,
      "I/O failures, local or in forwarding, also those hidden from the guest."},
+    {"understudy_resync_remaining_bytes", MetricType::Gauge,
+     "Missing at the peer, or to be compared with it; 0: none."},
+    {"understudy_resync_applied_bytes_total", MetricType::Counter,
+     "Sent by resyncs, bytes of the volume."},
+    {"understudy_resyncs_total", MetricType::Counter,
+     "Resyncs of the group that ended, by result; one that a broken connection ends is failed."},
+    {"understudy_verify_last_equal_timestamp_seconds", MetricType::Gauge,
+     "End of the last verify that found no difference, unix time; 0: none since the start."},
+    {"understudy_verify_different_bytes", MetricType::Gauge,
+     "What the newest verify found different."},
+    {"understudy_intent_bytes", MetricType::Gauge,
+     "Marked in the write-intent log: what would be compared after a crash."},
     {"understudy_fenced_requests_total", MetricType::Counter,
      "Requests refused because another primary has taken over."},
     {"understudy_checkpoints_total", MetricType::Counter, "Checkpoints of the group, by result."},
@@ -149,10 +161,10 @@ void AddIo(Families& families, const Labels& volume, const IoFigures& figures) {
 }
 
 void AddReplication(Families& families, const Labels& with_peer, const ForwarderState& state,
-                    const ForwarderVolumeState& figures) {
+                    const ForwarderVolumeState& figures, uint64_t missing_bytes) {
   families.Add("understudy_replication_lag_seconds", with_peer, absl::ToDoubleSeconds(state.lag));
   families.Add("understudy_replication_lag_bytes", with_peer,
-               Number(figures.unacknowledged_bytes + figures.missed_bytes));
+               Number(figures.unacknowledged_bytes + missing_bytes));
   families.Add("understudy_replication_last_contact_timestamp_seconds", with_peer,
                UnixSeconds(state.last_contact));
   const auto sent = [&](const char* kind, uint64_t bytes) {
@@ -161,12 +173,35 @@ void AddReplication(Families& families, const Labels& with_peer, const Forwarder
   };
   sent("write", figures.sent_data_bytes);
   sent("zero", figures.sent_zero_bytes);
-  sent("resync", 0);
   // One stream carries all volumes of the group, so what fails on it fails for each of them.
   for (const auto& [reason, count] : state.failures) {
     families.Add("understudy_replication_errors_total", With(with_peer, "reason", reason),
                  Number(count));
   }
+}
+
+void AddSync(Families& families, const Labels& with_peer, const Primary& primary, uint32_t volume) {
+  const Resync& resync = primary.resync();
+  const uint64_t sent = resync.sent_bytes(volume);
+  families.Add("understudy_replication_sent_bytes_total", With(with_peer, "kind", "resync"),
+               Number(sent));
+  families.Add("understudy_resync_applied_bytes_total", with_peer, Number(sent));
+  families.Add("understudy_resync_remaining_bytes", with_peer,
+               Number(primary.differences().missing_bytes(volume) +
+                      primary.differences().suspect_bytes(volume)));
+  families.Add("understudy_resyncs_total", With(with_peer, "result", "ok"),
+               Number(resync.ended_ok()));
+  families.Add("understudy_resyncs_total", With(with_peer, "result", "failed"),
+               Number(resync.ended_failed()));
+}
+
+void AddVerify(Families& families, const Labels& group, const Primary& primary) {
+  const VerifyState verify = primary.resync().verify();
+  families.Add("understudy_verify_last_equal_timestamp_seconds", group,
+               UnixSeconds(verify.last_equal));
+  families.Add("understudy_verify_different_bytes", group, Number(verify.different_bytes));
+  if (primary.intents() == nullptr) return;
+  families.Add("understudy_intent_bytes", group, Number(primary.intents()->set_bytes()));
 }
 
 // `volume` "": those of the group as a whole.
@@ -220,7 +255,7 @@ std::vector<prometheus::MetricFamily> Metrics::Collect() const {
   Families families;
   const ForwarderState state = primary_.forwarder().state();
   const Stage stage = primary_.stage();
-  const SyncState sync = primary_.fenced() ? SyncState::kDiverged : state.sync_state;
+  const SyncState sync = primary_.sync_state();
   const Labels group = {{"group", primary_.group()}};
   const Labels group_peer = With(group, "peer", peer_);
   const std::vector<base::LatchedError> errors = primary_.errors();
@@ -235,7 +270,10 @@ std::vector<prometheus::MetricFamily> Metrics::Collect() const {
     families.Add("understudy_volume_term", labels, Number(state.grant.term.value()));
     families.Add("understudy_replication_lag_target_seconds", labels,
                  absl::ToDoubleSeconds(checkpoint_interval_));
-    AddReplication(families, with_peer, state, state.volumes[volume->options().index]);
+    const uint32_t index = volume->options().index;
+    AddReplication(families, with_peer, state, state.volumes[index],
+                   primary_.differences().missing_bytes(index));
+    AddSync(families, with_peer, primary_, index);
     families.Add("understudy_checkpoint_last_success_timestamp_seconds", labels,
                  UnixSeconds(state.committed_time));
     families.Add("understudy_checkpoint_interval_target_seconds", labels,
@@ -244,6 +282,7 @@ std::vector<prometheus::MetricFamily> Metrics::Collect() const {
     AddLatchedErrors(families, group, volume->options().name, errors);
   }
   AddLatchedErrors(families, group, "", errors);
+  AddVerify(families, group, primary_);
   families.Add("understudy_replication_connected", group_peer, state.connected ? 1 : 0);
   families.Add("understudy_replication_sessions_total", With(group_peer, "result", "ok"),
                Number(state.sessions_ok));

@@ -240,7 +240,7 @@ grpc::ServerUnaryReactor* AgentService::GetStatus(grpc::CallbackServerContext* c
                                                   v1::GetStatusResponse* response) {
   return proto::RunUnary(context, pool_, [=, this]() -> absl::Status {
     if (!request->group().empty()) RETURN_IF_ERROR(CheckGroup(request->group()));
-    *response->add_groups() = StatusOf(primary_);
+    *response->add_groups() = CurrentStatus();
     return absl::OkStatus();
   });
 }
@@ -272,7 +272,57 @@ grpc::ServerUnaryReactor* AgentService::Remove(grpc::CallbackServerContext* cont
 
 absl::StatusOr<v1::GroupStatus> AgentService::Status(const std::string& group) {
   RETURN_IF_ERROR(CheckGroup(group));
-  return StatusOf(primary_);
+  return CurrentStatus();
+}
+
+v1::GroupStatus AgentService::CurrentStatus() {
+  v1::GroupStatus status = StatusOf(primary_);
+  status.set_nbd_socket(nbd_socket_);
+  return status;
+}
+
+absl::Status AgentService::DoSync(const v1::SyncRequest& request, const base::Deadline& deadline,
+                                  v1::SyncResponse& response) {
+  RETURN_IF_ERROR(CheckGroup(request.group()));
+  RETURN_IF_ERROR(CheckExpected(request.expected()));
+  const v1::SyncMode mode =
+      request.mode() == v1::SYNC_MODE_UNSPECIFIED ? v1::SYNC_MODE_MISSING : request.mode();
+  if (!v1::SyncMode_IsValid(mode)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("group ", request.group(), ": sync mode ", static_cast<int>(mode),
+                     " is not known: MISSING, FULL or DECLARE_COMPLETE"));
+  }
+  ASSIGN_OR_RETURN(const Primary::Outcome outcome,
+                   primary_.Sync(static_cast<SyncMode>(mode), deadline));
+  response.set_stage(ToProto(outcome.stage));
+  response.set_ignored(outcome.ignored);
+  response.set_epoch(outcome.checkpoint.epoch.value());
+  return absl::OkStatus();
+}
+
+grpc::ServerUnaryReactor* AgentService::Sync(grpc::CallbackServerContext* context,
+                                             const v1::SyncRequest* request,
+                                             v1::SyncResponse* response) {
+  return proto::RunRepeatable(context, pool_, primary_.requests(), request, response, [=, this] {
+    return DoSync(*request, DeadlineOf(*context), *response);
+  });
+}
+
+absl::Status AgentService::DoVerify(const v1::VerifyRequest& request,
+                                    v1::VerifyResponse& response) {
+  RETURN_IF_ERROR(CheckGroup(request.group()));
+  RETURN_IF_ERROR(CheckExpected(request.expected()));
+  ASSIGN_OR_RETURN(const uint64_t number, primary_.Verify(request.bytes_per_second()));
+  response.set_stage(ToProto(primary_.stage()));
+  response.set_number(number);
+  return absl::OkStatus();
+}
+
+grpc::ServerUnaryReactor* AgentService::Verify(grpc::CallbackServerContext* context,
+                                               const v1::VerifyRequest* request,
+                                               v1::VerifyResponse* response) {
+  return proto::RunRepeatable(context, pool_, primary_.requests(), request, response,
+                              [=, this] { return DoVerify(*request, *response); });
 }
 
 grpc::ServerWriteReactor<v1::WatchEvent>* AgentService::Watch(grpc::CallbackServerContext*,

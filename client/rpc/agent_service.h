@@ -11,6 +11,7 @@
 #define UNDERSTUDY_CLIENT_RPC_AGENT_SERVICE_H_
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -28,8 +29,12 @@ namespace understudy::client {
 class AgentService : public v1::Replication::CallbackService, private proto::WatchedGroups {
  public:
   // Both outlive the server that this is registered with. The pool's queue is bounded by the calls in flight.
-  AgentService(Primary* primary, base::WorkerPool* pool)
-      : primary_(*primary), pool_(*pool), watch_streams_(primary->journal(), *this) {}
+  // `nbd_socket`: path of the NBD exports, for status; empty: none.
+  AgentService(Primary* primary, base::WorkerPool* pool, std::string nbd_socket = "")
+      : primary_(*primary),
+        pool_(*pool),
+        nbd_socket_(std::move(nbd_socket)),
+        watch_streams_(primary->journal(), *this) {}
 
   grpc::ServerUnaryReactor* Scrub(grpc::CallbackServerContext* context,
                                   const v1::ScrubRequest* request,
@@ -58,6 +63,12 @@ class AgentService : public v1::Replication::CallbackService, private proto::Wat
   grpc::ServerUnaryReactor* Remove(grpc::CallbackServerContext* context,
                                    const v1::RemoveRequest* request,
                                    v1::RemoveResponse* response) override;
+  grpc::ServerUnaryReactor* Sync(grpc::CallbackServerContext* context,
+                                 const v1::SyncRequest* request,
+                                 v1::SyncResponse* response) override;
+  grpc::ServerUnaryReactor* Verify(grpc::CallbackServerContext* context,
+                                   const v1::VerifyRequest* request,
+                                   v1::VerifyResponse* response) override;
   grpc::ServerWriteReactor<v1::WatchEvent>* Watch(grpc::CallbackServerContext* context,
                                                   const v1::WatchRequest* request) override;
   // Ends the streams of Watch with UNAVAILABLE. Before the server is shut down.
@@ -85,13 +96,18 @@ class AgentService : public v1::Replication::CallbackService, private proto::Wat
   absl::Status DoStop(const v1::StopRequest& request, const base::Deadline& deadline,
                       v1::StopResponse& response);
   absl::Status DoRemove(const v1::RemoveRequest& request, v1::RemoveResponse& response);
+  absl::Status DoSync(const v1::SyncRequest& request, const base::Deadline& deadline,
+                      v1::SyncResponse& response);
+  absl::Status DoVerify(const v1::VerifyRequest& request, v1::VerifyResponse& response);
   void FillStart(v1::StartResponse& response) const;
   grpc::ServerUnaryReactor* RefuseAsPrimary(grpc::CallbackServerContext* context);
   std::vector<std::string> Names() override { return {primary_.group()}; }
+  v1::GroupStatus CurrentStatus();
   absl::StatusOr<v1::GroupStatus> Status(const std::string& group) override;
 
   Primary& primary_;
   base::WorkerPool& pool_;
+  const std::string nbd_socket_;
   proto::WatchStreams watch_streams_;
 };
 

@@ -1,12 +1,17 @@
 #include "client/rpc/write_stream.h"
 
+#include <chrono>
 #include <optional>
 #include <utility>
 
-#include <grpcpp/support/proto_buffer_reader.h>
+#include "absl/functional/function_ref.h"
+#include <grpcpp/alarm.h>
+#include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/grpcpp.h>
 
+#include "client/rpc/channel.h"
 #include "client/rpc/frame_encoder.h"
-#include "proto/grpc_host.h"
+#include "proto/sealed_message.h"
 #include "proto/status_codec.h"
 #include "understudy/v1/primary_writes.pb.h"
 
@@ -14,18 +19,8 @@ namespace understudy::client {
 namespace {
 
 constexpr char kMethod[] = "/understudy.v1.PrimaryWrites/Write";
-
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& server) {
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(proto::kMessageBytesMax);
-  arguments.SetMaxSendMessageSize(proto::kMessageBytesMax);
-  // The forwarder has its own backoff; gRPC's must not add to it.
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 200);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);  // how long one attempt may take
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(), arguments);
-}
+// How long a call that is cancelled may take to end. One whose bytes the network takes no more does not end until TCP gives up.
+constexpr std::chrono::milliseconds kCloseTimeout(200);
 
 grpc::ByteBuffer Serialize(const v1::WriteRequest& request) {
   const grpc::Slice slice(request.SerializeAsString());
@@ -50,7 +45,7 @@ grpc::ByteBuffer EncodeHandshake(const Handshake& handshake) {
   out.set_last_committed_epoch(handshake.last_committed_epoch.value());
   out.set_last_committed_sequence(handshake.last_committed_sequence);
   out.set_may_checkpoint(handshake.may_checkpoint);
-  return Serialize(request);
+  return proto::EncodeSealed(request);
 }
 
 grpc::ByteBuffer EncodeHeartbeat(const Heartbeat& heartbeat) {
@@ -91,17 +86,19 @@ Ack DecodeAck(const v1::Ack& in) {
 
 }  // namespace
 
-// One call of PrimaryWrites.Write. It keeps itself alive until OnDone().
+// One call of PrimaryWrites.Write, on a connection of its own: the one before may be dead without knowing. It keeps itself alive
+// until OnDone(), which may be long after it has told that it is closed.
 class WriteStream::Session : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
                              public std::enable_shared_from_this<Session> {
  public:
-  Session(uint64_t number, TransportEvents* events) : number_(number), events_(events) {}
+  Session(uint64_t number, TransportEvents* events, const std::string& server)
+      : number_(number), events_(events), stub_(MakeChannel(server)) {}
 
   uint64_t number() const { return number_; }
 
-  void Begin(grpc::GenericStub& stub, grpc::ByteBuffer handshake) {
+  void Begin(grpc::ByteBuffer handshake) {
     self_ = shared_from_this();
-    stub.PrepareBidiStreamingCall(&context_, kMethod, grpc::StubOptions(), this);
+    stub_.PrepareBidiStreamingCall(&context_, kMethod, grpc::StubOptions(), this);
     AddHold();  // writes come from outside the reactions; released in Release()
     {
       base::MutexLock lock(mutex_);
@@ -132,8 +129,15 @@ class WriteStream::Session : public grpc::ClientBidiReactor<grpc::ByteBuffer, gr
   }
 
   void Close() {
-    context_.TryCancel();
-    Release();
+    Cancel();
+    {
+      base::MutexLock lock(mutex_);
+      if (std::exchange(closing_, true)) return;
+    }
+    close_timer_.Set(std::chrono::system_clock::now() + kCloseTimeout,
+                     [weak = weak_from_this()](bool due) {
+                       if (const auto self = weak.lock(); due && self != nullptr) self->GiveUp();
+                     });
   }
 
   void OnWriteDone(bool ok) override {
@@ -145,7 +149,9 @@ class WriteStream::Session : public grpc::ClientBidiReactor<grpc::ByteBuffer, gr
       broken_ = broken_ || !ok;
     }
     if (!ok) return;  // the read fails too, and then it ends
-    if (was_frame) events_->OnFrameSent(number_);
+    if (was_frame) {
+      Tell([this] { events_->OnFrameSent(number_); });
+    }
     WriteNext();
   }
 
@@ -155,25 +161,64 @@ class WriteStream::Session : public grpc::ClientBidiReactor<grpc::ByteBuffer, gr
       return;
     }
     v1::WriteResponse response;
-    grpc::ProtoBufferReader reader(&incoming_);
-    if (!reader.status().ok() || !response.ParseFromZeroCopyStream(&reader)) {
-      malformed_ = true;
-      Close();
-      return;
+    if (const absl::Status decoded = proto::DecodeSealed(incoming_, &response); !decoded.ok()) {
+      // The service sends nothing malformed: it was damaged on the way, whatever it looks like.
+      broken_answer_ = absl::DataLossError(decoded.message());
+      return Cancel();
     }
-    Dispatch(response);
+    Tell([&] { Dispatch(response); });
     StartRead(&incoming_);
   }
 
   void OnDone(const grpc::Status& status) override {
     const std::shared_ptr<Session> self = std::move(self_);  // the last thing that may delete this
-    events_->OnClosed(number_, malformed_
-                                   ? absl::InternalError("the standby's message is malformed")
-                                   : proto::FromGrpcStatus(status));
+    close_timer_.Cancel();
+    End(broken_answer_.ok() ? proto::FromGrpcStatus(status) : broken_answer_);
   }
 
  private:
   enum class Writing : uint8_t { kNothing, kFrame, kOther };
+
+  void Cancel() {
+    context_.TryCancel();
+    Release();
+  }
+  void GiveUp() {
+    End(absl::UnavailableError("the connection to the standby takes no more bytes: left behind"));
+  }
+
+  // An event before the last one; none once the session has ended.
+  void Tell(absl::FunctionRef<void()> event) {
+    {
+      base::MutexLock lock(mutex_);
+      if (end_.has_value()) return;
+      ++telling_;
+    }
+    event();
+    {
+      base::MutexLock lock(mutex_);
+      --telling_;
+    }
+    TellEnd();
+  }
+  void End(const absl::Status& status) {
+    {
+      base::MutexLock lock(mutex_);
+      if (end_.has_value()) return;
+      end_ = status;
+    }
+    TellEnd();
+  }
+  // OnClosed(), once, when all other events have returned.
+  void TellEnd() {
+    absl::Status end;
+    {
+      base::MutexLock lock(mutex_);
+      if (!end_.has_value() || telling_ > 0 || std::exchange(told_end_, true)) return;
+      end = *end_;
+    }
+    events_->OnClosed(number_, end);
+  }
 
   void Dispatch(const v1::WriteResponse& response) {
     switch (response.message_case()) {
@@ -238,11 +283,13 @@ class WriteStream::Session : public grpc::ClientBidiReactor<grpc::ByteBuffer, gr
 
   const uint64_t number_;
   TransportEvents* const events_;
+  grpc::GenericStub stub_;
   grpc::ClientContext context_;
+  grpc::Alarm close_timer_;
   grpc::ByteBuffer incoming_;
   grpc::ByteBuffer outgoing_;  // of the write under way
   std::shared_ptr<Session> self_;
-  bool malformed_ = false;  // written before Close(), read in OnDone()
+  absl::Status broken_answer_;  // written before Cancel(), read in OnDone()
   base::Mutex mutex_;
   Writing writing_ ABSL_GUARDED_BY(mutex_) = Writing::kNothing;
   std::optional<grpc::ByteBuffer> pending_frame_ ABSL_GUARDED_BY(mutex_);
@@ -251,10 +298,13 @@ class WriteStream::Session : public grpc::ClientBidiReactor<grpc::ByteBuffer, gr
   bool released_ ABSL_GUARDED_BY(mutex_) = false;  // no more writes
   bool removed_ ABSL_GUARDED_BY(mutex_) = false;   // the hold is gone
   int starting_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool closing_ ABSL_GUARDED_BY(mutex_) = false;
+  int telling_ ABSL_GUARDED_BY(mutex_) = 0;                  // events under way
+  std::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);  // no more events but OnClosed()
+  bool told_end_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-WriteStream::WriteStream(const std::string& server)
-    : channel_(MakeChannel(server)), stub_(channel_) {}
+WriteStream::WriteStream(const std::string& server) : server_(server) {}
 
 WriteStream::~WriteStream() = default;
 
@@ -264,12 +314,12 @@ std::shared_ptr<WriteStream::Session> WriteStream::Find(uint64_t session) {
 }
 
 void WriteStream::Connect(uint64_t session, const Handshake& handshake, TransportEvents* events) {
-  auto made = std::make_shared<Session>(session, events);
+  auto made = std::make_shared<Session>(session, events, server_);
   {
     base::MutexLock lock(mutex_);
     session_ = made;
   }
-  made->Begin(stub_, EncodeHandshake(handshake));
+  made->Begin(EncodeHandshake(handshake));
 }
 
 void WriteStream::SendFrame(uint64_t session, const FrameHeader& header,

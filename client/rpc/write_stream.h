@@ -4,6 +4,8 @@
 // data of a write is never copied between the window and the socket.
 //
 // Threads   as client/transport.h says; events come from gRPC's threads. No lock is held while calling gRPC or the events.
+// Sessions  each has a connection of its own. One that is closed while the network takes none of its bytes is left behind, until
+//           keepalive or TCP ends it; it keeps at most one frame and what the socket buffers hold.
 // Errors    OnClosed() has the service's code, message and reason; kUnavailable when nobody can be reached.
 // Lifetime  destroy it after the forwarder that uses it.
 #ifndef UNDERSTUDY_CLIENT_RPC_WRITE_STREAM_H_
@@ -11,9 +13,6 @@
 
 #include <memory>
 #include <string>
-
-#include <grpcpp/generic/generic_stub.h>
-#include <grpcpp/grpcpp.h>
 
 #include "client/transport.h"
 #include "storage/base/mutex.h"
@@ -36,8 +35,7 @@ class WriteStream : public Transport {
   class Session;
   std::shared_ptr<Session> Find(uint64_t session);
 
-  const std::shared_ptr<grpc::Channel> channel_;
-  grpc::GenericStub stub_;
+  const std::string server_;
   base::Mutex mutex_;
   std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);  // the newest
 };

@@ -17,13 +17,15 @@
 #include <utility>
 #include <vector>
 
+#include "client/checksum_source.h"
 #include "client/transport.h"
+#include "storage/base/block_hash.h"
 #include "storage/base/mutex.h"
 #include "storage/base/reason.h"
 
 namespace understudy::client {
 
-class FakeTransport : public Transport {
+class FakeTransport : public Transport, public ChecksumSource {
  public:
   explicit FakeTransport(const std::vector<uint64_t>& volume_bytes) {
     base::MutexLock lock(mutex_);
@@ -48,6 +50,9 @@ class FakeTransport : public Transport {
     bool lose_answers = false;  // the session ends instead of the ack of a marker
     bool hold_sent = false;     // no OnFrameSent
     bool incomplete = false;
+    bool strict_streams =
+        false;  // another stream than the one that wrote makes the group incomplete
+    absl::Status refuse_checksums;
     int crc_failures = 0;  // so many frames end the stream with DATA_LOSS
     absl::Status refuse;   // of handshakes
   };
@@ -98,6 +103,8 @@ class FakeTransport : public Transport {
     std::vector<Handshake> handshakes;
     std::vector<std::string> violations;
     uint64_t durable_requests = 0;
+    uint64_t compared_bytes = 0;
+    uint64_t data_bytes = 0;  // of DATA operations applied
     uint64_t received = 0;
     uint64_t stream_id = 0;
     Epoch committed;
@@ -122,6 +129,7 @@ class FakeTransport : public Transport {
     if (!behaviour_.reachable) return End(absl::UnavailableError("nobody listens"));
     if (!behaviour_.refuse.ok()) return End(behaviour_.refuse);
     if (handshake.stream_id != stream_id_) {
+      if (behaviour_.strict_streams && received_ > 0) behaviour_.incomplete = true;
       stream_id_ = handshake.stream_id;
       received_ = durable_ = committed_sequence_ = marker_sequence_ = 0;
     }
@@ -165,6 +173,43 @@ class FakeTransport : public Transport {
     if (behaviour_.acknowledge) PostAck();
   }
 
+  // By volume name "diskN".
+  absl::Status Fetch(const std::string& /*group*/, const Grant& grant, const std::string& volume,
+                     ByteRange range,
+                     absl::FunctionRef<absl::Status(ChecksumSlice)> take) override {
+    for (uint64_t at = range.start; at < range.end; at += 1 << 20) {
+      ChecksumSlice slice{.range = {at, std::min<uint64_t>(at + (1 << 20), range.end)}};
+      {
+        base::MutexLock lock(mutex_);
+        if (cancelled_) return absl::CancelledError("cancelled");
+        if (!behaviour_.refuse_checksums.ok()) return behaviour_.refuse_checksums;
+        if (grant != grant_) return absl::FailedPreconditionError("another grant");
+        const std::string& disk = disks_[static_cast<size_t>(volume.back() - '0')];
+        const std::span<const char> data(disk.data() + at, slice.range.size());
+        seen_.compared_bytes += data.size();
+        if (!base::AllZero(data)) {
+          slice.content = ChecksumSlice::Content::kHashes;
+          base::AppendBlockHashes(data, &slice.hashes);
+        }
+      }
+      if (absl::Status status = take(std::move(slice)); !status.ok()) return status;
+    }
+    return absl::OkStatus();
+  }
+  void Cancel() override {
+    base::MutexLock lock(mutex_);
+    cancelled_ = true;
+  }
+  // The standby's disk changes behind everybody's back.
+  void Corrupt(uint64_t offset, char byte) {
+    base::MutexLock lock(mutex_);
+    disks_[0][offset] = byte;
+  }
+  void Allow() {  // after a Cancel(), for the next agent
+    base::MutexLock lock(mutex_);
+    cancelled_ = false;
+  }
+
   void Close(uint64_t session) override {
     base::MutexLock lock(mutex_);
     if (session == session_) End(absl::CancelledError("closed"));
@@ -203,6 +248,7 @@ class FakeTransport : public Transport {
     if (operation.kind == OperationKind::kIncomplete) seen_.incomplete = operation;
     switch (operation.kind) {
       case OperationKind::kData:
+        seen_.data_bytes += operation.length;
         std::memcpy(disks_[operation.volume].data() + operation.offset, bytes, operation.length);
         break;
       case OperationKind::kZero:
@@ -211,6 +257,9 @@ class FakeTransport : public Transport {
         break;
       case OperationKind::kIncomplete:
         behaviour_.incomplete = true;
+        break;
+      case OperationKind::kComplete:
+        behaviour_.incomplete = false;
         break;
       case OperationKind::kCheckpoint:
       case OperationKind::kHandover:
@@ -287,6 +336,7 @@ class FakeTransport : public Transport {
   bool session_open_ ABSL_GUARDED_BY(mutex_) = false;
   bool sent_held_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   std::deque<std::pair<TransportEvents*, std::function<void(TransportEvents*)>>> queue_
       ABSL_GUARDED_BY(mutex_);
   std::thread thread_;

@@ -2,6 +2,10 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <netinet/in.h>
+#include <string>
+#include <sys/socket.h>
+#include <thread>
 #include <unistd.h>
 
 #include <gtest/gtest.h>
@@ -82,6 +86,112 @@ TEST_F(WriteStreamTest, AFencedRefusalKeepsItsReason) {
   const auto errors = forwarder_->errors().errors();
   ASSERT_EQ(errors.size(), 1u);
   EXPECT_EQ(errors[0].message, "bound to host-b");
+}
+
+// ---- a peer that takes no bytes any more ---------------------------------------------------------------------------------------
+
+// Says just enough of HTTP/2 to be sent as much as the sockets hold, and never reads.
+class DeafPeer {
+ public:
+  DeafPeer() : listener_(socket(AF_INET, SOCK_STREAM, 0)) {
+    sockaddr_in any = {};
+    any.sin_family = AF_INET;
+    any.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t length = sizeof(any);
+    EXPECT_EQ(bind(listener_, reinterpret_cast<sockaddr*>(&any), length), 0);
+    EXPECT_EQ(listen(listener_, 8), 0);
+    EXPECT_EQ(getsockname(listener_, reinterpret_cast<sockaddr*>(&any), &length), 0);
+    address_ = absl::StrCat("127.0.0.1:", ntohs(any.sin_port));
+    thread_ = std::thread([this] { Run(); });
+  }
+  ~DeafPeer() {
+    shutdown(listener_, SHUT_RDWR);
+    thread_.join();
+    close(listener_);
+    for (const int connection : connections_) close(connection);
+  }
+  const std::string& address() const { return address_; }
+
+ private:
+  void Run() {
+    // SETTINGS with the largest INITIAL_WINDOW_SIZE, and a WINDOW_UPDATE of the connection's to the same.
+    const std::string hello(
+        "\0\0\6\4\0\0\0\0\0\0\4\x7f\xff\xff\xff"
+        "\0\0\4\x8\0\0\0\0\0\x7f\xff\0\0",
+        28);
+    while (true) {
+      const int connection = accept(listener_, nullptr, nullptr);
+      if (connection < 0) return;
+      connections_.push_back(connection);
+      EXPECT_EQ(send(connection, hello.data(), hello.size(), 0),
+                static_cast<ssize_t>(hello.size()));
+    }
+  }
+
+  const int listener_;
+  std::string address_;
+  std::vector<int> connections_;
+  std::thread thread_;
+};
+
+// Counts what a session tells.
+class CountedEvents : public TransportEvents {
+ public:
+  void OnReply(uint64_t, const HandshakeReply&) override {}
+  void OnAck(uint64_t, const Ack&) override {}
+  void OnCheckpointWanted(uint64_t) override {}
+  void OnHandoverWanted(uint64_t) override {}
+  void OnFrameSent(uint64_t) override { Count(sent_); }
+  void OnClosed(uint64_t, const absl::Status&) override { Count(closed_); }
+
+  // False when it does not get there in time.
+  bool AwaitSent(int count, absl::Duration timeout) { return Await(sent_, count, timeout); }
+  bool AwaitClosed(int count, absl::Duration timeout) { return Await(closed_, count, timeout); }
+
+ private:
+  void Count(int& counter) {
+    base::MutexLock lock(mutex_);
+    ++counter;
+    changed_.NotifyAll();
+  }
+  bool Await(const int& counter, int count, absl::Duration timeout) {
+    const absl::Time deadline = absl::Now() + timeout;
+    base::MutexLock lock(mutex_);
+    while (counter < count) {
+      if (!changed_.WaitUntil(mutex_, deadline) && counter < count) return false;
+    }
+    return true;
+  }
+
+  base::Mutex mutex_;
+  base::CondVar changed_;
+  int sent_ = 0;    // guarded by mutex_
+  int closed_ = 0;  // likewise
+};
+
+TEST(DeafPeerTest, ASessionIsClosedSoonThoughItsBytesAreStuck) {
+  DeafPeer peer;
+  WriteStream stream(peer.address());
+  CountedEvents events;
+  const auto pool = FramePool::Create();
+  const std::shared_ptr<Frame> frame = pool->TakeFrame();
+  frame->chunk = pool->TakeChunk();
+  frame->payload = frame->chunk->bytes.get();
+  frame->payload_bytes = kChunkBytes;
+  frame->first_sequence = 1;
+  frame->operations.push_back({.kind = OperationKind::kData, .length = kChunkBytes});
+  int frames = 0;
+  for (int session = 1; session <= 2; ++session) {
+    stream.Connect(static_cast<uint64_t>(session), {.group = "vm1"}, &events);
+    do {
+      stream.SendFrame(static_cast<uint64_t>(session), MakeFrameHeader(*frame, {}), frame);
+    } while (events.AwaitSent(++frames, absl::Milliseconds(500)));
+    --frames;  // the last one is stuck
+    EXPECT_LT(frames, 1000) << "the sockets took everything";
+    EXPECT_FALSE(events.AwaitClosed(session, absl::ZeroDuration()));
+    stream.Close(static_cast<uint64_t>(session));
+    EXPECT_TRUE(events.AwaitClosed(session, absl::Seconds(5))) << "session " << session;
+  }
 }
 
 }  // namespace

@@ -1,0 +1,59 @@
+#include "client/intent_cleaner.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "storage/base/log.h"
+#include "storage/base/status_macros.h"
+
+namespace understudy::client {
+
+IntentCleaner::IntentCleaner(IntentLog* intents, Forwarder* forwarder,
+                             const Differences* differences, std::vector<Volume*> volumes)
+    : intents_(intents),
+      forwarder_(forwarder),
+      differences_(differences),
+      volumes_(std::move(volumes)),
+      thread_([this] { Run(); }) {}
+
+IntentCleaner::~IntentCleaner() {
+  {
+    base::MutexLock lock(mutex_);
+    stopping_ = true;
+    wake_.NotifyAll();
+  }
+  thread_.join();
+}
+
+absl::Status IntentCleaner::CleanOnce() {
+  const std::vector<IntentLog::Region> regions = intents_->Cleanable(
+      forwarder_->durable_ticket(),
+      [this](uint32_t volume, ByteRange region) { return differences_->Holds(volume, region); });
+  for (Volume* const volume : volumes_) {
+    const bool touched = std::any_of(regions.begin(), regions.end(), [&](const auto& region) {
+      return region.volume == volume->options().index;
+    });
+    if (touched) RETURN_IF_ERROR(volume->SyncDisk());
+  }
+  return intents_->Clear(regions);
+}
+
+void IntentCleaner::Run() {
+  bool failing = false;
+  while (true) {
+    {
+      base::MutexLock lock(mutex_);
+      if (!stopping_) wake_.WaitFor(mutex_, kInterval);
+      if (stopping_) return;
+    }
+    const absl::Status status = CleanOnce();
+    if (!status.ok() && !failing) {
+      base::LogError("intent_log_not_cleaned")
+          .With("status", status)
+          .With("consequence", "after a crash more is compared than necessary");
+    }
+    failing = !status.ok();
+  }
+}
+
+}  // namespace understudy::client

@@ -1,0 +1,49 @@
+// client/intent_cleaner.h
+//
+// IntentCleaner takes regions out of the write-intent log when they are the same on both sides for sure: everything written there
+// is durable at the standby, the local disk has been synced since, and nobody has touched them meanwhile.
+//
+// Cost     an fdatasync of the local disks every kInterval at most, and none while there is nothing to clean.
+// Threads  one of its own.
+#ifndef UNDERSTUDY_CLIENT_INTENT_CLEANER_H_
+#define UNDERSTUDY_CLIENT_INTENT_CLEANER_H_
+
+#include <thread>
+#include <vector>
+
+#include "client/differences.h"
+#include "client/forwarder.h"
+#include "client/intent_log.h"
+#include "client/volume.h"
+#include "storage/base/mutex.h"
+
+namespace understudy::client {
+
+class IntentCleaner {
+ public:
+  static constexpr absl::Duration kInterval = absl::Seconds(2);
+
+  // All of them outlive this.
+  IntentCleaner(IntentLog* intents, Forwarder* forwarder, const Differences* differences,
+                std::vector<Volume*> volumes);
+  ~IntentCleaner();
+
+  // One round; what the thread does.
+  absl::Status CleanOnce();
+
+ private:
+  void Run();
+
+  IntentLog* const intents_;
+  Forwarder* const forwarder_;
+  const Differences* const differences_;
+  const std::vector<Volume*> volumes_;
+  base::Mutex mutex_;
+  base::CondVar wake_;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread thread_;
+};
+
+}  // namespace understudy::client
+
+#endif  // UNDERSTUDY_CLIENT_INTENT_CLEANER_H_

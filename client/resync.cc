@@ -1,0 +1,380 @@
+#include "client/resync.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "storage/base/deadline.h"
+#include "storage/base/log.h"
+#include "storage/base/reason.h"
+#include "storage/base/status_macros.h"
+
+namespace understudy::client {
+namespace {
+
+constexpr uint64_t kSendBytes = 256 << 10;
+// Compared between two looks at what is missing: bounds what a failure in between makes compare again.
+constexpr uint64_t kCompareBytes = 64 << 20;
+constexpr uint64_t kRecheckBytes = 1 << 20;
+constexpr absl::Duration kLook = absl::Milliseconds(200);
+constexpr absl::Duration kRetry = absl::Seconds(1);
+constexpr absl::Duration kStoreInterval = absl::Seconds(10);
+constexpr absl::Duration kCheckpointTimeout = absl::Seconds(60);
+constexpr absl::Duration kReceiveTimeout = absl::Seconds(10);
+constexpr int kDifferencesNamed = 16;  // latched one by one; the rest is counted
+
+absl::Status Stopped() { return absl::CancelledError("the agent is shutting down"); }
+
+}  // namespace
+
+Resync::Resync(Parts parts)
+    : parts_(std::move(parts)),
+      limit_(parts_.bytes_per_second),
+      sent_bytes_(parts_.volumes.size()),
+      resync_thread_([this] { Run(); }),
+      verify_thread_([this] { RunVerify(); }) {}
+
+Resync::~Resync() { Stop(); }
+
+void Resync::Stop() {
+  {
+    base::MutexLock lock(mutex_);
+    stopping_ = true;
+    wake_.NotifyAll();
+  }
+  if (parts_.source != nullptr) parts_.source->Cancel();
+  if (resync_thread_.joinable()) resync_thread_.join();
+  if (verify_thread_.joinable()) verify_thread_.join();
+}
+
+bool Resync::stopping() const {
+  base::MutexLock lock(mutex_);
+  return stopping_;
+}
+
+void Resync::Sleep(absl::Duration duration) {
+  base::MutexLock lock(mutex_);
+  if (!stopping_) wake_.WaitFor(mutex_, duration);
+}
+
+bool Resync::tee() const {
+  return std::all_of(parts_.volumes.begin(), parts_.volumes.end(),
+                     [](const Volume* volume) { return volume->tee(); });
+}
+
+absl::Status Resync::Pace(base::RateLimit& limit, uint64_t bytes) {
+  while (true) {
+    if (stopping()) return Stopped();
+    const absl::Duration wait = limit.Take(bytes, parts_.clock->Monotonic());
+    if (wait <= absl::ZeroDuration()) return absl::OkStatus();
+    Sleep(std::min(wait, kLook));
+  }
+}
+
+Comparison Resync::ComparisonOf(Volume& volume) const {
+  return {.source = parts_.source,
+          .group = parts_.forwarder->options().group,
+          .grant = parts_.forwarder->state().grant,
+          .volume = &volume};
+}
+
+void Resync::Tell(base::EventKind kind, const std::string& job, const absl::Status& status) {
+  base::Event event{.kind = kind, .group = parts_.forwarder->options().group};
+  event.job = job;
+  if (!status.ok()) event.detail = std::string(status.message());
+  parts_.journal->Append(std::move(event));
+}
+
+// ---- the resync ---------------------------------------------------------------------------------------------------------------
+
+void Resync::Run() {
+  while (!stopping()) {
+    const absl::Status begun = parts_.forwarder->BeginResync(
+        base::Deadline(parts_.clock->Now() + kRetry, [this] { return stopping(); }));
+    if (begun.ok() && tee()) {
+      RunOnce();
+    } else if (begun.ok() || !absl::IsDeadlineExceeded(begun)) {
+      Sleep(kLook);
+    }
+  }
+}
+
+void Resync::RunOnce() {
+  {
+    base::MutexLock lock(mutex_);
+    job_ = {.running = true, .total_bytes = parts_.differences->bytes()};
+  }
+  Tell(base::EventKind::kJobBegun, "resync", absl::OkStatus());
+  base::LogInfo("resync_begun")
+      .With("group", parts_.forwarder->options().group)
+      .With("bytes", parts_.differences->bytes());
+  const absl::Status status = BringUpToDate();
+  SyncJob job;
+  {
+    base::MutexLock lock(mutex_);
+    job_.running = false;
+    job = job_;
+  }
+  ++(status.ok() ? ended_ok_ : ended_failed_);
+  Tell(base::EventKind::kJobEnded, "resync", status);
+  // The same cause again and again is one line.
+  if (std::string failure(status.message()); failure != last_failure_ || status.ok()) {
+    last_failure_ = std::move(failure);
+    base::LogInfo("resync_ended")
+        .With("group", parts_.forwarder->options().group)
+        .With("done_bytes", job.done_bytes)
+        .With("status", status);
+  }
+  if (!status.ok()) Sleep(kRetry);
+}
+
+// What an earlier stream has left there must not be lost after it was compared: nobody would send it again. This stream's own
+// operations are in the window until they are durable, and come after it.
+absl::Status Resync::BringUpToDate() {
+  RETURN_IF_ERROR(parts_.forwarder->AwaitDurable(
+      base::Deadline(parts_.clock->Now() + kReceiveTimeout, [this] { return stopping(); })));
+  while (true) {
+    RETURN_IF_ERROR(SendMissing());
+    ASSIGN_OR_RETURN(const bool compared, CompareNext());
+    if (compared) continue;
+    const absl::Status ended = End();
+    // Something was missed between the last look and the end.
+    if (HasReason(ended, kReasonIncomplete) && !parts_.forwarder->state().skipping &&
+        !parts_.differences->empty()) {
+      continue;
+    }
+    return ended;
+  }
+}
+
+absl::Status Resync::SendMissing() {
+  for (Volume* const volume : parts_.volumes) {
+    const uint32_t index = volume->options().index;
+    uint64_t from = 0;
+    while (const auto range = parts_.differences->NextMissing(index, from, kSendBytes)) {
+      RETURN_IF_ERROR(Pace(limit_, range->size()));
+      RETURN_IF_ERROR(parts_.forwarder->AwaitSpareRoom(
+          range->size(), base::Deadline(absl::InfiniteFuture(), [this] { return stopping(); })));
+      RETURN_IF_ERROR(volume->Resend(*range, *parts_.differences));
+      sent_bytes_[index] += range->size();
+      from = range->end;
+      {
+        base::MutexLock lock(mutex_);
+        job_.done_bytes += range->size();
+        job_.total_bytes = job_.done_bytes + parts_.differences->bytes();
+      }
+      RETURN_IF_ERROR(StoreAtTimes(false));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> Resync::CompareNext() {
+  for (Volume* const volume : parts_.volumes) {
+    const uint32_t index = volume->options().index;
+    const auto suspect = parts_.differences->NextSuspect(index, 0, kCompareBytes);
+    if (!suspect.has_value()) continue;
+    if (parts_.source == nullptr) {
+      return absl::FailedPreconditionError("nothing here tells what the standby holds");
+    }
+    RETURN_IF_ERROR(Compare(
+        ComparisonOf(*volume), suspect->range,
+        [&](ByteRange differs) { parts_.differences->AddMissing(index, differs); },
+        [&](ByteRange slice) -> absl::Status {
+          {
+            base::MutexLock lock(mutex_);
+            job_.done_bytes += slice.size();
+            // What is compared counts as suspect until the whole range is.
+            job_.total_bytes = std::max(job_.total_bytes, job_.done_bytes);
+          }
+          return Pace(limit_, slice.size());
+        }));
+    parts_.differences->RemoveSuspect(index, *suspect);
+    {
+      base::MutexLock lock(mutex_);
+      job_.total_bytes = job_.done_bytes + parts_.differences->bytes();
+    }
+    RETURN_IF_ERROR(StoreAtTimes(false));
+    return true;
+  }
+  return false;
+}
+
+absl::Status Resync::End() {
+  const auto ended = parts_.forwarder->EndResync(
+      [this] { return parts_.differences->empty(); },
+      base::Deadline(parts_.clock->Now() + kCheckpointTimeout, [this] { return stopping(); }));
+  RETURN_IF_ERROR(ended.status());
+  base::LogInfo("resync_committed")
+      .With("group", parts_.forwarder->options().group)
+      .With("epoch", ended->epoch.value());
+  if (everything_.exchange(false)) Prove();
+  return StoreAtTimes(true);
+}
+
+void Resync::Prove() {
+  proof_.store(Proof::kProved, std::memory_order_release);
+  parts_.forwarder->errors().ClearVerify();
+}
+
+absl::Status Resync::StoreAtTimes(bool now) {
+  if (!now && parts_.clock->Now() - stored_ < kStoreInterval) return absl::OkStatus();
+  stored_ = parts_.clock->Now();
+  return parts_.store();
+}
+
+SyncJob Resync::resync_job() const {
+  base::MutexLock lock(mutex_);
+  return job_;
+}
+
+// ---- verify -------------------------------------------------------------------------------------------------------------------
+
+absl::StatusOr<uint64_t> Resync::StartVerify(uint64_t bytes_per_second) {
+  const std::string& group = parts_.forwarder->options().group;
+  if (!tee()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "group ", group,
+        ": a volume in forward mode has no local disk to compare; remedy: give it one (tee mode)"));
+  }
+  const ForwarderState state = parts_.forwarder->state();
+  if (!state.connected) {
+    return absl::UnavailableError(
+        absl::StrCat("group ", group,
+                     ": no connection to the standby; try again when status says "
+                     "connected"));
+  }
+  if (state.incomplete) {
+    return WithReason(
+        absl::FailedPreconditionError(
+            absl::StrCat("group ", group,
+                         ": a resync is under way and compares by itself; verify when it has ended "
+                         "(understudyctl sync ",
+                         group, " --wait)")),
+        kReasonIncomplete);
+  }
+  base::MutexLock lock(mutex_);
+  if (stopping_) return Stopped();
+  if (verify_.outcome == VerifyOutcome::kRunning) return verify_.number;
+  verify_ = {.outcome = VerifyOutcome::kRunning,
+             .number = verify_.number + 1,
+             .started = parts_.clock->Now(),
+             .last_equal = verify_.last_equal};
+  verify_rate_ = bytes_per_second;
+  wake_.NotifyAll();
+  return verify_.number;
+}
+
+void Resync::RunVerify() {
+  while (true) {
+    uint64_t rate = 0;
+    {
+      base::MutexLock lock(mutex_);
+      while (!stopping_ && verify_.outcome != VerifyOutcome::kRunning) wake_.Wait(mutex_);
+      if (stopping_) return;
+      rate = verify_rate_;
+    }
+    Tell(base::EventKind::kJobBegun, "verify", absl::OkStatus());
+    base::RateLimit limit(rate);
+    EndVerify(VerifyAll(limit));
+  }
+}
+
+absl::Status Resync::VerifyAll(base::RateLimit& limit) {
+  for (Volume* const volume : parts_.volumes) {
+    const ByteRange all{0, volume->options().size_bytes};
+    for (uint64_t from = 0; from < all.end; from += kCompareBytes) {
+      std::vector<ByteRange> candidates;
+      RETURN_IF_ERROR(Compare(
+          ComparisonOf(*volume), {from, std::min(from + kCompareBytes, all.end)},
+          [&](ByteRange differs) { candidates.push_back(differs); },
+          [&](ByteRange slice) -> absl::Status {
+            {
+              base::MutexLock lock(mutex_);
+              verify_.bytes += slice.size();
+            }
+            return Pace(limit, slice.size());
+          }));
+      for (const ByteRange& candidate : candidates) {
+        for (uint64_t at = candidate.start; at < candidate.end; at += kRecheckBytes) {
+          RETURN_IF_ERROR(Recheck(*volume, {at, std::min(at + kRecheckBytes, candidate.end)}));
+        }
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Nobody writes it, and the standby has everything that was written: what differs now differs.
+absl::Status Resync::Recheck(Volume& volume, ByteRange range) {
+  return volume.WhileHeld(range, [&]() -> absl::Status {
+    RETURN_IF_ERROR(parts_.forwarder->AwaitReceived(
+        base::Deadline(parts_.clock->Now() + kReceiveTimeout, [this] { return stopping(); })));
+    if (parts_.differences->Holds(volume.options().index, range)) {
+      return absl::AbortedError("the standby missed writes in the middle of it");
+    }
+    return Compare(
+        ComparisonOf(volume), range,
+        [&](ByteRange differs) {
+          bool named = false;
+          {
+            base::MutexLock lock(mutex_);
+            verify_.different_bytes += differs.size();
+            named = verify_.different_bytes <= kDifferencesNamed * kRecheckBytes;
+          }
+          parts_.forwarder->errors().Latch(
+              volume.options().name, "verify",
+              absl::DataLossError(
+                  "the standby's data differs from the primary's; remedy: understudyctl sync "
+                  "--full sends what differs"),
+              differs);
+          if (!named) return;
+          base::LogError("verify_difference")
+              .With("group", parts_.forwarder->options().group)
+              .With("volume", volume.options().name)
+              .With("range", differs.ToString());
+        },
+        [](ByteRange) { return absl::OkStatus(); });
+  });
+}
+
+void Resync::EndVerify(const absl::Status& status) {
+  VerifyState state;
+  {
+    base::MutexLock lock(mutex_);
+    verify_.ended = parts_.clock->Now();
+    verify_.message = status.ok() ? "" : std::string(status.message());
+    if (verify_.different_bytes > 0) {
+      verify_.outcome = VerifyOutcome::kDifferent;
+    } else {
+      verify_.outcome = status.ok() ? VerifyOutcome::kEqual : VerifyOutcome::kStopped;
+    }
+    if (verify_.outcome == VerifyOutcome::kEqual) verify_.last_equal = verify_.ended;
+    state = verify_;
+  }
+  if (state.outcome == VerifyOutcome::kEqual) Prove();
+  if (state.outcome == VerifyOutcome::kDifferent) proof_.store(Proof::kRefuted);
+  Tell(base::EventKind::kJobEnded, "verify", status);
+  base::LogInfo("verify_ended")
+      .With("group", parts_.forwarder->options().group)
+      .With("bytes", state.bytes)
+      .With("different_bytes", state.different_bytes)
+      .With("status", status);
+}
+
+VerifyState Resync::verify() const {
+  base::MutexLock lock(mutex_);
+  return verify_;
+}
+
+SyncJob Resync::verify_job() const {
+  uint64_t total = 0;
+  for (const Volume* volume : parts_.volumes) total += volume->options().size_bytes;
+  base::MutexLock lock(mutex_);
+  return {.running = verify_.outcome == VerifyOutcome::kRunning,
+          .done_bytes = verify_.bytes,
+          .total_bytes = total};
+}
+
+}  // namespace understudy::client

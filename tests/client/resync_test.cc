@@ -1,0 +1,261 @@
+// A tee-mode agent whose standby goes away, loses things, or has never had anything: whatever happened, the standby's bytes become the
+// primary's, no checkpoint commits before that, and no more is sent than what differs.
+#include "client/resync.h"
+
+#include <atomic>
+#include <filesystem>
+#include <random>
+#include <thread>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "client/agent_state.h"
+#include "client/primary.h"
+#include "storage/base/reason.h"
+#include "tests/client/fake_transport.h"
+#include "tests/testing/fault_file_system.h"
+#include "tests/testing/seed.h"
+#include "tests/testing/temp_dir.h"
+
+namespace understudy::client {
+namespace {
+
+using ::testing::Contains;
+using ::testing::IsEmpty;
+
+constexpr uint64_t kMiB = 1 << 20;
+constexpr uint64_t kDiskBytes = 32 * kMiB;
+constexpr uint64_t kWindowBytes = 2 * kMiB;
+
+absl::Time Soon() { return absl::Now() + absl::Seconds(10); }
+
+class ResyncTest : public ::testing::Test {
+ protected:
+  ResyncTest() : transport_({kDiskBytes}) {
+    auto file = base::FileSystem::Posix().Open(directory_.File("disk.raw"), {.create = true});
+    EXPECT_TRUE((*file)->Truncate(kDiskBytes).ok());
+    transport_.Set([](auto& b) { b.strict_streams = true; });
+  }
+  ~ResyncTest() override { primary_.reset(); }
+
+  Primary& Make() {
+    primary_.reset();
+    transport_.Allow();
+    PrimaryOptions options{
+        .forwarder = {.group = "vm1",
+                      .window_bytes = kWindowBytes,
+                      .stall_timeout = absl::Milliseconds(20),
+                      .heartbeat = absl::Milliseconds(20),
+                      .lost_peer = absl::Milliseconds(300),
+                      .backoff_min = absl::Milliseconds(5),
+                      .backoff_max = absl::Milliseconds(20)},
+        .volumes = {{.name = "disk0", .disk_path = directory_.File("disk.raw")}}};
+    auto state = AgentState::Open(base::FileSystem::Posix(), directory_.File("state"));
+    EXPECT_TRUE(state.ok()) << state.status();
+    auto primary =
+        Primary::Create(options, file_system_, *std::move(state), &transport_, &transport_);
+    EXPECT_TRUE(primary.ok()) << primary.status();
+    primary_ = *std::move(primary);
+    EXPECT_TRUE(primary_->Resume().ok());
+    return *primary_;
+  }
+  Volume& Disk() { return *primary_->volumes()[0]; }
+  void Write(uint64_t offset, char c, size_t bytes = 4096) {
+    ASSERT_TRUE(Disk().Write(offset, std::string(bytes, c), false).ok());
+  }
+  std::string Local() {
+    return *base::FileSystem::Posix().ReadWholeFile(directory_.File("disk.raw"));
+  }
+  bool Complete() {
+    const ForwarderState state = primary_->forwarder().state();
+    return state.connected && !state.incomplete;
+  }
+  // Everything there, in a checkpoint.
+  void ExpectEqualAfterCheckpoint() {
+    ASSERT_TRUE(Eventually([&] { return Complete(); }));
+    const auto checkpoint = primary_->Checkpoint(Soon());
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+    EXPECT_TRUE(transport_.seen().disk0 == Local());
+    EXPECT_TRUE(primary_->differences().empty());
+    EXPECT_THAT(transport_.seen().violations, IsEmpty());
+  }
+  void Outage(bool away) {
+    transport_.Set([&](auto& b) { b.reachable = !away; });
+    if (away) transport_.Disconnect();
+  }
+  // As kill -9: nothing is said or stored any more. The fake forgets the session.
+  void Kill() {
+    transport_.Set([](auto& b) { b.reachable = false; });
+    transport_.Disconnect();
+    file_system_.SetHook(
+        [](testing::FileOperation, const std::string&) { return absl::InternalError("dead"); });
+    primary_.reset();
+    file_system_.SetHook(nullptr);
+    transport_.Set([](auto& b) { b.reachable = true; });
+  }
+
+  testing::TempDir directory_;
+  testing::FaultFileSystem file_system_;
+  FakeTransport transport_;
+  std::unique_ptr<Primary> primary_;
+};
+
+TEST_F(ResyncTest, ALongOutageIsMadeGoodWithWhatWasMissedAndNoMore) {
+  Primary& primary = Make();
+  ASSERT_TRUE(primary.Start(false, Soon()).ok());
+  Write(0, 'a');
+  ASSERT_TRUE(primary.Checkpoint(Soon()).ok());
+  const uint64_t sent_before = transport_.seen().data_bytes;
+
+  Outage(true);
+  for (uint64_t i = 0; i < 4 * kWindowBytes; i += 64 << 10) Write(kMiB + i, 'b', 64 << 10);
+  ASSERT_TRUE(Eventually([&] { return primary.forwarder().state().incomplete; }));
+  EXPECT_EQ(primary.sync_state(), SyncState::kBehind);
+  EXPECT_GT(primary.differences().missing_bytes(0), kWindowBytes);
+  EXPECT_EQ(transport_.seen().committed, Epoch(1));
+
+  Outage(false);
+  ExpectEqualAfterCheckpoint();
+  EXPECT_LE(transport_.seen().data_bytes - sent_before, 4 * kWindowBytes + kWindowBytes);
+  EXPECT_THAT(primary.errors(), IsEmpty()) << primary.errors()[0].message;
+  EXPECT_EQ(primary.sync_state(), SyncState::kAssumed);  // nobody has compared the rest
+  EXPECT_THAT(transport_.seen().kinds, Contains(OperationKind::kComplete));
+}
+
+TEST_F(ResyncTest, AShortOutageNeedsNone) {
+  Primary& primary = Make();
+  ASSERT_TRUE(primary.Start(false, Soon()).ok());
+  Write(0, 'a');
+  Outage(true);
+  Write(4096, 'b', kWindowBytes / 2);
+  Outage(false);
+  ExpectEqualAfterCheckpoint();
+  EXPECT_THAT(transport_.seen().kinds, ::testing::Not(Contains(OperationKind::kIncomplete)));
+}
+
+TEST_F(ResyncTest, AFirstSyncSendsOnlyWhatDiffersAndProvesTheRest) {
+  Primary& primary = Make();
+  Write(8 * kMiB, 'x', 64 << 10);
+  transport_.Set([](auto& b) { b.incomplete = true; });  // initial=sync
+  ASSERT_TRUE(primary.Start(false, Soon()).ok());
+  ExpectEqualAfterCheckpoint();
+  EXPECT_EQ(transport_.seen().data_bytes, 64u << 10);
+  EXPECT_GE(transport_.seen().compared_bytes, kDiskBytes);
+  EXPECT_EQ(primary.sync_state(), SyncState::kInSync);
+}
+
+TEST_F(ResyncTest, AfterAKillOnlyWhatWasHotIsCompared) {
+  Primary& primary = Make();
+  ASSERT_TRUE(primary.Start(false, Soon()).ok());
+  Write(0, 'a');
+  ASSERT_TRUE(primary.Checkpoint(Soon()).ok());
+  Outage(true);
+  Write(9 * kMiB, 'b');
+  Write(9 * kMiB + 8192, 'c');
+  Kill();
+
+  const uint64_t compared_before = transport_.seen().compared_bytes;
+  const uint64_t sent_before = transport_.seen().data_bytes;
+  Make();
+  ExpectEqualAfterCheckpoint();
+  EXPECT_LE(transport_.seen().compared_bytes - compared_before, 8 * kMiB);  // two regions
+  EXPECT_EQ(transport_.seen().data_bytes - sent_before, 8192u);
+}
+
+TEST_F(ResyncTest, AnOrderlyRestartKeepsWhatIsMissing) {
+  Primary& primary = Make();
+  ASSERT_TRUE(primary.Start(false, Soon()).ok());
+  Outage(true);
+  for (uint64_t i = 0; i < 2 * kWindowBytes; i += 64 << 10) Write(i, 'b', 64 << 10);
+  primary.Shutdown(absl::Milliseconds(50));
+  primary_.reset();
+  Outage(false);
+  const uint64_t compared_before = transport_.seen().compared_bytes;
+  Make();
+  ExpectEqualAfterCheckpoint();
+  EXPECT_EQ(transport_.seen().compared_bytes, compared_before);
+}
+
+TEST_F(ResyncTest, AStandbyThatLostWhatItHadIsComparedWhole) {
+  Primary& primary = Make();
+  ASSERT_TRUE(primary.Start(false, Soon()).ok());
+  Write(0, 'a');
+  Write(4096, 'b');
+  ASSERT_TRUE(primary.Checkpoint(Soon()).ok());
+  ASSERT_TRUE(Eventually([&] { return primary.forwarder().state().window_bytes == 0; }));
+  transport_.ForgetAfter(1);
+  transport_.Corrupt(4096, 'z');
+  transport_.Disconnect();
+  ASSERT_TRUE(Eventually([&] { return transport_.seen().compared_bytes >= kDiskBytes; }));
+  ExpectEqualAfterCheckpoint();
+}
+
+TEST_F(ResyncTest, AVerifyFindsADifferenceAndAFullSyncMendsIt) {
+  Primary& primary = Make();
+  ASSERT_TRUE(primary.Start(false, Soon()).ok());
+  Write(0, 'a', 64 << 10);
+  ASSERT_TRUE(primary.Checkpoint(Soon()).ok());
+  const auto verified = [&](uint64_t number) {
+    const VerifyState verify = primary.resync().verify();
+    return verify.number == number && verify.outcome != VerifyOutcome::kRunning;
+  };
+  ASSERT_EQ(primary.Verify(0).value(), 1u);
+  ASSERT_TRUE(Eventually([&] { return verified(1); }));
+  EXPECT_EQ(primary.resync().verify().outcome, VerifyOutcome::kEqual);
+  EXPECT_EQ(primary.sync_state(), SyncState::kInSync);
+
+  transport_.Corrupt(20 * kMiB + 5, 'z');
+  ASSERT_EQ(primary.Verify(0).value(), 2u);
+  ASSERT_TRUE(Eventually([&] { return verified(2); }));
+  EXPECT_EQ(primary.resync().verify().outcome, VerifyOutcome::kDifferent);
+  EXPECT_EQ(primary.resync().verify().different_bytes, 4096u);
+  EXPECT_EQ(primary.sync_state(), SyncState::kDiverged);
+  ASSERT_THAT(primary.errors(), ::testing::SizeIs(1));
+  EXPECT_EQ(primary.errors()[0].range, ByteRange::OfLength(20 * kMiB, 4096));
+
+  ASSERT_TRUE(primary.Sync(SyncMode::kFull, Soon()).ok());
+  ExpectEqualAfterCheckpoint();
+  EXPECT_EQ(primary.sync_state(), SyncState::kInSync);
+  EXPECT_THAT(primary.errors(), IsEmpty());
+}
+
+// Outages, kills and losses at random while the guest writes; every checkpoint that commits is the primary's disk of then.
+TEST_F(ResyncTest, RandomOutagesUnderLoad) {
+  std::mt19937_64 random(testing::TestSeed());
+  Primary* primary = &Make();
+  ASSERT_TRUE(primary->Start(false, Soon()).ok());
+  for (int round = 0; round < 12; ++round) {
+    std::atomic<bool> stop{false};
+    std::thread writer([&, seed = random()] {
+      std::mt19937_64 own(seed);
+      while (!stop) {
+        const uint64_t length = 512 * (1 + own() % 64);
+        const uint64_t offset = own() % ((kDiskBytes - length) / 512) * 512;
+        const std::string data(length, static_cast<char>('A' + own() % 26));
+        const bool zero = own() % 8 == 0;
+        ASSERT_TRUE(
+            (zero ? Disk().WriteZeroes(offset, length, false) : Disk().Write(offset, data, false))
+                .ok());
+      }
+    });
+    absl::SleepFor(absl::Milliseconds(random() % 40));
+    Outage(true);
+    absl::SleepFor(absl::Milliseconds(random() % 150));
+    Outage(false);
+    absl::SleepFor(absl::Milliseconds(random() % 40));
+    const bool kill = random() % 2 == 0;
+    if (!kill && random() % 2 == 0) transport_.Disconnect();
+    stop = true;
+    writer.join();
+    if (kill) {
+      Kill();
+      primary = &Make();
+    }
+    ExpectEqualAfterCheckpoint();
+    if (HasFailure()) return;
+  }
+}
+
+}  // namespace
+}  // namespace understudy::client
