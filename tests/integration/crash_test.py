@@ -210,21 +210,31 @@ class CrashTest(lib.Case):
         service.wait_stage("DONE")
         self.assert_file(secondary, b"\1" * 524288 + b"\2" * MIB + bytes(size - MIB - 524288), "the secondary disk")
 
-    def test_an_agent_killed_in_its_writes_comes_back_incomplete(self):
-        """Nobody knows which of its last writes got through, so no checkpoint may commit; the standby keeps the last one."""
+    def test_an_agent_killed_in_its_writes(self):
+        """Nobody knows which of its last writes got through. In forward mode no checkpoint may commit until the volume is mirrored
+        again, and the standby keeps the last one; in tee mode the agent compares what it was writing, and all is well."""
         size = 4 * MIB
-        service = self.service()
-        service.start_group(f"vda,disk={self.disk('s', size)}")
-        agent = self.agent(service, f"vda,disk={self.disk('p', size)}").wait_connected()
-        qemu_io(agent.uri(), "write -P 1 0 1M")
-        agent.call("checkpoint", "vm1")
-        qemu_io(agent.uri(), "write -P 2 0 1M")
-        agent.kill()
-        agent.restart()
-        agent.wait_connected()
-        for daemon in (agent, service):
-            self.assert_refused(daemon.ctl("checkpoint", "vm1"), "ABORTED", "INCOMPLETE")
-        self.assert_export(service.uri(), b"\1" * MIB + bytes(size - MIB), "the standby, still at its checkpoint")
+        for tee in (False, True):
+            with self.subTest(tee=tee):
+                name = "t" if tee else "f"
+                service = self.service(name=f"service-{name}")
+                service.start_group(f"vda,disk={self.disk('s' + name, size)}")
+                volume = f"vda,disk={self.disk('p', size)}" if tee else f"vda,size={size}"
+                agent = self.agent(service, volume, name=f"agent-{name}").wait_connected()
+                qemu_io(agent.uri(), "write -P 1 0 1M")
+                agent.call("checkpoint", "vm1")
+                qemu_io(agent.uri(), "write -P 2 0 1M")
+                agent.kill()
+                agent.restart()
+                agent.wait_connected()
+                if tee:
+                    agent.call("sync", "vm1", "--wait")
+                    agent.call("checkpoint", "vm1")
+                else:
+                    for daemon in (agent, service):
+                        self.assert_refused(daemon.ctl("checkpoint", "vm1"), "ABORTED", "INCOMPLETE")
+                shown = bytes([2 if tee else 1]) * MIB + bytes(size - MIB)
+                self.assert_export(service.uri(), shown, "the standby")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,280 @@
+"""A running VM is replicated without a reboot: attach, exact checkpoints, detach, with a real QEMU that mirrors by itself.
+
+QEMU runs without a machine and holds a raw disk; what a guest would write comes through QEMU's own NBD server, so it takes the way
+of a guest's writes, mirror included.
+"""
+
+import json
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import lib
+import nbd
+from lib import CTL, MIB
+
+
+class Qmp:
+    """One client of QEMU's machine protocol; `events` are those that came so far."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(lib.PATIENCE_SECONDS)
+        self.socket.connect(str(path))
+        self.file = self.socket.makefile("rw")
+        self.events = []
+        json.loads(self.file.readline())
+        self("qmp_capabilities")
+
+    def __call__(self, command, **arguments):
+        self.file.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+        self.file.flush()
+        while True:
+            answer = json.loads(self.file.readline())
+            if "event" in answer:
+                self.events.append(answer["event"])
+            elif "error" in answer:
+                raise AssertionError(f"{command}: {answer['error']}")
+            else:
+                return answer["return"]
+
+    def close(self):
+        self.file.close()
+        self.socket.close()
+
+
+class Vm:
+    """QEMU with two disks, node names disk0 and other, and two QMP sockets: one for understudyctl, one for the test."""
+
+    def __init__(self, case, image, throttle=None):
+        self.qmp_socket = case.dir / "vm.qmp"
+        self.other = case.random_bytes(case.size)
+        own = case.dir / "test.qmp"
+        log = open(case.dir / "qemu.log", "ab")
+        file_node = f"driver=raw,node-name=below,file.driver=file,file.filename={image},discard=unmap"
+        self.process = subprocess.Popen(
+            [
+                "qemu-system-x86_64", "-S", "-machine", "none", "-nographic", "-nodefaults",
+                "-qmp", f"unix:{self.qmp_socket},server=on,wait=off", "-qmp", f"unix:{own},server=on,wait=off",
+                "-blockdev", f"driver=raw,node-name=other,file.driver=file,file.filename={case.disk('other.raw', case.size, self.other)}",
+                "-object", f"throttle-group,id=group,x-bps-read={throttle or 0}", "-blockdev", file_node,
+                "-blockdev", "driver=throttle,node-name=disk0,throttle-group=group,file=below",
+            ],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        )  # fmt: skip
+        log.close()
+        case.addCleanup(self.end)
+        lib.wait_for(own.exists, "QEMU's sockets")
+        self.qmp = Qmp(own)
+        guest = case.dir / "guest.nbd"
+        self.qmp("nbd-server-start", addr={"type": "unix", "data": {"path": str(guest)}})
+        self.qmp("block-export-add", type="nbd", id="guest", **{"node-name": "disk0", "writable": True, "name": "disk0"})
+        self.disk = nbd.Disk(guest, "disk0", lib.PATIENCE_SECONDS)
+        self.qmp("cont")
+
+    def running(self):
+        return self.qmp("query-status")["running"]
+
+    def jobs(self):
+        return [job["device"] for job in self.qmp("query-block-jobs")]
+
+    def attachments(self):
+        nodes = [node["node-name"] for node in self.qmp("query-named-block-nodes", flat=True)]
+        return [name for name in nodes if name.startswith("understudy-")]
+
+    def end(self):
+        if self.process.poll() is None:
+            self.disk.close()
+            self.qmp.close()
+            self.process.kill()
+            self.process.wait()
+
+
+class Guest(threading.Thread):
+    """Writes at random places of the disk until stop(); `image` is what it has made of it."""
+
+    def __init__(self, case, vm, image):
+        super().__init__()
+        self.vm, self.image, self.rng = vm, image, case.rng
+        self.stopping = threading.Event()
+        self.writes = 0
+        self.start()
+
+    def run(self):
+        while not self.stopping.is_set():
+            self.write()
+
+    def write(self):
+        length = 512 * self.rng.randint(1, 64)
+        offset = 512 * self.rng.randint(0, (len(self.image) - length) // 512)
+        kind = self.rng.random()
+        data = self.rng.randbytes(length) if kind < 0.8 else bytes(length)
+        if kind < 0.8:
+            self.vm.disk.write(offset, data)
+        else:
+            self.vm.disk.write_zeroes(offset, length)
+        self.image[offset : offset + length] = data
+        self.writes += 1
+
+    def stop(self):
+        self.stopping.set()
+        self.join()
+        return self.writes
+
+
+class AttachTest(lib.Case):
+    size = 64 * MIB
+
+    def pair(self, *volumes):
+        """A standby that has nothing yet, and an agent in forward mode."""
+        service = self.service()
+        names = volumes or ("vda",)
+        service.start_group(*(f"{name},disk={self.dir}/standby-{name},size={self.size},create,initial=sync" for name in names))
+        agent = self.agent(service, *(f"{name},size={self.size}" for name in names)).wait_connected()
+        return service, agent
+
+    def vm(self, **options):
+        image = bytearray(self.random_bytes(self.size))
+        return Vm(self, self.disk("vm.raw", self.size, bytes(image)), **options), image
+
+    def attach(self, agent, vm, *arguments):
+        answer = agent.ctl("attach", "--qmp", vm.qmp_socket, "--device", "disk0", *arguments)
+        self.assertEqual(answer.status, 0, answer.error)
+        return answer.object
+
+    def checkpoint(self, agent, vm):
+        answer = agent.ctl("checkpoint", "vm1", "--qmp", vm.qmp_socket)
+        self.assertEqual(answer.status, 0, answer.error)
+        return int(answer.object["epoch"])
+
+    def test_a_running_vm_is_attached_checkpointed_and_detached(self):
+        service, agent = self.pair()
+        vm, image = self.vm()
+        guest = Guest(self, vm, image)
+        attached = self.attach(agent, vm)
+        self.assertEqual(attached["job"], "understudy-vda")
+        self.assertEqual(attached["epoch"], service.status()["committed_epoch"])
+        self.assertGreater(guest.stop(), 0, "the guest was stopped by the attach")
+        self.assertEqual(vm.attachments(), ["understudy-vda"])
+
+        epoch = self.checkpoint(agent, vm)
+        self.assertGreater(epoch, int(attached["epoch"]))
+        vm.qmp("query-status")
+        self.assertEqual([e for e in vm.qmp.events if e in ("STOP", "RESUME")][-2:], ["STOP", "RESUME"])
+        self.assertTrue(vm.running())
+        self.assert_export(service.uri(), image, "the first checkpoint")
+
+        guest = Guest(self, vm, image)
+        time.sleep(0.5)
+        self.checkpoint(agent, vm)
+        guest.stop()
+        self.checkpoint(agent, vm)
+        self.assert_export(service.uri(), image, "a later checkpoint")
+
+        guest = Guest(self, vm, image)
+        time.sleep(0.2)
+        guest.stop()
+        before = bytes(image)
+        self.assertEqual(agent.ctl("detach", "--qmp", vm.qmp_socket).status, 0)
+        self.assertEqual((vm.jobs(), vm.attachments()), ([], []))
+        vm.disk.write(0, b"\x5a" * MIB)
+        image[:MIB] = b"\x5a" * MIB
+        agent.call("checkpoint", "vm1")
+        self.assert_export(service.uri(), before, "what was written until the detach")
+        nothing = agent.ctl("detach", "--qmp", vm.qmp_socket)
+        self.assert_refused(nothing, "NOT_FOUND", "nothing is attached")
+
+        self.attach(agent, vm)
+        self.assert_export(service.uri(), image, "attached again")
+        self.assertEqual(agent.call_errors(), [])
+
+    def test_the_standby_takes_no_half_copy(self):
+        service, agent = self.pair()
+        vm, image = self.vm(throttle=8 * MIB)
+        self.attach(agent, vm, "--no-wait")
+        self.assertEqual(vm.jobs(), ["understudy-vda"])
+        early = agent.ctl("checkpoint", "vm1", "--qmp", vm.qmp_socket)
+        self.assert_refused(early, "ABORTED", "")
+        self.assertTrue(vm.running(), "after a checkpoint that failed")
+        vm.qmp("qom-set", path="/objects/group", property="limits", value={"bps-read": 0})
+        self.attach(agent, vm)
+        self.assert_export(service.uri(), image, "after the copy")
+
+    def test_a_copy_that_lost_writes_with_the_agent_is_not_declared_complete(self):
+        """kill -9 of the agent loses writes that QEMU was told it has; the mirror job goes on and is ready all the time."""
+        service, agent = self.pair()
+        vm, image = self.vm()
+        self.attach(agent, vm)
+        guest = Guest(self, vm, image)
+        time.sleep(0.3)
+        agent.kill()
+        agent.restart()
+        before = guest.writes
+        lib.wait_for(lambda: guest.writes > before + 10, "the guest to write through the new agent")
+        guest.stop()
+        agent.wait_connected()
+        again = agent.ctl("attach", "--qmp", vm.qmp_socket, "--device", "disk0")
+        self.assertEqual(again.status, 1, again.out)
+        self.assertIn("ABORTED", again.error)
+        self.assertEqual(agent.ctl("detach", "--qmp", vm.qmp_socket).status, 0)
+        self.attach(agent, vm)
+        self.assert_export(service.uri(), image, "copied anew")
+
+    def test_an_agent_that_is_restarted_in_order_goes_on(self):
+        service, agent = self.pair()
+        vm, image = self.vm()
+        self.attach(agent, vm)
+        guest = Guest(self, vm, image)
+        time.sleep(0.2)
+        agent.daemon.end()
+        agent.restart()
+        before = guest.writes
+        lib.wait_for(lambda: guest.writes > before + 10, "the guest to write through the new agent")
+        guest.stop()
+        self.checkpoint(agent, vm)
+        self.assert_export(service.uri(), image, "after the restart")
+
+    def test_a_group_of_two_volumes_is_complete_with_the_second(self):
+        service, agent = self.pair("vda", "vdb")
+        vm, image = self.vm()
+        first = agent.ctl("attach", "vm1/vda", "--qmp", vm.qmp_socket, "--device", "disk0")
+        self.assertEqual((first.status, int(first.object["epoch"])), (0, 0), first.error)
+        self.assert_refused(agent.ctl("checkpoint", "vm1"), "ABORTED", "")
+        second = agent.ctl("attach", "vm1/vdb", "--qmp", vm.qmp_socket, "--device", "other")
+        self.assertEqual(second.status, 0, second.error)
+        self.assertGreater(int(second.object["epoch"]), 0)
+        guest = Guest(self, vm, image)
+        time.sleep(0.2)
+        guest.stop()
+        self.checkpoint(agent, vm)
+        self.assert_export(service.uri("vda"), image, "the first volume")
+        self.assert_export(service.uri("vdb"), vm.other, "the second volume")
+
+    def test_an_interrupted_attach_leaves_nothing(self):
+        _, agent = self.pair()
+        vm, _ = self.vm(throttle=4 * MIB)
+        attach = subprocess.Popen(
+            [CTL, "--server", agent.address, "attach", "vm1/vda", "--qmp", str(vm.qmp_socket), "--device", "disk0"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        lib.wait_for(vm.jobs, "the mirror to begin")
+        attach.send_signal(signal.SIGINT)
+        _, error = attach.communicate(timeout=lib.PATIENCE_SECONDS)
+        self.assertEqual(attach.returncode, 1)
+        self.assertIn("vm1/vda: copy [", error)
+        self.assertIn("undone: the VM is as it was before", error)
+        self.assertEqual((vm.jobs(), vm.attachments()), ([], []))
+
+    def test_a_wrong_device_is_told_and_leaves_nothing(self):
+        _, agent = self.pair()
+        vm, _ = self.vm()
+        wrong = agent.ctl("attach", "--qmp", vm.qmp_socket, "--device", "disk9")
+        self.assertEqual(wrong.status, 1)
+        self.assertIn("disk9", wrong.error)
+        self.assertEqual(vm.attachments(), [])
+
+
+if __name__ == "__main__":
+    lib.run_tests("qemu-system-x86_64", "nbdcopy")

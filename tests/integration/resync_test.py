@@ -1,0 +1,231 @@
+"""A standby that was away, is new, or has been lost track of gets what it misses and no more, while the guest writes; all the time it
+is at a complete checkpoint. A verify tells whether the disks are equal."""
+
+import os
+import random
+import signal
+
+import lib
+from lib import MIB, qemu_io
+
+SEGMENT = ("--segment-bytes", "4M")
+SLACK = 64 * MIB  # what a resync may send beyond what has changed, beside 5 %
+
+
+class ResyncTest(lib.Case):
+    size = 256 * MIB
+
+    def start_pair(self, *options, initial="", content=None):
+        self.primary = self.disk("p", self.size)
+        if content is not None:
+            with open(self.primary, "r+b") as file:
+                for offset, data in content.items():
+                    file.seek(offset)
+                    file.write(data)
+        self.secondary = self.disk("s", self.size)
+        self.standby = self.service(*SEGMENT)
+        self.standby.start_group(f"vda,disk={self.secondary}{initial}")
+        self.host = self.agent(self.standby, f"vda,disk={self.primary}", options=("--start", *options))
+        return self.host
+
+    def local(self):
+        with open(self.primary, "rb") as file:
+            return file.read()
+
+    def sent(self):
+        return int(self.host.metric("understudy_resync_applied_bytes_total", volume="vda"))
+
+    def sync(self):
+        answer = self.host.ctl("sync", "vm1", "--wait")
+        self.assertEqual(answer.status, 0, answer.error)
+        return answer.object
+
+    def assert_equal_at_checkpoint(self):
+        """Nobody writes: what a checkpoint shows is the primary's disk."""
+        self.host.call("checkpoint", "vm1")
+        self.assertEqual(self.read_disk(self.standby.uri()), self.local())
+
+    def writer(self, seed):
+        """A guest that writes until told to stop, on sectors of the first 64 MiB."""
+        requests = lib.random_requests(random.Random(seed), 400, 64 * MIB)
+        return lib.Writer(self.host.uri(), requests)
+
+    # ---- the first sync -------------------------------------------------------------------------------------------------------
+
+    def test_first_sync_sends_what_differs_while_the_guest_writes(self):
+        rng = random.Random(lib.SEED)
+        content = {at * MIB: rng.randbytes(MIB) for at in range(0, 96, 2)}
+        host = self.start_pair("--resync-bytes-per-second", "200M", initial=",initial=sync", content=content)
+        self.assert_refused(self.standby.ctl("stop", "vm1", "--failover"), "FAILED_PRECONDITION", "NO_CHECKPOINT")
+        writer = self.writer(lib.SEED)
+        writer.write_batch()
+        status = self.sync()
+        writer.write_batch()
+        writer.close()
+        self.assertEqual(status["sync_state"], "IN_SYNC")
+        self.assertFalse(status["incomplete"])
+        self.assert_equal_at_checkpoint()
+        allocated = os.stat(self.primary).st_blocks * 512
+        self.assertLessEqual(self.sent(), 1.05 * allocated + SLACK)
+        self.assertLess(os.stat(self.secondary).st_blocks * 512, self.size // 2, "sparse stays sparse")
+        self.assertEqual(host.call_errors(), [])
+
+    def test_a_disk_that_is_nearly_there_costs_little(self):
+        rng = random.Random(lib.SEED)
+        content = {at * MIB: rng.randbytes(MIB) for at in range(64)}
+        primary, secondary = self.disk("p", self.size), self.disk("s", self.size)
+        for path in (primary, secondary):
+            with open(path, "r+b") as file:
+                for offset, data in content.items():
+                    file.seek(offset)
+                    file.write(data)
+        with open(secondary, "r+b") as file:
+            file.seek(10 * MIB + 5000)
+            file.write(b"different")
+        self.primary, self.secondary = primary, secondary
+        self.standby = self.service(*SEGMENT)
+        self.standby.start_group(f"vda,disk={secondary},initial=sync")
+        self.host = self.agent(self.standby, f"vda,disk={primary}").wait_connected()
+        self.sync()
+        self.assertEqual(self.sent(), 4096)
+        self.assert_equal_at_checkpoint()
+
+    # ---- outages ----------------------------------------------------------------------------------------------------------------
+
+    def test_a_long_outage_is_made_good_with_what_changed(self):
+        host = self.start_pair("--window-bytes", "4M").wait_connected()
+        qemu_io(host.uri(), "write -q -P 1 0 32M")
+        epoch = host.call("checkpoint", "vm1")["epoch"]
+        before = self.read_disk(self.standby.uri())
+        self.standby.daemon.signal(signal.SIGSTOP)
+        qemu_io(host.uri(), *(f"write -q -P {at + 2} {at}M 1M" for at in range(16, 48)))
+        status = host.status()
+        self.assertEqual(status["sync_state"], "BEHIND")
+        self.assertGreater(int(status["volumes"][0]["dirty_bytes"]), 0)
+        self.assertEqual(host.ctl("checkpoint", "vm1", timeout="1s").status, 1)
+        (missed,) = [error for error in host.call_errors() if error["volume"] == "vda"]
+        self.assertEqual((missed["operation"], missed["reason"]), ("forward", "INCOMPLETE"))
+        self.assertGreater(host.metric("understudy_replication_lag_bytes", volume="vda"), 0)
+        self.standby.daemon.signal(signal.SIGCONT)
+
+        status = self.sync()
+        self.assertLessEqual(self.sent(), 1.05 * 32 * MIB)
+        self.assertGreater(int(status["committed_epoch"]), int(epoch), "it ended in a checkpoint of its own")
+        self.assert_equal_at_checkpoint()
+        self.assertNotEqual(self.read_disk(self.standby.uri()), before)
+        self.assertEqual(host.call_errors(), [])
+        self.assertEqual(host.metric("understudy_resync_remaining_bytes", volume="vda"), 0)
+        self.assertGreaterEqual(host.metric("understudy_resyncs_total", volume="vda", result="ok"), 1)
+
+    def test_a_failover_in_the_middle_of_a_resync_is_at_the_last_checkpoint(self):
+        host = self.start_pair("--window-bytes", "4M", "--resync-bytes-per-second", "4M").wait_connected()
+        qemu_io(host.uri(), "write -q -P 1 0 32M")
+        host.call("checkpoint", "vm1")
+        before = self.read_disk(self.standby.uri())
+        self.standby.daemon.signal(signal.SIGSTOP)
+        qemu_io(host.uri(), *(f"write -q -P {at + 2} {at}M 1M" for at in range(32)))
+        self.standby.daemon.signal(signal.SIGCONT)
+        lib.wait_for(lambda: self.sent() > 0, "the resync")
+        self.assertEqual(host.status()["sync_state"], "RESYNCING")
+        self.assertTrue(self.standby.status()["incomplete"])
+        self.standby.call("stop", "vm1", "--failover")
+        self.standby.wait_stage("DONE")
+        self.assertEqual(self.read_disk(self.standby.uri()), before)
+
+    def test_a_killed_service_under_load_and_its_return(self):
+        host = self.start_pair("--window-bytes", "4M").wait_connected()
+        writer = self.writer(lib.SEED + 1)
+        for _ in range(3):
+            writer.write_batch()
+            self.standby.kill()
+            for _ in range(4):
+                writer.write_batch()
+            self.standby.restart()
+            self.sync()
+            self.assert_equal_at_checkpoint()
+        writer.close()
+        self.assertEqual(host.call_errors(), [])
+
+    # ---- the agent dies -----------------------------------------------------------------------------------------------------------
+
+    def test_a_killed_agent_compares_what_was_hot(self):
+        host = self.start_pair("--window-bytes", "8M").wait_connected()
+        qemu_io(host.uri(), *(f"write -q -P {at + 1} {at}M 1M" for at in range(0, 160)))
+        host.call("checkpoint", "vm1")
+        # Cold regions leave the write-intent log by and by.
+        lib.wait_for(lambda: host.metric("understudy_intent_bytes") == 0, "the write-intent log to be cleaned")
+        for _ in range(3):
+            writer = self.writer(lib.SEED + 2)
+            writer.write_batch()
+            self.standby.daemon.signal(signal.SIGSTOP)  # what is on its way is lost with the agent
+            writer.write_batch()
+            writer.close()
+            host.kill()
+            self.standby.daemon.signal(signal.SIGCONT)
+            host.restart()
+            (unclean,) = host.daemon.events("unclean_restart")
+            self.assertLessEqual(int(unclean["to_compare_bytes"]), 64 * MIB, "no more than the guest has touched")
+            self.sync()
+            self.assert_equal_at_checkpoint()
+
+    def test_an_orderly_restart_compares_nothing(self):
+        host = self.start_pair("--window-bytes", "4M").wait_connected()
+        qemu_io(host.uri(), "write -q -P 1 0 8M")
+        self.standby.daemon.signal(signal.SIGSTOP)
+        qemu_io(host.uri(), *(f"write -q -P {at + 2} {at}M 1M" for at in range(16)))
+        self.assertEqual(host.daemon.end(), 0)
+        self.standby.daemon.signal(signal.SIGCONT)
+        host.restart()
+        self.assertEqual(host.daemon.events("unclean_restart"), [])
+        self.sync()
+        self.assertLessEqual(self.sent(), 17 * MIB)
+        self.assert_equal_at_checkpoint()
+
+    # ---- verify -------------------------------------------------------------------------------------------------------------------
+
+    def test_verify_finds_one_flipped_byte_and_a_full_sync_mends_it(self):
+        host = self.start_pair().wait_connected()
+        qemu_io(host.uri(), "write -q -P 7 0 64M")
+        host.call("checkpoint", "vm1")
+        self.assertEqual(host.status()["sync_state"], "ASSUMED")
+        writer = self.writer(lib.SEED + 3)
+        writer.write_batch()
+        answer = host.ctl("verify", "vm1", "--wait")
+        self.assertEqual(answer.status, 0, answer.error)
+        self.assertEqual(answer.object["outcome"], "EQUAL")
+        self.assertEqual(host.status()["sync_state"], "IN_SYNC")
+        self.assertGreater(host.metric("understudy_verify_last_equal_timestamp_seconds"), 0)
+
+        host.call("checkpoint", "vm1")
+        lib.wait_for(lambda: self.standby.status()["jobs"] == [], "the apply job")
+        with open(self.secondary, "r+b") as file:
+            file.seek(200 * MIB + 17)
+            file.write(b"\x01")
+        answer = host.ctl("verify", "vm1", "--wait")
+        self.assertEqual(answer.status, 3, answer.error)
+        self.assertEqual((answer.object["outcome"], answer.object["different_bytes"]), ("DIFFERENT", 4096))
+        self.assertEqual(host.status()["sync_state"], "DIVERGED")
+        (error,) = host.call_errors()
+        self.assertEqual((error["volume"], error["operation"], int(error["offset"])), ("vda", "verify", 200 * MIB))
+
+        answer = host.ctl("sync", "vm1", "--full", "--wait")
+        self.assertEqual(answer.status, 0, answer.error)
+        writer.write_batch()
+        writer.close()
+        self.assertEqual(host.status()["sync_state"], "IN_SYNC")
+        self.assert_equal_at_checkpoint()
+
+    def test_forward_mode_cannot_compare(self):
+        self.secondary = self.disk("s", self.size)
+        self.standby = self.service(*SEGMENT)
+        self.standby.start_group(f"vda,disk={self.secondary}")
+        host = self.agent(self.standby, f"vda,size={self.size}").wait_connected()
+        answer = host.ctl("verify", "vm1")
+        self.assertEqual(answer.status, 1)
+        self.assertIn("has no local disk", answer.error)
+        answer = self.standby.ctl("verify", "vm1")
+        self.assertIn("WRONG_MODE", answer.error)
+
+
+if __name__ == "__main__":
+    lib.run_tests("qemu-io", "nbdcopy")
