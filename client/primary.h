@@ -132,6 +132,7 @@ class Primary : private ForwarderListener {
   absl::Status OnUnknown() override;
   absl::Status OpenIntents(base::FileSystem& file_system, const PrimaryOptions& options);
   absl::Status LoadDifferences(const AgentRecord& record);
+  void SuspectIntents();
   absl::Status StoreDifferences();
   bool tee() const;
   absl::Status SyncDisks();

@@ -32,22 +32,35 @@ absl::Status Primary::OpenIntents(base::FileSystem& file_system, const PrimaryOp
   return absl::OkStatus();
 }
 
+// A new state directory has neither of the two files, a used one has both: whoever has lost one of them knows nothing.
 absl::Status Primary::LoadDifferences(const AgentRecord& record) {
   if (intents_ == nullptr) return absl::OkStatus();
   const std::string path = state_->PathOf(kDifferencesFile);
-  if (file_system_.Exists(path)) {
+  const bool kept = file_system_.Exists(path);
+  absl::Status loaded;
+  if (kept) {
     ASSIGN_OR_RETURN(const std::string encoded, file_system_.ReadWholeFile(path));
-    RETURN_IF_ERROR(
-        Annotate(differences_->DecodeAll(encoded),
-                 absl::StrCat(path, " (remedy: remove it together with ", state_->PathOf("intent"),
-                              "; then everything is compared)")));
+    loaded = differences_->DecodeAll(encoded);
+    if (!loaded.ok() && !absl::IsDataLoss(loaded)) {
+      return Annotate(loaded, absl::StrCat(path, " (remedy: remove it, then all is compared)"));
+    }
   }
-  // A state directory that has been paired and lost its log, or never had one.
-  if (intents_->created() && !record.grant.none()) {
+  const bool fresh = !kept && intents_->created() && record.grant.none();
+  if (!fresh && (!kept || !loaded.ok() || intents_->created())) {
+    base::LogWarning("differences_unknown")
+        .With("group", group())
+        .With("file", path)
+        .With("status", loaded)
+        .With("consequence", "everything is compared, and sent where it differs");
     differences_->SuspectAll();
+    resync_->OnSuspectAll();
     return StoreDifferences();
   }
-  if (record.clean) return absl::OkStatus();
+  if (!record.clean) SuspectIntents();
+  return fresh ? StoreDifferences() : absl::OkStatus();
+}
+
+void Primary::SuspectIntents() {
   uint64_t bytes = 0;
   for (const auto& volume : volumes_) {
     const uint32_t index = volume->options().index;
@@ -56,13 +69,11 @@ absl::Status Primary::LoadDifferences(const AgentRecord& record) {
       bytes += range.size();
     }
   }
-  if (bytes > 0) {
-    base::LogWarning("unclean_restart")
-        .With("group", group())
-        .With("to_compare_bytes", bytes)
-        .With("missing_bytes", differences_->bytes() - bytes);
-  }
-  return absl::OkStatus();
+  if (bytes == 0) return;
+  base::LogWarning("unclean_restart")
+      .With("group", group())
+      .With("to_compare_bytes", bytes)
+      .With("missing_bytes", differences_->bytes() - bytes);
 }
 
 absl::Status Primary::StoreDifferences() {

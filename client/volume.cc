@@ -204,7 +204,7 @@ absl::Status Volume::Resend(ByteRange range, Differences& differences) {
   RETURN_IF_ERROR(intent.status());
   std::vector<char> data(range.size());
   const base::RangeLock::Hold hold(ranges_, range);
-  RETURN_IF_ERROR(ReadDisk(range.start, data));
+  RETURN_IF_ERROR(LocalResult(IoKind::kRead, range, ReadDisk(range.start, data)));
   differences.RemoveMissing(options_.index, range);
   const absl::Status sent = forwarder_->Resend(options_.index, range.start, data, &intent.ticket);
   if (!sent.ok()) differences.AddMissing(options_.index, range);

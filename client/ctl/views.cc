@@ -128,6 +128,14 @@ std::string ScrubLine(const v1::GroupStatus& group, absl::Time now) {
                       clean == 0 ? "never" : Age(absl::FromUnixSeconds(clean), now));
 }
 
+std::string VerifyLine(const v1::GroupStatus& group, absl::Time now) {
+  const v1::VerifyStatus& verify = group.verify();
+  const int64_t equal = verify.last_equal_unix_seconds();
+  return absl::StrCat(EnumName(*v1::VerifyOutcome_descriptor(), verify.outcome()), ", ",
+                      HumanBytes(verify.different_bytes()), " different, last equal ",
+                      equal == 0 ? "never" : Age(absl::FromUnixSeconds(equal), now));
+}
+
 Table CloneTable(const google::protobuf::RepeatedPtrField<v1::CloneStatus>& clones,
                  absl::Time now) {
   Table table({"CLONE", "EPOCH", "WRITTEN", "OF", "ENDS IN", "EXPORTS"});
@@ -174,6 +182,7 @@ std::string GroupView(const v1::GroupStatus& group, absl::Time now) {
   }
   if (!group.agent_id().empty()) absl::StrAppend(&text, Line("agent", group.agent_id()));
   if (group.scrub().number() > 0) absl::StrAppend(&text, Line("scrub", ScrubLine(group, now)));
+  if (group.verify().number() > 0) absl::StrAppend(&text, Line("verify", VerifyLine(group, now)));
   const bool primary = group.mode() == v1::MODE_PRIMARY;
   if (!primary) absl::StrAppend(&text, KeptLines(group));
   absl::StrAppend(&text, (primary ? PrimaryVolumes(group) : SecondaryVolumes(group)).Render(2),

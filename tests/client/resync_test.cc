@@ -4,8 +4,12 @@
 
 #include <atomic>
 #include <filesystem>
+#include <functional>
 #include <random>
+#include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -175,6 +179,31 @@ TEST_F(ResyncTest, AnOrderlyRestartKeepsWhatIsMissing) {
   Make();
   ExpectEqualAfterCheckpoint();
   EXPECT_EQ(transport_.seen().compared_bytes, compared_before);
+}
+
+// Whatever becomes of its files: an agent that knows nothing compares everything.
+TEST_F(ResyncTest, AStateDirectoryThatLostAFileKnowsNothing) {
+  const auto lose = [](const std::string& path) { ASSERT_TRUE(std::filesystem::remove(path)); };
+  const auto damage = [](const std::string& path) {
+    std::string bytes = *base::FileSystem::Posix().ReadWholeFile(path);
+    bytes.back() = static_cast<char>(bytes.back() ^ 1);
+    ASSERT_TRUE(base::FileSystem::Posix().WriteFileAtomically(path, bytes).ok());
+  };
+  ASSERT_TRUE(Make().Start(false, Soon()).ok());
+  Write(0, 'a');
+  ExpectEqualAfterCheckpoint();
+  const std::vector<std::pair<std::string, std::function<void(const std::string&)>>> accidents = {
+      {"differences", lose}, {"differences", damage}, {"intent", lose}};
+  for (const auto& [file, accident] : accidents) {
+    primary_->Shutdown(absl::Seconds(1));
+    primary_.reset();
+    accident(directory_.File("state/" + file));
+    transport_.Corrupt(20 * kMiB, 'z');
+    const uint64_t compared_before = transport_.seen().compared_bytes;
+    Make();
+    ExpectEqualAfterCheckpoint();
+    EXPECT_GE(transport_.seen().compared_bytes - compared_before, kDiskBytes) << file;
+  }
 }
 
 TEST_F(ResyncTest, AStandbyThatLostWhatItHadIsComparedWhole) {
