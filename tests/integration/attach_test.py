@@ -46,21 +46,28 @@ class Qmp:
 
 
 class Vm:
-    """QEMU with two disks, node names disk0 and other, and two QMP sockets: one for understudyctl, one for the test."""
+    """QEMU with two disks, node names disk0 and other, and two QMP sockets: one for understudyctl, one for the test.
 
-    def __init__(self, case, image, throttle=None):
+    `quorum`: socket and export name of an agent; disk0 is then a quorum of the raw disk and that.
+    """
+
+    def __init__(self, case, image, throttle=None, quorum=None):
         self.qmp_socket = case.dir / "vm.qmp"
         self.other = case.random_bytes(case.size)
         own = case.dir / "test.qmp"
         log = open(case.dir / "qemu.log", "ab")
         file_node = f"driver=raw,node-name=below,file.driver=file,file.filename={image},discard=unmap"
+        disk_nodes = ["-blockdev", "driver=throttle,node-name=disk0,throttle-group=group,file=below"]
+        if quorum is not None:
+            export = f"driver=nbd,node-name=standby,server.type=unix,server.path={quorum[0]},export={quorum[1]},reconnect-delay=5"
+            both = "driver=quorum,node-name=disk0,read-pattern=fifo,vote-threshold=1,children.0=below,children.1=standby"
+            disk_nodes = ["-blockdev", export, "-blockdev", both]
         self.process = subprocess.Popen(
             [
                 "qemu-system-x86_64", "-S", "-machine", "none", "-nographic", "-nodefaults",
                 "-qmp", f"unix:{self.qmp_socket},server=on,wait=off", "-qmp", f"unix:{own},server=on,wait=off",
                 "-blockdev", f"driver=raw,node-name=other,file.driver=file,file.filename={case.disk('other.raw', case.size, self.other)}",
-                "-object", f"throttle-group,id=group,x-bps-read={throttle or 0}", "-blockdev", file_node,
-                "-blockdev", "driver=throttle,node-name=disk0,throttle-group=group,file=below",
+                "-object", f"throttle-group,id=group,x-bps-read={throttle or 0}", "-blockdev", file_node, *disk_nodes,
             ],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
@@ -251,6 +258,41 @@ class AttachTest(lib.Case):
         self.checkpoint(agent, vm)
         self.assert_export(service.uri("vda"), image, "the first volume")
         self.assert_export(service.uri("vdb"), vm.other, "the second volume")
+
+    def test_a_quorum_outlives_its_agent_and_is_mirrored_anew(self):
+        """The layout of COLO: QEMU writes to its own disk and to the agent. docs/operations.md, "Quorum"."""
+        service = self.service()
+        image = bytearray(self.random_bytes(self.size))
+        service.start_group(f"vda,disk={self.disk('standby.raw', self.size, bytes(image))}")
+        agent = self.agent(service, f"vda,size={self.size}", options=("--start", "--state-dir", self.dir / "state")).wait_connected()
+        vm = Vm(self, self.disk("vm.raw", self.size, bytes(image)), quorum=(agent.nbd_socket, "vm1/vda"))
+        guest = Guest(self, vm, image)
+        lib.wait_for(lambda: guest.writes > 50, "the guest to write")
+        self.checkpoint(agent, vm)
+        agent.daemon.end()
+        agent.restart()
+        before = guest.writes
+        lib.wait_for(lambda: guest.writes > before + 10, "the guest to write through the new agent")
+        guest.stop()
+        self.checkpoint(agent.wait_connected(), vm)
+        self.assert_export(service.uri(), image, "after an orderly restart of the agent")
+
+        kept = bytes(image)
+        agent.kill()
+        guest = Guest(self, vm, image)
+        lib.wait_for(lambda: guest.writes > 50, "the guest to go on with its own disk")
+        vm.qmp("query-status")
+        self.assertIn("QUORUM_REPORT_BAD", vm.qmp.events)
+        agent.restart()
+        agent.wait_connected()
+        self.assert_refused(agent.ctl("checkpoint", "vm1", "--qmp", vm.qmp_socket), "ABORTED", "")
+        self.assert_export(service.uri(), kept, "the last whole checkpoint")
+        vm.qmp("x-blockdev-change", parent="disk0", child="children.1")
+        vm.qmp("blockdev-del", **{"node-name": "standby"})
+        self.attach(agent, vm)
+        guest.stop()
+        self.checkpoint(agent, vm)
+        self.assert_export(service.uri(), image, "mirrored anew")
 
     def test_an_interrupted_attach_leaves_nothing(self):
         _, agent = self.pair()
