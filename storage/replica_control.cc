@@ -179,7 +179,8 @@ void ReplicaImpl::MarkDisks() {
   base::Turn::Hold marker_turn(marker_turn_);
   const GroupRecord record = this->record();
   if (record.stage == Stage::kNone || record.stage == Stage::kDone) return;
-  for (const auto& disk : chain()->disks) {
+  const std::shared_ptr<const Chain> chain = this->chain();  // a checkpoint may publish another
+  for (const auto& disk : chain->disks) {
     if (disk == nullptr) continue;
     const absl::Status marked = disk->WriteMarker(name_, context_.options.data_dir, record.term);
     if (marked.ok()) continue;

@@ -122,6 +122,17 @@ TEST_P(HandoverTest, ATakeoverTakesItBackWithANewTerm) {
   EXPECT_FALSE(replica().state().handed_over);
 }
 
+// A takeover marks the disks of the chain that is there, while the apply job publishes others.
+TEST_P(HandoverTest, TakeoversBesideTheApplyJob) {
+  for (int i = 0; i < 40; ++i) {
+    ASSERT_EQ(Write(0), absl::OkStatus());
+    ASSERT_TRUE(fixture_.Checkpoint().ok());
+    const Term term = replica().state().term;
+    ASSERT_EQ(replica().BindAgent(i % 2 == 0 ? "other" : "agent", true), absl::OkStatus());
+    EXPECT_EQ(replica().state().term, term.Next());
+  }
+}
+
 TEST_P(HandoverTest, NothingIsHandedOverWhileOperationsAreMissing) {
   ASSERT_EQ(fixture_.Append({{.kind = OperationKind::kIncomplete}}, ""), absl::OkStatus());
   EXPECT_TRUE(HasReason(HandOver().status(), kReasonIncomplete));
