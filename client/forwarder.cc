@@ -138,7 +138,11 @@ absl::Status Forwarder::WaitForRoom(uint32_t volume, ByteRange range, uint64_t b
       TellMissedLocked(volume, range);
       return status;
     }
-    if (HandedOverLocked()) return HandedOverError();
+    if (HandedOverLocked()) {  // only when the standby knew of it first: the local disk has the write
+      incomplete_at_start_ = incomplete_at_start_ || !range.empty();
+      TellMissedLocked(volume, range);
+      return HandedOverError();
+    }
     if (skipping_) return MissLocked(volume, range);
     const bool fits = window_.bytes() + bytes + kOperationBytes <= options_.window_bytes;
     if (!draining_ && (fits || window_.empty())) return absl::OkStatus();
@@ -265,14 +269,22 @@ absl::Status Forwarder::WaitForAck(uint64_t stream, uint64_t sequence) {
     Pump();
   }
   base::MutexLock lock(mutex_);
+  // A standby that answers every handshake and refuses every frame is never lost, and as useless.
+  absl::Duration progress = clock_.Monotonic();
+  uint64_t received = window_.received_sequence();
   while (true) {
+    if (window_.received_sequence() > received || window_.unreceived_bytes() == 0) {
+      progress = clock_.Monotonic();
+    }
+    received = window_.received_sequence();
+    const bool refusing = clock_.Monotonic() - progress >= options_.lost_peer;
     if (stream == stream_id_ &&
         (durable ? window_.durable_sequence() : window_.received_sequence()) >= sequence) {
       return absl::OkStatus();
     }
     RETURN_IF_ERROR(CheckRunningLocked());
     if (stream != stream_id_) return IncompleteError();
-    if (lost_ && options_.on_full == OnFull::kDegrade) {
+    if ((lost_ || refusing) && options_.on_full == OnFull::kDegrade) {
       const absl::Status lost = absl::UnavailableError(
           "writes were answered without the standby's acknowledgement that --ack asks for: it "
           "cannot "
@@ -280,7 +292,7 @@ absl::Status Forwarder::WaitForAck(uint64_t stream, uint64_t sequence) {
       errors_.Latch("", "write", lost);
       return lost;
     }
-    changed_.Wait(mutex_);
+    changed_.WaitFor(mutex_, options_.heartbeat);
   }
 }
 

@@ -27,6 +27,7 @@
 #define UNDERSTUDY_CLIENT_FORWARDER_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -88,6 +89,8 @@ struct StartOptions {
       resume;  // of an earlier run that ended with everything received and wrote nothing since
   // The caller knows of ranges that may differ at the secondary: the stream begins INCOMPLETE.
   bool incomplete = false;
+  // The same, asked under the lock that orders it with OnMissed(): of what was written since the caller looked.
+  std::function<bool()> missing;
   // It knows all of them that an earlier run under `grant` has left. Otherwise, when the secondary says that it misses something,
   // OnUnknown() follows.
   bool covered = false;

@@ -60,7 +60,9 @@ void Forwarder::AcceptReply(const HandshakeReply& reply) {
 
 bool Forwarder::KnownLocked(const HandshakeReply& reply) const {
   return reply.received_sequence + 1 >= window_.first_available_sequence() &&
-         reply.received_sequence < window_.next_sequence();
+         // Not next_sequence(): what was queued and never sent cannot be there. Whoever has more of this stream has it from an earlier
+         // run of ours, whose operations are not the ones we have.
+         reply.received_sequence <= window_.sent_sequence();
 }
 
 bool Forwarder::UnknownLocked(const HandshakeReply& reply) const {

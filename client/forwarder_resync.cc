@@ -83,7 +83,11 @@ absl::Status Forwarder::Resend(uint32_t volume, uint64_t offset, std::span<const
     Window::Slot slot;
     {
       base::MutexLock lock(mutex_);
-      RETURN_IF_ERROR(CheckResyncLocked());
+      if (const absl::Status status = CheckResyncLocked(); !status.ok()) {
+        // Under the lock: a start that asks meanwhile whether anything is missing must not find it in no place at all.
+        TellMissedLocked(volume, ByteRange::OfLength(offset, data.size()));
+        return status;
+      }
       const absl::Duration now = clock_.Monotonic();
       if (zero) {
         *ticket = TicketLocked(window_.Append({.volume = volume,
@@ -116,7 +120,8 @@ absl::StatusOr<CheckpointResult> Forwarder::EndResync(absl::FunctionRef<bool()> 
   {
     base::MutexLock lock(mutex_);
     RETURN_IF_ERROR(WaitWhileDrainingLocked(deadline));
-    if (skipping_ || !incomplete_ || !nothing_missing()) {
+    // Before this start's first handshake nobody knows what its standby misses.
+    if (skipping_ || !incomplete_ || volume_ids_.empty() || !nothing_missing()) {
       return WithReason(
           absl::AbortedError(absl::StrCat("group ", options_.group, ": more was missed meanwhile")),
           kReasonIncomplete);

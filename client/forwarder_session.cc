@@ -90,7 +90,7 @@ absl::Status Forwarder::Start(const StartOptions& options) {
     last_contact_ = last_progress_ = next_attempt_ = clock_.Monotonic();
     backoff_ = options_.backoff_min;
     running_ = true;
-    incomplete_at_start_ = options.incomplete;
+    incomplete_at_start_ = options.incomplete || (options.missing != nullptr && options.missing());
     // Who has handed over writes nothing, and need not say it before it is let in again.
     if (!options.handed_over) MarkStartIncompleteLocked();
   }
@@ -130,7 +130,8 @@ absl::Status Forwarder::WaitUntilDurable(const base::Deadline& deadline) {
     base::MutexLock lock(mutex_);
     while (window_.durable_sequence() < through && running_ && !fenced_) {
       const absl::Duration left = TimeLeft(deadline);
-      if (left <= absl::ZeroDuration()) {
+      const bool in_vain = hold_writers && lost_ && options_.on_full == OnFull::kDegrade;
+      if (in_vain || left <= absl::ZeroDuration()) {
         draining_ = false;
         NotifyLocked();
         return absl::UnavailableError(absl::StrCat("group ", options_.group, ": ", window_.bytes(),

@@ -127,6 +127,11 @@ absl::Status Primary::Resume() {
     if (!told) forwarder_->errors().Latch("", "connect", FencedStatus(group()));
     return absl::OkStatus();
   }
+  // Good for this one run: its first operation, be it a marker, makes it untrue. Who has handed over queues none before it is taken
+  // back, which forgets it as well.
+  if (record.resume.stream_id != 0 && !record.handed_over) {
+    RETURN_IF_ERROR(state_->Update([](AgentRecord& stored) { stored.resume = {}; }));
+  }
   return forwarder_->Start({.grant = record.grant,
                             .handed_over = record.handed_over,
                             .resume = record.resume,
@@ -136,12 +141,15 @@ absl::Status Primary::Resume() {
 
 void Primary::Shutdown(absl::Duration grace) {
   const absl::Time deadline = absl::Now() + grace;
-  resync_->Stop();
+  resync_->Interrupt();
   // A request that stays inside may wait for the standby, or be on the local disk only: half of the time is for the drain.
   const bool quiet = gate_.Close(grace / 2);
   if (!quiet) base::LogWarning("io_stuck_at_shutdown").With("group", group());
+  // Before the drain, so that it queues nothing more; but it may wait for a range that a stuck request holds until the forwarder ends.
+  if (quiet) resync_->Stop();
   const base::MutexLock lock(control_);
   EndForwarding(deadline, quiet);
+  resync_->Stop();
   forwarder_->errors().Store();
 }
 
@@ -206,9 +214,10 @@ absl::StatusOr<Primary::Outcome> Primary::Start(bool takeover, const base::Deadl
   ClearErrors();
   SetFenced(false);
   resync_->ForgetProof();
-  if (absl::Status status = forwarder_->Start({.takeover = takeover,
-                                               .handed_over = handed_over(),
-                                               .incomplete = tee() && !differences_->empty()});
+  if (absl::Status status =
+          forwarder_->Start({.takeover = takeover,
+                             .handed_over = handed_over(),
+                             .missing = [this] { return tee() && !differences_->empty(); }});
       !status.ok()) {
     SetStage(Stage::kNone).IgnoreError();
     return status;

@@ -137,7 +137,8 @@ class Primary : private ForwarderListener {
   bool tee() const;
   absl::Status SyncDisks();
   // Nothing is being written, and what differs is known: a restart needs to compare nothing.
-  absl::Status StoreCleanEnd(const ResumePoint& resume);
+  // `handed_over`: unless that was taken back meanwhile.
+  absl::Status StoreCleanEnd(const ResumePoint& resume, bool handed_over = false);
   absl::Status DeclareComplete(const base::Deadline& deadline, Outcome& outcome);
   void HandOver();
   bool BeginHandover();

@@ -24,7 +24,7 @@ void Primary::HandOver() {
 
 bool Primary::BeginHandover() {
   const base::MutexLock lock(control_);
-  if (stage() != Stage::kRunning || fenced()) return false;
+  if (stage() != Stage::kRunning || fenced() || !forwarder_->state().running) return false;
   const absl::Status stored =
       state_->Update([](AgentRecord& record) { record.handed_over = true; });
   if (!stored.ok()) {
@@ -45,7 +45,7 @@ void Primary::EndHandover(const absl::StatusOr<ResumePoint>& outcome) {
     // Nothing can be written now, so the stream can go on from here even after a kill -9.
     const base::MutexLock lock(control_);
     if (!handed_over() || stage() != Stage::kRunning) return;
-    const absl::Status stored = StoreCleanEnd(*outcome);
+    const absl::Status stored = StoreCleanEnd(*outcome, /*handed_over=*/true);
     if (!stored.ok()) base::LogError("resume_point_lost").With("error", stored);
     return;
   }

@@ -34,7 +34,14 @@ absl::Status Primary::OpenIntents(base::FileSystem& file_system, const PrimaryOp
 
 // A new state directory has neither of the two files, a used one has both: whoever has lost one of them knows nothing.
 absl::Status Primary::LoadDifferences(const AgentRecord& record) {
-  if (intents_ == nullptr) return absl::OkStatus();
+  if (intents_ == nullptr) {
+    // Nobody follows now what the standby misses: who comes back to tee mode must know that it knows nothing.
+    if (!state_->kept() || !file_system_.Exists(state_->PathOf(kDifferencesFile))) {
+      return absl::OkStatus();
+    }
+    RETURN_IF_ERROR(file_system_.Remove(state_->PathOf(kDifferencesFile)));
+    return file_system_.SyncDirectory(state_->PathOf(""));
+  }
   const std::string path = state_->PathOf(kDifferencesFile);
   const bool kept = file_system_.Exists(path);
   absl::Status loaded;
@@ -172,11 +179,12 @@ absl::Status Primary::DeclareComplete(const base::Deadline& deadline, Outcome& o
   return absl::OkStatus();
 }
 
-absl::Status Primary::StoreCleanEnd(const ResumePoint& resume) {
+absl::Status Primary::StoreCleanEnd(const ResumePoint& resume, bool handed_over) {
   // What the standby has must not be lost here by a power cut that nothing tells of.
   RETURN_IF_ERROR(SyncDisks());
   RETURN_IF_ERROR(StoreDifferences());
   return state_->Update([&](AgentRecord& record) {
+    if (handed_over && !record.handed_over) return;
     record.clean = true;
     record.resume = resume;
   });

@@ -37,13 +37,17 @@ Resync::Resync(Parts parts)
 
 Resync::~Resync() { Stop(); }
 
-void Resync::Stop() {
+void Resync::Interrupt() {
   {
     base::MutexLock lock(mutex_);
     stopping_ = true;
     wake_.NotifyAll();
   }
   if (parts_.source != nullptr) parts_.source->Cancel();
+}
+
+void Resync::Stop() {
+  Interrupt();
   if (resync_thread_.joinable()) resync_thread_.join();
   if (verify_thread_.joinable()) verify_thread_.join();
 }

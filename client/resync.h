@@ -78,6 +78,7 @@ class Resync {
   explicit Resync(Parts parts);
   ~Resync();  // Stop()
 
+  void Interrupt();  // as Stop(), which has to follow, but does not wait
   void Stop();
 
   // kFailedPrecondition unless all volumes are tee; kUnavailable unless connected. Returns its number.

@@ -200,6 +200,8 @@ absl::Status Volume::ReadDisk(uint64_t offset, std::span<char> out) const {
 }
 
 absl::Status Volume::Resend(ByteRange range, Differences& differences) {
+  // What is in the window and in no file is known from the write-intent log alone, which counts after an unclean end only.
+  if (before_write_) RETURN_IF_ERROR(before_write_());
   Intent intent(intents_, options_.index, range);
   RETURN_IF_ERROR(intent.status());
   std::vector<char> data(range.size());

@@ -173,7 +173,8 @@ void StreamSession::OnCommitted(Epoch epoch, uint64_t sequence, uint64_t bytes,
   {
     base::MutexLock lock(mutex_);
     if (epoch.value() < ack_.committed_epoch) return;
-    // The commit may be done before the storage thread says that it has taken the marker.
+    // The commit may be done before the storage thread says that it has taken the marker. At the marker the stream was complete.
+    if (sequence > ack_.received_sequence) ack_.incomplete = false;
     ack_.received_sequence = std::max(ack_.received_sequence, sequence);
     ack_.committed_epoch = epoch.value();
     ack_.committed_sequence = sequence;

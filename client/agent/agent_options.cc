@@ -33,6 +33,7 @@ absl::Status SetDuration(const std::string& key, const std::string& value, absl:
 }
 
 constexpr uint64_t kIntentRegionsMin = 16;
+constexpr uint64_t kDirtyMapBytesMin = 1 << 20;
 
 absl::Status SetBytes(const std::string& key, const std::string& value, uint64_t& bytes,
                       uint64_t least = 0) {
@@ -147,6 +148,14 @@ absl::StatusOr<PrimaryVolumeOptions> ParseVolume(const std::string& text) {
   return volume;
 }
 
+namespace {
+absl::Status AddVolume(AgentOptions& options, const std::string& key, const std::string& value) {
+  const auto volume = ParseVolume(value);
+  if (volume.ok()) options.primary.volumes.push_back(*volume);
+  return Annotate(volume.status(), "--" + key);
+}
+}  // namespace
+
 absl::Status AgentOptions::Set(const std::string& key, const std::string& value) {
   using Setter = std::function<absl::Status(AgentOptions&, const std::string&, const std::string&)>;
   static const auto text = [](std::string AgentOptions::*field) -> Setter {
@@ -167,12 +176,7 @@ absl::Status AgentOptions::Set(const std::string& key, const std::string& value)
          o.primary.forwarder.group = v;
          return Annotate(CheckName("group", v), "--" + k);
        }},
-      {"volume",
-       [](auto& o, const auto& k, const auto& v) {
-         const auto volume = ParseVolume(v);
-         if (volume.ok()) o.primary.volumes.push_back(*volume);
-         return Annotate(volume.status(), "--" + k);
-       }},
+      {"volume", AddVolume},
       {"ack", [](auto& o, const auto& k,
                  const auto& v) { return SetEnum(k, v, AckNames(), o.primary.forwarder.ack); }},
       {"on-full",
@@ -188,8 +192,10 @@ absl::Status AgentOptions::Set(const std::string& key, const std::string& value)
        [](auto& o, const auto& k, const auto& v) {
          return SetBytes(k, v, o.primary.forwarder.window_bytes, kWindowBytesMin);
        }},
-      {"dirty-map-bytes", [](auto& o, const auto& k,
-                             const auto& v) { return SetBytes(k, v, o.primary.dirty_map_bytes); }},
+      {"dirty-map-bytes",
+       [](auto& o, const auto& k, const auto& v) {
+         return SetBytes(k, v, o.primary.dirty_map_bytes, kDirtyMapBytesMin);
+       }},
       {"intent-regions",
        [](auto& o, const auto& k, const auto& v) {
          return SetBytes(k, v, o.primary.intent_regions, kIntentRegionsMin);

@@ -90,6 +90,26 @@ class FakeTransport : public Transport, public ChecksumSource {
     aborted_sequence_ = 0;
     committed_epoch_ = Epoch();
   }
+  void Track() {
+    base::MutexLock lock(mutex_);
+    track_ = true;
+  }
+  void PowerCut() {
+    base::MutexLock lock(mutex_);
+    while (!undo_.empty() && undo_.back().sequence > durable_) {
+      const Undo& undo = undo_.back();
+      if (undo.operation.has_range()) {
+        disks_[undo.operation.volume].replace(undo.operation.offset, undo.operation.length,
+                                              undo.old);
+      }
+      behaviour_.incomplete = undo.incomplete;
+      undo_.pop_back();
+    }
+    undo_.clear();
+    received_ = durable_;
+    aborted_sequence_ = 0;
+    End(absl::UnavailableError("power cut"));
+  }
   // The secondary forgets this stream's operations after `sequence`, as after a power cut.
   void ForgetAfter(uint64_t sequence) {
     base::MutexLock lock(mutex_);
@@ -129,7 +149,8 @@ class FakeTransport : public Transport, public ChecksumSource {
     if (!behaviour_.reachable) return End(absl::UnavailableError("nobody listens"));
     if (!behaviour_.refuse.ok()) return End(behaviour_.refuse);
     if (handshake.stream_id != stream_id_) {
-      if (behaviour_.strict_streams && received_ > 0) behaviour_.incomplete = true;
+      if (behaviour_.strict_streams && stream_id_ != 0) behaviour_.incomplete = true;
+      undo_.clear();
       stream_id_ = handshake.stream_id;
       received_ = durable_ = committed_sequence_ = marker_sequence_ = 0;
     }
@@ -216,6 +237,15 @@ class FakeTransport : public Transport, public ChecksumSource {
   }
 
  private:
+  struct Undo {
+    uint64_t sequence = 0;
+    Operation operation;
+    bool incomplete = false;
+    std::string old;
+  };
+  std::deque<Undo> undo_ ABSL_GUARDED_BY(mutex_);
+  bool track_ ABSL_GUARDED_BY(mutex_) = false;
+
   void Violation(std::string text) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     seen_.violations.push_back(std::move(text));
   }
@@ -235,6 +265,14 @@ class FakeTransport : public Transport, public ChecksumSource {
       marker = marker || IsMarker(operation.kind);
       if (sequence++ <= received_) continue;
       received_ = sequence - 1;
+      if (track_) {
+        Undo undo{
+            .sequence = received_, .operation = operation, .incomplete = behaviour_.incomplete};
+        if (operation.has_range()) {
+          undo.old = disks_[operation.volume].substr(operation.offset, operation.length);
+        }
+        undo_.push_back(std::move(undo));
+      }
       ApplyOne(operation, bytes);
     }
     if (data != frame.payload + frame.payload_bytes) Violation("payload length");
@@ -269,6 +307,7 @@ class FakeTransport : public Transport, public ChecksumSource {
         } else if (behaviour_.commit) {
           committed_epoch_ = committed_epoch_.Next();
           committed_sequence_ = received_;
+          durable_ = received_;
         }
         break;
       default:

@@ -3,6 +3,7 @@
 #include "client/resync.h"
 
 #include <atomic>
+#include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <random>
@@ -43,6 +44,9 @@ class ResyncTest : public ::testing::Test {
   }
   ~ResyncTest() override { primary_.reset(); }
 
+  ChecksumSource* source_ = nullptr;
+  bool forward_ = false;
+  AckMode ack_ = AckMode::kForwarded;
   Primary& Make() {
     primary_.reset();
     transport_.Allow();
@@ -55,10 +59,12 @@ class ResyncTest : public ::testing::Test {
                       .backoff_min = absl::Milliseconds(5),
                       .backoff_max = absl::Milliseconds(20)},
         .volumes = {{.name = "disk0", .disk_path = directory_.File("disk.raw")}}};
+    options.forwarder.ack = ack_;
+    if (forward_) options.volumes = {{.name = "disk0", .size_bytes = kDiskBytes}};
     auto state = AgentState::Open(base::FileSystem::Posix(), directory_.File("state"));
     EXPECT_TRUE(state.ok()) << state.status();
-    auto primary =
-        Primary::Create(options, file_system_, *std::move(state), &transport_, &transport_);
+    auto primary = Primary::Create(options, file_system_, *std::move(state), &transport_,
+                                   source_ != nullptr ? source_ : &transport_);
     EXPECT_TRUE(primary.ok()) << primary.status();
     primary_ = *std::move(primary);
     EXPECT_TRUE(primary_->Resume().ok());
@@ -249,40 +255,272 @@ TEST_F(ResyncTest, AVerifyFindsADifferenceAndAFullSyncMendsIt) {
   EXPECT_THAT(primary.errors(), IsEmpty());
 }
 
-// Outages, kills and losses at random while the guest writes; every checkpoint that commits is the primary's disk of then.
-TEST_F(ResyncTest, RandomOutagesUnderLoad) {
-  std::mt19937_64 random(testing::TestSeed());
-  Primary* primary = &Make();
-  ASSERT_TRUE(primary->Start(false, Soon()).ok());
-  for (int round = 0; round < 12; ++round) {
-    std::atomic<bool> stop{false};
-    std::thread writer([&, seed = random()] {
-      std::mt19937_64 own(seed);
-      while (!stop) {
-        const uint64_t length = 512 * (1 + own() % 64);
-        const uint64_t offset = own() % ((kDiskBytes - length) / 512) * 512;
-        const std::string data(length, static_cast<char>('A' + own() % 26));
-        const bool zero = own() % 8 == 0;
-        ASSERT_TRUE(
-            (zero ? Disk().WriteZeroes(offset, length, false) : Disk().Write(offset, data, false))
-                .ok());
-      }
-    });
-    absl::SleepFor(absl::Milliseconds(random() % 40));
-    Outage(true);
-    absl::SleepFor(absl::Milliseconds(random() % 150));
-    Outage(false);
-    absl::SleepFor(absl::Milliseconds(random() % 40));
-    const bool kill = random() % 2 == 0;
-    if (!kill && random() % 2 == 0) transport_.Disconnect();
-    stop = true;
-    writer.join();
-    if (kill) {
-      Kill();
-      primary = &Make();
+TEST_F(ResyncTest, ASequenceIsNeverUsedTwice) {
+  Primary& primary = Make();
+  ASSERT_TRUE(primary.Start(false, Soon()).ok());
+  Write(0, 'a');
+  ASSERT_TRUE(primary.Checkpoint(Soon()).ok());
+  primary.Shutdown(absl::Seconds(1));
+  Make();
+  ASSERT_TRUE(Eventually([&] { return Complete(); }));
+  ASSERT_TRUE(primary_->Checkpoint(Soon()).ok());  // nobody has written
+  Kill();
+  Outage(true);
+  Make();
+  Write(kMiB, 'L');
+  Write(2 * kMiB, 'M');
+  Outage(false);
+  ExpectEqualAfterCheckpoint();
+}
+
+TEST_F(ResyncTest, AKillInAResyncOfAnIdleVmLosesNothing) {
+  Primary& primary = Make();
+  ASSERT_TRUE(primary.Start(false, Soon()).ok());
+  Write(0, 'a');
+  ASSERT_TRUE(primary.Checkpoint(Soon()).ok());
+  Outage(true);
+  for (uint64_t i = 0; i < 2 * kWindowBytes; i += 64 << 10) Write(kMiB + i, 'b', 64 << 10);
+  ASSERT_TRUE(Eventually([&] { return primary.forwarder().state().incomplete; }));
+  primary.Shutdown(absl::Milliseconds(50));
+  primary_.reset();
+  transport_.Set([](auto& b) { b.hold_sent = true; });
+  Outage(false);
+  Make();
+  ASSERT_TRUE(Eventually([&] { return primary_->forwarder().state().window_bytes > kMiB; }));
+  Kill();
+  transport_.Set([](auto& b) { b.hold_sent = false; });
+  Make();
+  ExpectEqualAfterCheckpoint();
+}
+
+class HeldSource : public ChecksumSource {
+ public:
+  explicit HeldSource(ChecksumSource* inner) : inner_(inner) {}
+  absl::Status Fetch(const std::string& group, const Grant& grant, const std::string& volume,
+                     ByteRange range,
+                     absl::FunctionRef<absl::Status(ChecksumSlice)> take) override {
+    const absl::Status status = inner_->Fetch(group, grant, volume, range, take);
+    if (hold) reached = true;
+    while (hold) absl::SleepFor(absl::Milliseconds(1));
+    return status;
+  }
+  void Cancel() override {
+    hold = false;
+    inner_->Cancel();
+  }
+  std::atomic<bool> hold{false};
+  std::atomic<bool> reached{false};
+
+ private:
+  ChecksumSource* const inner_;
+};
+
+TEST_F(ResyncTest, AResyncDoesNotOutliveItsPairing) {
+  HeldSource source(&transport_);
+  source_ = &source;
+  Primary& primary = Make();
+  ASSERT_TRUE(primary.Start(false, Soon()).ok());
+  Write(0, 'a');
+  ASSERT_TRUE(primary.Checkpoint(Soon()).ok());
+  source.hold = true;
+  ASSERT_TRUE(primary.Sync(SyncMode::kFull, Soon()).ok());
+  ASSERT_TRUE(Eventually([&] { return source.reached.load(); }));
+  Outage(true);
+  ASSERT_TRUE(primary.Stop(true, Soon()).ok());
+  ASSERT_TRUE(primary.Remove().ok());
+  ASSERT_TRUE(primary.Start(false, Soon()).ok());
+  // Another standby, initial=sync: it has nothing.
+  transport_.StartAfresh();
+  transport_.Set([](auto& b) { b.incomplete = true; });
+  for (uint64_t i = 0; i < 4096; ++i) transport_.Corrupt(i, 0);
+  source.hold = false;
+  absl::SleepFor(absl::Milliseconds(300));
+  Outage(false);
+  ExpectEqualAfterCheckpoint();
+  primary_.reset();
+}
+
+TEST_F(ResyncTest, ATimeInForwardModeIsNotForgotten) {
+  Make();
+  ASSERT_TRUE(primary_->Start(false, Soon()).ok());
+  Write(0, 'a');
+  ASSERT_TRUE(primary_->Checkpoint(Soon()).ok());
+  primary_->Shutdown(absl::Seconds(1));
+  forward_ = true;  // the child of a quorum: QEMU writes the disk itself
+  Make();
+  ASSERT_TRUE(Eventually([&] { return Complete(); }));
+  Outage(true);
+  auto file = base::FileSystem::Posix().Open(directory_.File("disk.raw"), {});
+  for (uint64_t i = 0; i < 2 * kWindowBytes; i += 64 << 10) {
+    const std::string data(64 << 10, 'b');
+    ASSERT_TRUE((*file)->Write(kMiB + i, data).ok());
+    Write(kMiB + i, 'b', 64 << 10);
+  }
+  ASSERT_TRUE(Eventually([&] { return primary_->forwarder().state().incomplete; }));
+  primary_->Shutdown(absl::Milliseconds(50));
+  primary_.reset();
+  forward_ = false;
+  Outage(false);
+  Make();
+  ExpectEqualAfterCheckpoint();
+}
+
+TEST_F(ResyncTest, AStandbyThatRefusesEveryFrameHoldsNoWriter) {
+  ack_ = AckMode::kReceived;
+  Make();
+  ASSERT_TRUE(primary_->Start(false, Soon()).ok());
+  ASSERT_TRUE(Eventually([&] { return Complete(); }));
+  transport_.Set([](auto& b) { b.crc_failures = 1 << 30; });
+  std::atomic<bool> done{false};
+  std::thread writer([&] {
+    Disk().Write(0, std::string(4096, 'a'), false).IgnoreError();
+    done = true;
+  });
+  absl::SleepFor(absl::Seconds(2));
+  EXPECT_TRUE(done);
+  transport_.Set([](auto& b) { b.crc_failures = 0; });
+  writer.join();
+}
+
+// Everything that may happen to a pair, at random: outages, power cuts of the standby that take what was not durable, kills and orderly
+// ends of the agent, new starts, full syncs. UNDERSTUDY_FUZZ_ROUNDS for longer.
+class ResyncFuzzTest : public ResyncTest {
+ protected:
+  ResyncFuzzTest() : random_(testing::TestSeed()) {}
+
+  bool Once(uint64_t in) { return random_() % in == 0; }
+  void SleepUpTo(uint64_t micros) { absl::SleepFor(absl::Microseconds(random_() % micros)); }
+
+  void BeGuest(uint64_t seed, const std::atomic<bool>& stop) {
+    std::mt19937_64 own(seed);
+    const uint64_t span = own() % 2 == 0 ? kDiskBytes : 6 * kMiB;
+    while (!stop) {
+      const uint64_t length = 512 * (1 + own() % 64);
+      const uint64_t offset = own() % ((span - length) / 512) * 512;
+      const std::string data(length, static_cast<char>('A' + own() % 26));
+      ASSERT_TRUE((own() % 8 == 0 ? Disk().WriteZeroes(offset, length, false)
+                                  : Disk().Write(offset, data, false))
+                      .ok());
+      if (own() % 16 == 0) absl::SleepFor(absl::Microseconds(own() % 3000));
     }
+  }
+
+  void For(const std::function<void(FakeTransport::Behaviour&, bool on)>& trouble) {
+    transport_.Set([&](auto& b) { trouble(b, true); });
+    SleepUpTo(60000);
+    transport_.Set([&](auto& b) { trouble(b, false); });
+  }
+  void StopAndStart(bool write_between) {
+    EXPECT_TRUE(primary_->Stop(true, Soon()).ok());
+    EXPECT_TRUE(primary_->Remove().ok());
+    if (write_between) Write(random_() % 1000 * 4096, 'y');
+    EXPECT_TRUE(primary_->Start(false, absl::Now()).ok());
+  }
+  void EndInOrder() {
+    primary_->Shutdown(absl::Milliseconds(20 + random_() % 200));
+    primary_.reset();
+  }
+
+  // While the guest writes. What it did, for the log.
+  std::string Disturb() {
+    switch (random_() % 8) {
+      case 0:
+        Outage(true);
+        SleepUpTo(100000);
+        Outage(false);
+        return " outage";
+      case 1:
+        transport_.PowerCut();
+        return " cut";
+      case 2:
+        transport_.Disconnect();
+        return " disconnect";
+      case 3:
+        For([](auto& b, bool on) { b.hold_sent = on; });
+        return " hold";
+      case 4:
+        primary_->Checkpoint(absl::Now() + absl::Milliseconds(random_() % 50)).IgnoreError();
+        return " checkpoint";
+      case 5:
+        For([](auto& b, bool on) { b.acknowledge = !on; });
+        return " noack";
+      case 6:
+        if (Once(3)) StopAndStart(/*write_between=*/false);
+        return " start";
+      default:
+        if (Once(6)) primary_->Sync(SyncMode::kFull, Soon()).IgnoreError();
+        return " full";
+    }
+  }
+
+  // When the guest has stopped.
+  std::string EndRun(bool away) {
+    switch (random_() % 5) {
+      case 0:
+        Kill();
+        Outage(away && Once(2));
+        Make();
+        return " KILL";
+      case 1:
+        EndInOrder();
+        Make();
+        return " ORDERLY";
+      case 2:
+        EndInOrder();
+        transport_.Set([&](auto& b) { b.hold_sent = Once(2); });
+        Outage(Once(2));
+        Make();
+        SleepUpTo(60000);
+        if (Once(2)) primary_->Checkpoint(absl::Now() + absl::Milliseconds(5)).IgnoreError();
+        Kill();
+        transport_.Set([](auto& b) { b.hold_sent = false; });
+        if (Once(2)) Outage(true);
+        Make();
+        for (int i = Once(2) ? 3 : 0; i > 0; --i) Write(random_() % 1000 * 4096, 'z');
+        return " ORDERLY-KILL";
+      case 3:
+        StopAndStart(/*write_between=*/true);
+        return " START";
+      default:
+        return "";
+    }
+  }
+
+  std::string Round() {
+    std::string story;
+    std::atomic<bool> stop{Once(4)};
+    std::thread guest([&, seed = random_()] { BeGuest(seed, stop); });
+    for (uint64_t steps = 1 + random_() % 5; steps > 0; --steps) {
+      SleepUpTo(30000);
+      story += Disturb();
+    }
+    const bool away = Once(3);
+    if (away) Outage(true);
+    stop = true;
+    guest.join();
+    story += EndRun(away);
+    Outage(false);
+    if (Once(4)) {
+      transport_.PowerCut();
+      story += " CUT";
+    }
+    return story;
+  }
+
+  std::mt19937_64 random_;
+};
+
+TEST_F(ResyncFuzzTest, NothingIsEverForgotten) {
+  const char* const given = std::getenv("UNDERSTUDY_FUZZ_ROUNDS");
+  const int rounds = given != nullptr ? std::atoi(given) : 30;
+  transport_.Track();
+  transport_.Set([](auto& b) { b.durable = false; });
+  Make();
+  ASSERT_TRUE(primary_->Start(false, Soon()).ok());
+  for (int round = 0; round < rounds; ++round) {
+    const std::string story = Round();
     ExpectEqualAfterCheckpoint();
-    if (HasFailure()) return;
+    ASSERT_FALSE(HasFailure()) << "round " << round << ":" << story;
   }
 }
 
