@@ -20,13 +20,23 @@ class Qmp:
     """One client of QEMU's machine protocol; `events` are those that came so far."""
 
     def __init__(self, path):
-        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket = lib.wait_for(lambda: self._connected(path), f"QEMU to listen on {path}")
         self.socket.settimeout(lib.PATIENCE_SECONDS)
-        self.socket.connect(str(path))
         self.file = self.socket.makefile("rw")
         self.events = []
         json.loads(self.file.readline())
         self("qmp_capabilities")
+
+    @staticmethod
+    def _connected(path):
+        # The file is there before anybody listens.
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(str(path))
+        except OSError:
+            connection.close()
+            return None
+        return connection
 
     def __call__(self, command, **arguments):
         self.file.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
@@ -73,7 +83,6 @@ class Vm:
         )  # fmt: skip
         log.close()
         case.addCleanup(self.end)
-        lib.wait_for(own.exists, "QEMU's sockets")
         self.qmp = Qmp(own)
         guest = case.dir / "guest.nbd"
         self.qmp("nbd-server-start", addr={"type": "unix", "data": {"path": str(guest)}})

@@ -194,7 +194,6 @@ class FailbackTest(lib.Case):
         )  # fmt: skip
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
-        lib.wait_for(socket.exists, "QEMU's socket")
         qmp = Qmp(socket)
         self.addCleanup(qmp.close)
         qmp("nbd-server-start", addr={"type": "unix", "data": {"path": str(guest)}})
