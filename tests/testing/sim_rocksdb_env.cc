@@ -98,6 +98,8 @@ class WritableFile : public rocksdb::FSWritableFile {
   bool IsSyncThreadSafe() const override { return true; }
   IOStatus Close(const IOOptions&, IODebugContext*) override { return IOStatus::OK(); }
   uint64_t GetFileSize(const IOOptions&, IODebugContext*) override { return size_; }
+  // Nothing to allocate ahead; and what the one of the base class remembers is, like size_, guarded by locks that TSan cannot see.
+  void PrepareWrite(size_t, size_t, const IOOptions&, IODebugContext*) override {}
 
  private:
   const std::unique_ptr<base::File> file_;
