@@ -206,3 +206,6 @@ if [[ -x $bin/../tests/understudy_stub ]]; then
   echo
   python3 -B "$repository/tests/bench/groups.py" --bin "$bin"
 fi
+
+echo
+python3 -B "$repository/tests/bench/resync.py" --bin "$bin"
