@@ -191,7 +191,7 @@ std::string Encode(const GroupRecord& record) {
   writer.Add(record.prepared_epoch.value())
       .Add(record.prepared_sequence)
       .Add(record.prepared_stream);
-  writer.Add(record.handed_over);
+  writer.Add(record.handed_over).Add(record.failback_known);
   writer.Add(static_cast<uint32_t>(record.volumes.size()));
   for (const VolumeRecord& volume : record.volumes) {
     writer.Add(volume.name).Add(volume.top_id).Add(volume.disk_path).Add(volume.size_bytes);
@@ -227,6 +227,7 @@ absl::StatusOr<GroupRecord> DecodeGroupRecord(absl::string_view bytes) {
   record.prepared_sequence = reader.Get<uint64_t>();
   record.prepared_stream = reader.Get<uint64_t>();
   record.handed_over = reader.GetBool();
+  record.failback_known = reader.GetBool();
   const auto volume_count = reader.Get<uint32_t>();
   for (uint32_t i = 0; i < volume_count && reader.ok(); ++i) {
     VolumeRecord volume;
@@ -290,6 +291,15 @@ std::string Encode(const IndexedPosition& position) {
       .Add(position.sequence)
       .Add(position.incomplete)
       .Take();
+}
+
+std::string EncodeFailbackBits(uint64_t bits) { return RecordWriter().Add(bits).Take(); }
+
+absl::StatusOr<uint64_t> DecodeFailbackBits(absl::string_view bytes) {
+  RecordReader reader(bytes);
+  const auto bits = reader.Get<uint64_t>();
+  if (!reader.AtEnd()) return Damaged("failback");
+  return bits;
 }
 
 absl::StatusOr<IndexedPosition> DecodeIndexedPosition(absl::string_view bytes) {

@@ -163,6 +163,8 @@ struct GroupRecord {
   uint64_t prepared_sequence = 0;
   uint64_t prepared_stream = 0;
   bool handed_over = false;  // the primary has given up writing, with the committed epoch
+  bool failback_known =
+      false;  // after a failover or Stop: the failback map has all that it must have
   std::vector<VolumeRecord> volumes;
 };
 
@@ -171,6 +173,13 @@ struct CoveredBytes {
   uint64_t all = 0;
   uint64_t data = 0;  // without zeroes
   friend bool operator==(const CoveredBytes&, const CoveredBytes&) = default;
+};
+
+// 64 regions of the failback map.
+struct FailbackWord {
+  VolumeId volume;
+  uint64_t word = 0;  // its number
+  uint64_t bits = 0;  // the lowest is the first region
 };
 
 // Segments of a log, by ordinal, both ends included.
@@ -219,11 +228,13 @@ std::string Encode(const Extent& extent);
 std::string Encode(const GroupRecord& record);
 std::string Encode(const OverlayRecord& record);
 std::string Encode(const IndexedPosition& position);
+std::string EncodeFailbackBits(uint64_t bits);
 // kDataLoss when the bytes are not such a record.
 absl::StatusOr<Extent> DecodeExtent(absl::string_view bytes);
 absl::StatusOr<GroupRecord> DecodeGroupRecord(absl::string_view bytes);
 absl::StatusOr<OverlayRecord> DecodeOverlayRecord(absl::string_view bytes);
 absl::StatusOr<IndexedPosition> DecodeIndexedPosition(absl::string_view bytes);
+absl::StatusOr<uint64_t> DecodeFailbackBits(absl::string_view bytes);
 
 }  // namespace understudy::storage
 

@@ -85,6 +85,7 @@ namespace {
 constexpr char kGroupPrefix = 'g';
 constexpr char kOverlayPrefix = 'o';
 constexpr char kPositionPrefix = 'p';
+constexpr char kFailbackPrefix = 'f';
 constexpr absl::string_view kNumberLimitKey = "n";
 constexpr uint64_t kNumbersReserved = 1 << 16;
 
@@ -146,6 +147,10 @@ std::string PositionKey(uint64_t group, LogRole role) {
 
 std::string GroupKey(const std::string& name) {
   return absl::StrCat(std::string(1, kGroupPrefix), name);
+}
+
+std::string FailbackPrefix(uint64_t group) {
+  return absl::StrCat(std::string(1, kFailbackPrefix), EncodeExtentPrefix(OverlayId(group)));
 }
 
 absl::string_view View(const rocksdb::Slice& slice) { return {slice.data(), slice.size()}; }
@@ -235,6 +240,15 @@ void Index::Batch::PutPosition(uint64_t group, LogRole role, const IndexedPositi
 void Index::Batch::DeletePositions(uint64_t group) {
   batch_->Delete(PositionKey(group, LogRole::kHidden));
   batch_->Delete(PositionKey(group, LogRole::kActive));
+}
+
+void Index::Batch::PutFailbackWord(uint64_t group, const FailbackWord& word) {
+  const std::string key = EncodeExtentKey(OverlayId(group), word.volume, word.word);
+  batch_->Put(absl::StrCat(std::string(1, kFailbackPrefix), key), EncodeFailbackBits(word.bits));
+}
+
+void Index::Batch::DeleteFailbackWords(uint64_t group) {
+  batch_->DeleteRange(FailbackPrefix(group), FailbackPrefix(group + 1));
 }
 
 void Index::Batch::Mutate(OverlayId overlay, const std::vector<ExtentMutation>& mutations) {
@@ -422,6 +436,19 @@ absl::StatusOr<std::vector<FoundOverlay>> Index::Overlays() const {
   }
   RETURN_IF_ERROR(FromRocks(it->status()));
   return overlays;
+}
+
+absl::StatusOr<std::vector<FailbackWord>> Index::FailbackWords(uint64_t group) const {
+  std::vector<FailbackWord> words;
+  const std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(rocksdb::ReadOptions()));
+  const std::string prefix = FailbackPrefix(group);
+  for (it->Seek(prefix); it->Valid() && it->key().starts_with(prefix); it->Next()) {
+    ASSIGN_OR_RETURN(const ExtentKey key, DecodeExtentKey(View(it->key()).substr(1)));
+    ASSIGN_OR_RETURN(const uint64_t bits, DecodeFailbackBits(View(it->value())));
+    words.push_back({.volume = key.volume, .word = key.end, .bits = bits});
+  }
+  RETURN_IF_ERROR(FromRocks(it->status()));
+  return words;
 }
 
 absl::StatusOr<IndexedPosition> Index::Position(uint64_t group, LogRole role) const {

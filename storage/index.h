@@ -79,6 +79,8 @@ class Index {
     void DeleteOverlay(OverlayId id);  // and, sooner or later, its extents
     void PutPosition(uint64_t group, LogRole role, const IndexedPosition& position);
     void DeletePositions(uint64_t group);
+    void PutFailbackWord(uint64_t group, const FailbackWord& word);
+    void DeleteFailbackWords(uint64_t group);
     void Mutate(OverlayId overlay, const std::vector<ExtentMutation>& mutations);
     bool empty() const;
 
@@ -107,6 +109,7 @@ class Index {
   absl::StatusOr<std::vector<FoundGroup>> Groups() const;
   absl::StatusOr<std::vector<FoundOverlay>> Overlays() const;
   absl::StatusOr<IndexedPosition> Position(uint64_t group, LogRole role) const;  // kNotFound
+  absl::StatusOr<std::vector<FailbackWord>> FailbackWords(uint64_t group) const;
   // For verification: at most `count_max` records of `overlay`, from the first of `volume` that ends behind `offset` on, through
   // the volumes after it.
   FoundExtents FindExtents(OverlayId overlay, VolumeId volume, uint64_t offset,

@@ -85,6 +85,16 @@ struct VolumeUsage {
   uint64_t active_bytes = 0;
   uint64_t committed_bytes = 0;  // committed, on its way to the secondary disk
   uint64_t history_bytes = 0;    // committed and kept on purpose
+  uint64_t failback_bytes = 0;   // after a failover or Stop(): of the failback map
+};
+
+// Where the disks may differ from those of the primary that the group had.
+struct FailbackRegions {
+  Incarnation incarnation;  // of the pair that has ended
+  std::string agent_id;     // of its primary; empty: it never had one
+  // Grows when something is marked: who finds it unchanged has seen all. Never 0.
+  uint64_t mark = 0;
+  std::vector<std::vector<ByteRange>> runs;  // by VolumeId, in order
 };
 
 // A checkpoint that a failover or a clone may go back to.
@@ -181,7 +191,7 @@ struct MapRun {
 
 // What goes wrong in the background. Called from a storage thread; must not block or call back into the Replica.
 struct BackgroundError {
-  std::string operation;  // apply, commit, index, open, read, scrub, write
+  std::string operation;  // apply, commit, failback, index, open, read, scrub, write
   std::optional<VolumeId> volume;
   ByteRange range;
   absl::Status status;
@@ -295,6 +305,12 @@ class Replica : public BlockView {
   virtual absl::Status ReadReceived(VolumeId volume, uint64_t offset, std::span<char> out) = 0;
   // Where the first byte of `range` lies of which it is not known, without reading it, that it is zero; the end: all of it is zero.
   virtual absl::StatusOr<uint64_t> ReceivedZeroesEnd(VolumeId volume, ByteRange range) = 0;
+
+  // ---- the way back ---------------------------------------------------------------------------------------------------------
+
+  // Every byte that the VM can have changed since the failover, and every one that the failover took back. DONE only:
+  // kFailedPrecondition.
+  virtual absl::StatusOr<FailbackRegions> Failback() const = 0;
 
   // ---- point in time ----------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,12 @@ std::vector<VolumeInfo> InfosOf(const GroupRecord& record) {
   return infos;
 }
 
+std::vector<uint64_t> SizesOf(const GroupRecord& record) {
+  std::vector<uint64_t> sizes;
+  for (const VolumeRecord& volume : record.volumes) sizes.push_back(volume.size_bytes);
+  return sizes;
+}
+
 }  // namespace
 
 ReplicaImpl::ReplicaImpl(StoreContext context, GroupRecord record)
@@ -39,6 +45,7 @@ ReplicaImpl::ReplicaImpl(StoreContext context, GroupRecord record)
       active_log_(context.segments, record.number, LogRole::kActive),
       overlay_usage_(context.segments.usage(record.number)),
       view_cache_(record.number, context.extent_memory),
+      failback_map_(context.index, record.number, SizesOf(record)),
       hidden_compactor_(context.options.segment_bytes),
       active_compactor_(context.options.segment_bytes) {
   for (size_t i = 0; i < volumes_.size(); ++i) {
@@ -135,7 +142,7 @@ absl::Status ReplicaImpl::StoreStart(GroupRecord* record, const Overlay& hidden,
   record->incarnation = {.high = context_.random(), .low = context_.random() | 1};
   record->term = record->term.Next();
   record->agent_id.clear();
-  record->handed_over = false;
+  record->handed_over = record->failback_known = false;
   record->hidden = hidden.id();
   record->active = active.id();
   batch.PutOverlay(hidden.id(), hidden.record());
@@ -180,9 +187,15 @@ void ReplicaImpl::MarkDisks() {
   const GroupRecord record = this->record();
   if (record.stage == Stage::kNone || record.stage == Stage::kDone) return;
   const std::shared_ptr<const Chain> chain = this->chain();  // a checkpoint may publish another
+  bool failback_lost = false;
+  {
+    base::MutexLock lock(mutex_);
+    failback_lost = failback_lost_;
+  }
   for (const auto& disk : chain->disks) {
     if (disk == nullptr) continue;
-    const absl::Status marked = disk->WriteMarker(name_, context_.options.data_dir, record.term);
+    const absl::Status marked =
+        disk->WriteMarker(name_, context_.options.data_dir, record.term, failback_lost);
     if (marked.ok()) continue;
     base::LogWarning("disk_not_marked").With("group", name_).With("status", marked);
   }
@@ -450,10 +463,11 @@ absl::Status ReplicaImpl::FailoverFromRunning(const FailoverOptions& options) {
     if (target != committed_.epoch) {
       committed_ = {.epoch = target, .unix_micros = record.committed_micros};
     }
-    failed_ = absl::OkStatus();  // a hidden log that cannot be trusted is no longer needed
     const auto first = hidden_pending_.begin() + static_cast<std::ptrdiff_t>(keep);
     std::move(first, hidden_pending_.end(), std::back_inserter(*dropped));
     hidden_pending_.erase(first, hidden_pending_.end());
+    RememberGivenUp(hidden, *dropped_overlays, *dropped);
+    failed_ = absl::OkStatus();  // a hidden log that cannot be trusted is no longer needed
   }
   for (PendingFrame& frame : *dropped) {
     if (frame.checkpoint != nullptr) {
@@ -512,6 +526,10 @@ absl::Status ReplicaImpl::FinishDone(bool drop_hidden) {
   for (const auto& overlay : old_chain->committed) batch.DeleteOverlay(overlay->id());
   record.hidden = record.active = OverlayId();
   record.stage = Stage::kDone;
+  if (drop_hidden) {  // after the last checkpoint of a Stop() nothing more comes in that would be given up
+    base::MutexLock lock(mutex_);
+    record.failback_known = prepared.empty() && hidden_ != nullptr && hidden_->bytes() == 0;
+  }
   RETURN_IF_ERROR(WriteGroup(record, std::move(batch)));
   Chain next;
   next.stage = Stage::kDone;
@@ -545,7 +563,17 @@ void ReplicaImpl::ForgetOverlays() {
   changed_.NotifyAll();
 }
 
-absl::Status ReplicaImpl::Retire() {
+absl::Status ReplicaImpl::Retire(std::optional<uint64_t> failback_mark) {
+  RangeHolds holds;
+  if (failback_mark.has_value()) {
+    holds = HoldAllWrites();
+    ASSIGN_OR_RETURN(const FailbackRegions failback, Failback());
+    if (failback.mark != *failback_mark) {
+      return absl::AbortedError(absl::StrCat("group ", name_,
+                                             ": its VM has written since the failback map was "
+                                             "taken: pause it, and take the map again"));
+    }
+  }
   Close();  // and the clones with it
   base::Turn::Hold control(control_turn_);
   base::Turn::Hold hidden_turn(hidden_turn_);
@@ -557,6 +585,7 @@ absl::Status ReplicaImpl::Retire() {
   const std::vector<PreparedOverlay> prepared = DropPrepared(&record, &batch);
   batch.DeleteGroup(name_);
   batch.DeletePositions(record.number);
+  batch.DeleteFailbackWords(record.number);
   if (record.hidden != OverlayId()) batch.DeleteOverlay(record.hidden);
   if (record.active != OverlayId()) batch.DeleteOverlay(record.active);
   for (const auto& overlay : old_chain->committed) batch.DeleteOverlay(overlay->id());

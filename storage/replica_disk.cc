@@ -90,6 +90,7 @@ absl::Status ReplicaImpl::Modify(VolumeId volume, OperationKind kind, ByteRange 
   }
   ASSIGN_OR_RETURN(const auto view, Look(volume, range));
   const auto& [chain, pieces] = view;
+  MarkForFailback(volume, range);
   for (const Piece& piece : pieces) {
     const auto part =
         data.empty() ? data : data.subspan(piece.range.start - range.start, piece.range.size());

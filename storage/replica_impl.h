@@ -7,6 +7,7 @@
 //   replica_history.cc   kept epochs and clones           replica_recovery.cc  from index and log to where it was
 //   replica_scrub.cc     verification in the background      replica_state.cc  looking at it
 //   replica_handover.cc  the primary gives up writing      replica_received.cc  the primary's disk as known here
+//   replica_failback.cc  what differs after a failover
 //
 // Who owns what
 //   hidden_turn_    the open hidden overlay and the hidden log: Append, checkpoint marks, Start, AttachStream
@@ -46,6 +47,7 @@
 #include "storage/compactor.h"
 #include "storage/copier.h"
 #include "storage/extent_memory.h"
+#include "storage/failback_map.h"
 #include "storage/index.h"
 #include "storage/read_gate.h"
 #include "storage/replica.h"
@@ -87,8 +89,8 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   absl::Status Recover(Remains remains);
   // The lines of the store's recovery report about this group.
   void LogRecovery() const;
-  // Forgets the group durably and refuses everything from now on.
-  absl::Status Retire();
+  // As Store::Remove().
+  absl::Status Retire(std::optional<uint64_t> failback_mark);
   // Stops jobs at their next window and makes durable what was received.
   void Close();
   GroupRecord record() const;
@@ -123,6 +125,8 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
 
   absl::Status ReadReceived(VolumeId volume, uint64_t offset, std::span<char> out) override;
   absl::StatusOr<uint64_t> ReceivedZeroesEnd(VolumeId volume, ByteRange range) override;
+
+  absl::StatusOr<FailbackRegions> Failback() const override;
 
   std::vector<EpochInfo> History() const override;
   absl::Status CreateClone(const CloneSpec& spec) override;
@@ -297,6 +301,16 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   void ForgetHandover();
   static bool HandsOver(const PendingCheckpoint& checkpoint, const GroupRecord& record);
 
+  // replica_failback.cc
+  bool FailbackKnown() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void LoadFailbackMap();
+  void RememberGivenUp(const std::shared_ptr<Overlay>& hidden, const OverlayList& dropped,
+                       const std::deque<PendingFrame>& frames)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void MarkGivenUp();
+  void MarkForFailback(VolumeId volume, ByteRange range);
+  void LoseFailbackMap(const absl::Status& cause);
+
   // replica_disk.cc
   // What a request of the VM reads or replaces; the pieces are readable as long as `chain` is held.
   struct View {
@@ -403,7 +417,8 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   SegmentLog active_log_;
   const std::shared_ptr<const SegmentUsage> overlay_usage_;
   ReadGate read_gate_;
-  ViewCache view_cache_;        // of chain_'s committed overlays
+  ViewCache view_cache_;  // of chain_'s committed overlays
+  FailbackMap failback_map_;
   Compactor hidden_compactor_;  // under hidden_turn_
   Compactor active_compactor_;  // of the thread that appends to active
 
@@ -445,6 +460,10 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   // What a failed sync has cost. The index may still name its overlays, and so their segments, until they are dropped there.
   std::deque<PendingFrame> given_up_ ABSL_GUARDED_BY(mutex_);
   uint64_t pending_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  // What a failover of this run took from the primary's writes, until the failback map has it.
+  std::optional<OverlayList> given_up_overlays_ ABSL_GUARDED_BY(mutex_);
+  bool failback_lost_ ABSL_GUARDED_BY(mutex_) =
+      false;  // the map lacks something, whatever record_ says
   bool flush_queued_ ABSL_GUARDED_BY(mutex_) = false;   // an immediate one
   bool flush_delayed_ ABSL_GUARDED_BY(mutex_) = false;  // a delayed one
   bool idle_queued_ ABSL_GUARDED_BY(mutex_) = false;    // LetLogsGo(), delayed

@@ -306,6 +306,7 @@ absl::StatusOr<ByteRange> ReplicaImpl::WindowFrom(VolumeId volume, uint64_t offs
 absl::Status ReplicaImpl::CommitJob() {
   RETURN_IF_ERROR(FlushIndex(/*sync=*/true));  // order rule 2
   MarkDisks();
+  MarkGivenUp();
   uint64_t generation = 0;
   {
     base::MutexLock lock(mutex_);

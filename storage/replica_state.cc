@@ -62,6 +62,9 @@ ReplicaState ReplicaImpl::state() const {
         usage.hidden_bytes += before.overlay->bytes(volume.id);
       }
     }
+    if (state.stage != Stage::kNone && !running) {
+      usage.failback_bytes = FailbackKnown() ? failback_map_.bytes(volume.id) : volume.size_bytes;
+    }
     if (chain->active != nullptr) usage.active_bytes = chain->active->bytes(volume.id);
     for (size_t i = 0; i < chain->committed.size(); ++i) {
       (i < state.history_epochs ? usage.history_bytes : usage.committed_bytes) +=

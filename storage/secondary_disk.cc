@@ -50,6 +50,8 @@ std::string MarkerText(const std::string& group, const std::string& data_dir) {
       "\nDo not use or copy it alone.\n");
 }
 
+constexpr absl::string_view kFailbackLost =
+    "After its failover not every write could be marked for the way back.\n";
 constexpr absl::string_view kTermWord = "term ";
 
 // For CheckMarker(). The check tells a damaged line, which says nothing, from another term.
@@ -211,11 +213,19 @@ absl::StatusOr<std::vector<MapRun>> SecondaryDisk::Map(ByteRange range) const {
 }
 
 absl::Status SecondaryDisk::WriteMarker(const std::string& group, const std::string& data_dir,
-                                        Term term) {
+                                        Term term, bool failback_lost) {
   if (file_->IsBlockDevice()) return absl::OkStatus();
   return file_system_.WriteFileAtomically(
       absl::StrCat(path_, kMarkerSuffix),
-      absl::StrCat(MarkerText(group, data_dir), TermLine(group, term)));
+      absl::StrCat(MarkerText(group, data_dir), failback_lost ? kFailbackLost : "",
+                   TermLine(group, term)));
+}
+
+bool SecondaryDisk::FailbackLost(base::FileSystem& file_system, const std::string& path,
+                                 const std::string& group) {
+  const auto found = file_system.ReadWholeFile(absl::StrCat(path, kMarkerSuffix));
+  return found.ok() && TermIn(*found, group).has_value() &&
+         absl::StrContains(*found, kFailbackLost);
 }
 
 absl::Status SecondaryDisk::CheckMarker(base::FileSystem& file_system, const std::string& path,

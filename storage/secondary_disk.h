@@ -73,7 +73,11 @@ class SecondaryDisk {
   // Whether the marker beside the disk is one that WriteMarker() writes for this group.
   static bool MarkedFor(base::FileSystem& file_system, const std::string& path,
                         const std::string& group, const std::string& data_dir);
-  absl::Status WriteMarker(const std::string& group, const std::string& data_dir, Term term);
+  // `failback_lost`: FailbackLost() is true from now on, whatever becomes of the data directory. A device has no marker.
+  absl::Status WriteMarker(const std::string& group, const std::string& data_dir, Term term,
+                           bool failback_lost = false);
+  static bool FailbackLost(base::FileSystem& file_system, const std::string& path,
+                           const std::string& group);
   // kDataLoss when the disk has seen a later life of its group than `term`: a higher one, or its end. Then the data directory is an
   // older copy. For a group that is RUNNING or has failed over; a device has no marker, and says nothing.
   static absl::Status CheckMarker(base::FileSystem& file_system, const std::string& path,

@@ -80,7 +80,7 @@ class StoreImpl : public Store {
       const GroupSpec& spec, absl::FunctionRef<absl::Status()> last_check) override;
   absl::StatusOr<std::shared_ptr<Replica>> Find(const std::string& group) const override;
   std::vector<std::shared_ptr<Replica>> List() const override;
-  absl::Status Remove(const std::string& group) override;
+  absl::Status Remove(const std::string& group, std::optional<uint64_t> failback_mark) override;
   absl::StatusOr<StoreSpace> Space() const override;
 
  private:
@@ -414,7 +414,7 @@ std::vector<std::shared_ptr<Replica>> StoreImpl::List() const {
   return all;
 }
 
-absl::Status StoreImpl::Remove(const std::string& group) {
+absl::Status StoreImpl::Remove(const std::string& group, std::optional<uint64_t> failback_mark) {
   base::Turn::Hold open_turn(open_turn_);
   std::shared_ptr<ReplicaImpl> replica;
   {
@@ -426,7 +426,7 @@ absl::Status StoreImpl::Remove(const std::string& group) {
     }
     replica = found->second;
   }
-  RETURN_IF_ERROR(replica->Retire());
+  RETURN_IF_ERROR(replica->Retire(failback_mark));
   base::LogInfo("group_removed").With("group", group);
   base::MutexLock lock(mutex_);
   replicas_.erase(group);

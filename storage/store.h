@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -97,8 +98,10 @@ class Store {
       const std::string& group) const = 0;                         // kNotFound
   virtual std::vector<std::shared_ptr<Replica>> List() const = 0;  // sorted by name
   // Forgets the group durably; its disks stay. The caller has checked the stage and detached the stream; VM I/O on the
-  // replica fails from now on.
-  virtual absl::Status Remove(const std::string& group) = 0;
+  // replica fails from now on. `failback_mark`: of the FailbackRegions that were taken; kAborted, and nothing is forgotten, when
+  // there are more by now.
+  virtual absl::Status Remove(const std::string& group,
+                              std::optional<uint64_t> failback_mark = std::nullopt) = 0;
   virtual absl::StatusOr<StoreSpace> Space() const = 0;
 };
 

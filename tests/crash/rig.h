@@ -132,6 +132,9 @@ class Rig {
   absl::Status GoOnRunning();
   absl::Status LeaveRunning();
   absl::Status CompareDisks(const Images& expected);
+  // DONE: wherever the disks differ from the primary's, the failback map says so, or the primary itself knows: it was never told that
+  // what it wrote there is durable here.
+  absl::Status CheckFailback();
   static absl::StatusOr<Images> ReadAll(storage::BlockView& view);
   // History() offers what it should, and a clone of each shows that checkpoint.
   absl::Status CheckHistory();

@@ -29,6 +29,28 @@ absl::Status Rig::CompareDisks(const Images& expected) {
              : Wrong(absl::StrCat("the raw disk is not the VM's view: ", difference));
 }
 
+absl::Status Rig::CheckFailback() {
+  ASSIGN_OR_RETURN(const storage::FailbackRegions failback, replica_->Failback());
+  Images here = RawDisks();
+  Images primary = model_.PrimaryAfter(model_.sent.size());
+  const auto excuse = [&](size_t volume, ByteRange range) {
+    for (Images* images : {&here, &primary}) {
+      (*images)[volume].replace(range.start, range.size(), range.size(), '\0');
+    }
+  };
+  for (size_t i = model_.durable; i < model_.sent.size(); ++i) {
+    const Operation& operation = model_.sent[i].operation;
+    if (operation.has_range()) excuse(operation.volume, operation.range());
+  }
+  for (size_t volume = 0; volume < failback.runs.size(); ++volume) {
+    for (const ByteRange& run : failback.runs[volume]) excuse(volume, run);
+  }
+  const std::string difference = FirstDifference(here, primary);
+  if (difference.empty()) return absl::OkStatus();
+  return Wrong(
+      absl::StrCat("differs from the primary's disk, and no failback would find it: ", difference));
+}
+
 absl::Status Rig::Check(Ending ending, Ending promised) {
   if (replica_ == nullptr) return CheckGone();
   const storage::ReplicaState state = replica_->state();
@@ -142,7 +164,8 @@ absl::Status Rig::GoOn() {
   if (replica_->state().stage != Stage::kDone) return Wrong("the commit job did not end in DONE");
   RETURN_IF_ERROR(Check(Ending::kStillRunning));
   ASSIGN_OR_RETURN(const Images view, ReadAll(*replica_));
-  return CompareDisks(view);
+  RETURN_IF_ERROR(CompareDisks(view));
+  return CheckFailback();
 }
 
 }  // namespace understudy::crash

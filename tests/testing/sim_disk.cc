@@ -328,6 +328,7 @@ absl::Status SimDisk::WriteTo(Inode& inode, const std::string& path, uint64_t of
   for (const iovec& piece : pieces)
     data.append(static_cast<const char*>(piece.iov_base), piece.iov_len);
   base::MutexLock lock(mutex_);
+  RETURN_IF_ERROR(CheckAlive(path));  // whoever comes later is not there any more
   bool act = false;
   absl::Status status = Begin(SimIoKind::kWrite, path, &act, offset);
   const uint64_t pages =
@@ -371,6 +372,7 @@ absl::Status SimDisk::CloneInto(Inode& inode, const std::string& path, ByteRange
   if (!reflinks_ || !blocks || !inside || &source.file() == &inode.file) {
     return absl::UnimplementedError(absl::StrCat(path, ": clone"));
   }
+  RETURN_IF_ERROR(CheckAlive(path));
   bool act = false;
   const absl::Status status = Begin(SimIoKind::kClone, path, &act, range.start);
   const bool whole = act && dead_ != SimFault::kKill;
