@@ -1,7 +1,36 @@
 #include "proto/replication_codec.h"
 
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+
 namespace understudy::proto {
 namespace {
+
+// Of a map; gRPC's own limit of a message is 4 MiB.
+constexpr size_t kMapBytesMax = 3 << 20;
+constexpr uint64_t kGapMin = 64 << 10;
+
+// Ranges that are not more than `gap` apart become one.
+void PutRuns(const std::vector<ByteRange>& ranges, uint64_t gap, v1::FailbackVolume* volume) {
+  volume->clear_runs();
+  ByteRange run;  // in blocks; the end of the one before, while it is empty
+  const auto flush = [&](uint64_t next) {
+    if (!run.empty()) volume->add_runs(run.size());
+    volume->add_runs(next - run.end);
+  };
+  for (const ByteRange& range : ranges) {
+    const uint64_t start = range.start / kBlockBytes;
+    const uint64_t end = RoundUp(range.end, kBlockBytes) / kBlockBytes;
+    if (run.empty() || start > run.end + gap / kBlockBytes) {
+      flush(start);
+      run = {start, end};
+    } else {
+      run.end = std::max(run.end, end);
+    }
+  }
+  if (!run.empty()) volume->add_runs(run.size());
+}
 
 v1::WatchKind ToProto(base::EventKind kind) {
   switch (kind) {
@@ -84,6 +113,33 @@ v1::WatchEvent ToProto(const base::Event& event) {
   to.set_job(event.job);
   to.set_detail(event.detail);
   return to;
+}
+
+void PutRuns(const std::vector<std::vector<ByteRange>>& ranges, v1::FailbackMap* map) {
+  for (uint64_t gap = 0;; gap = std::max(2 * gap, kGapMin)) {
+    for (int i = 0; i < map->volumes_size(); ++i) {
+      PutRuns(ranges[static_cast<size_t>(i)], gap, map->mutable_volumes(i));
+    }
+    if (map->ByteSizeLong() <= kMapBytesMax) return;
+  }
+}
+
+absl::StatusOr<std::vector<ByteRange>> RangesOf(const v1::FailbackVolume& volume) {
+  const uint64_t blocks = RoundUp(volume.size_bytes(), kBlockBytes) / kBlockBytes;
+  std::vector<ByteRange> ranges;
+  uint64_t at = 0;
+  for (int i = 0; i < volume.runs_size(); ++i) {
+    if (volume.runs(i) > blocks - at) {
+      return absl::DataLossError(
+          absl::StrCat("volume ", volume.name(), ": it names more than the volume has"));
+    }
+    const uint64_t end = at + volume.runs(i);
+    if (i % 2 == 1) {
+      ranges.push_back({at * kBlockBytes, std::min(end * kBlockBytes, volume.size_bytes())});
+    }
+    at = end;
+  }
+  return ranges;
 }
 
 }  // namespace understudy::proto

@@ -21,12 +21,16 @@ absl::Status DamagedError() {
 
 }  // namespace
 
-grpc::ByteBuffer EncodeSealed(const google::protobuf::MessageLite& message) {
+std::string SealedBytes(const google::protobuf::MessageLite& message) {
   std::string encoded = message.SerializeAsString();
   const uint32_t crc = base::Crc32c(encoded.data(), encoded.size());
   encoded.push_back(kSealTag);
   for (int shift = 0; shift < 32; shift += 8) encoded.push_back(static_cast<char>(crc >> shift));
-  const grpc::Slice slice(encoded);
+  return encoded;
+}
+
+grpc::ByteBuffer EncodeSealed(const google::protobuf::MessageLite& message) {
+  const grpc::Slice slice(SealedBytes(message));
   return grpc::ByteBuffer(&slice, 1);
 }
 

@@ -17,6 +17,7 @@
 namespace understudy::proto {
 
 // REQUIRES: the message's own field 15 is not set.
+std::string SealedBytes(const google::protobuf::MessageLite& message);
 grpc::ByteBuffer EncodeSealed(const google::protobuf::MessageLite& message);
 
 // Decodes a message with a field `fixed32 crc32c = 15`: kDataLoss when a CRC is given and is another one, kInvalidArgument when it is

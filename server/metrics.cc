@@ -93,6 +93,9 @@ void DeclareVolumes(Families& families) {
   gauge("understudy_volume_epoch", "The open epoch.");
   gauge("understudy_volume_term", "The term of the primaryship.");
   gauge("understudy_overlay_bytes", "Bytes of volume ranges that an overlay holds.");
+  gauge(
+      "understudy_failback_bytes",
+      "After a failover: what may differ from the old primary's disk, as far as it is known here.");
   gauge("understudy_apply_backlog_bytes",
         "Committed bytes that are not on the secondary disk yet.");
   gauge("understudy_apply_backlog_epochs",
@@ -208,6 +211,7 @@ void AddOverlays(Families& families, const Labels& volume, const storage::Volume
     families.Add("understudy_overlay_bytes", With(volume, "overlay", overlay),
                  static_cast<double>(bytes));
   }
+  families.Add("understudy_failback_bytes", volume, static_cast<double>(usage.failback_bytes));
   families.Add("understudy_apply_backlog_bytes", volume,
                static_cast<double>(usage.committed_bytes));
   families.Add("understudy_apply_backlog_epochs", volume,

@@ -197,16 +197,19 @@ void Service::UndoOpen(const std::shared_ptr<Group>& group,
 }
 
 absl::Status Service::Remove(const std::string& name, bool force, const Expected& expected,
-                             const base::Deadline& deadline) {
+                             const base::Deadline& deadline,
+                             std::optional<uint64_t> failback_mark) {
   ASSIGN_OR_RETURN(const Gate::Pass pass, open_gate_.Enter(deadline));
   ASSIGN_OR_RETURN(const std::shared_ptr<Group> group, FindGroup(name));
-  return RemoveLocked(group, force, expected, deadline);
+  return RemoveLocked(group, force, expected, deadline, failback_mark);
 }
 
 absl::Status Service::RemoveLocked(const std::shared_ptr<Group>& group, bool force,
-                                   const Expected& expected, const base::Deadline& deadline) {
+                                   const Expected& expected, const base::Deadline& deadline,
+                                   std::optional<uint64_t> failback_mark) {
   const std::string& name = group->name();
-  RETURN_IF_ERROR(group->Remove(force, expected, deadline, [&] { return store_.Remove(name); }));
+  RETURN_IF_ERROR(
+      group->Remove(force, expected, deadline, [&] { return store_.Remove(name, failback_mark); }));
   std::vector<std::shared_ptr<Group>> unused;  // destroyed outside the lock
   base::MutexLock lock(mutex_);
   groups_.erase(name);

@@ -57,8 +57,10 @@ class Service {
   // very call has created.
   absl::StatusOr<StartOutcome> Start(Mode mode, const storage::GroupSpec& spec,
                                      const Expected& expected, const base::Deadline& deadline);
+  // `failback_mark`: as Store::Remove().
   absl::Status Remove(const std::string& group, bool force, const Expected& expected,
-                      const base::Deadline& deadline);
+                      const base::Deadline& deadline,
+                      std::optional<uint64_t> failback_mark = std::nullopt);
 
   absl::StatusOr<std::shared_ptr<Group>> FindGroup(const std::string& name) const;
   std::vector<std::shared_ptr<Group>> groups() const;  // sorted by name
@@ -93,7 +95,8 @@ class Service {
   absl::Status CheckTopIds(const storage::GroupSpec& spec) const;
   absl::StatusOr<OpenOutcome> OpenLocked(Mode mode, const storage::GroupSpec& spec);
   absl::Status RemoveLocked(const std::shared_ptr<Group>& group, bool force,
-                            const Expected& expected, const base::Deadline& deadline);
+                            const Expected& expected, const base::Deadline& deadline,
+                            std::optional<uint64_t> failback_mark = std::nullopt);
   // The paths in `spec` that opening it would create.
   std::vector<std::string> MissingDisks(const storage::GroupSpec& spec) const;
   void UndoOpen(const std::shared_ptr<Group>& group, const std::vector<std::string>& created);

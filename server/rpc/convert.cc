@@ -59,6 +59,7 @@ void PutVolume(const GroupStatus& status, const storage::VolumeInfo& info, v1::V
   to.set_active_bytes(usage.active_bytes);
   to.set_committed_unapplied_bytes(usage.committed_bytes);
   to.set_history_bytes(usage.history_bytes);
+  to.set_failback_bytes(usage.failback_bytes);
 }
 
 int64_t UnixSeconds(absl::Time time) {
@@ -225,6 +226,23 @@ v1::HistoryEpoch ToProto(const storage::EpochInfo& epoch,
     change.set_bytes(epoch.bytes[i]);
     to.set_bytes(to.bytes() + epoch.bytes[i]);
   }
+  return to;
+}
+
+v1::FailbackMap ToProto(const storage::FailbackRegions& failback, const std::string& group,
+                        const std::vector<storage::VolumeInfo>& volumes) {
+  v1::FailbackMap to;
+  to.set_group(group);
+  to.set_mode(v1::MODE_SECONDARY);
+  to.set_incarnation(ToBytes(failback.incarnation));
+  to.set_agent_id(failback.agent_id);
+  to.set_taken_unix_micros(absl::ToUnixMicros(absl::Now()));
+  for (const storage::VolumeInfo& info : volumes) {
+    v1::FailbackVolume& volume = *to.add_volumes();
+    volume.set_name(info.name);
+    volume.set_size_bytes(info.size_bytes);
+  }
+  proto::PutRuns(failback.runs, &to);
   return to;
 }
 

@@ -35,6 +35,8 @@ storage::GroupSpec GroupSpecFrom(const Request& request);
 absl::StatusOr<Expected> ExpectedFrom(const v1::Expected& expected);
 
 v1::GroupStatus ToProto(const GroupStatus& status);
+v1::FailbackMap ToProto(const storage::FailbackRegions& failback, const std::string& group,
+                        const std::vector<storage::VolumeInfo>& volumes);
 v1::HistoryEpoch ToProto(const storage::EpochInfo& epoch,
                          const std::vector<storage::VolumeInfo>& volumes);
 v1::CloneStatus ToProto(const storage::CloneInfo& clone, const std::string& group,

@@ -1,5 +1,7 @@
 #include "server/rpc/remove_handler.h"
 
+#include <optional>
+
 #include "proto/repeatable_call.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/repeats.h"
@@ -13,9 +15,12 @@ grpc::ServerUnaryReactor* RemoveHandler::Handle(grpc::CallbackServerContext* con
   return proto::RunRepeatable(
       context, pool_, service_.requests(), request, response,
       [&service = service_, name = request->group(), force = request->force(),
-       expected = ExpectedFrom(request->expected()), deadline = DeadlineOf(*context)] {
+       mark = request->failback_mark(), expected = ExpectedFrom(request->expected()),
+       deadline = DeadlineOf(*context)] {
         RETURN_IF_ERROR(expected.status());
-        return service.Remove(name, force, *expected, deadline);
+        const std::optional<uint64_t> failback_mark =
+            mark == 0 ? std::nullopt : std::optional<uint64_t>(mark);
+        return service.Remove(name, force, *expected, deadline, failback_mark);
       },
       RepeatOf(service_, *request));
 }

@@ -31,6 +31,7 @@ ReplicationService::ReplicationService(server::Service& service, const std::stri
       clone_(service, control_pool_, nbd_socket),
       list_clones_(service, control_pool_, nbd_socket),
       remove_clone_(service, control_pool_),
+      failback_(service, control_pool_),
       watch_(service) {}
 
 grpc::ServerUnaryReactor* ReplicationService::Open(grpc::CallbackServerContext* context,
@@ -109,6 +110,12 @@ grpc::ServerUnaryReactor* ReplicationService::RemoveClone(grpc::CallbackServerCo
                                                           const v1::RemoveCloneRequest* request,
                                                           v1::RemoveCloneResponse* response) {
   return remove_clone_.Handle(context, request, response);
+}
+
+grpc::ServerUnaryReactor* ReplicationService::GetFailbackMap(
+    grpc::CallbackServerContext* context, const v1::GetFailbackMapRequest* request,
+    v1::GetFailbackMapResponse* response) {
+  return failback_.Handle(context, request, response);
 }
 
 grpc::ServerUnaryReactor* ReplicationService::Sync(grpc::CallbackServerContext* context,

@@ -10,6 +10,7 @@
 
 #include "server/rpc/checkpoint_handler.h"
 #include "server/rpc/clone_handler.h"
+#include "server/rpc/failback_handler.h"
 #include "server/rpc/get_error_handler.h"
 #include "server/rpc/get_status_handler.h"
 #include "server/rpc/history_handler.h"
@@ -71,6 +72,9 @@ class ReplicationService final : public v1::Replication::CallbackService {
   grpc::ServerUnaryReactor* RemoveClone(grpc::CallbackServerContext* context,
                                         const v1::RemoveCloneRequest* request,
                                         v1::RemoveCloneResponse* response) override;
+  grpc::ServerUnaryReactor* GetFailbackMap(grpc::CallbackServerContext* context,
+                                           const v1::GetFailbackMapRequest* request,
+                                           v1::GetFailbackMapResponse* response) override;
 
   // Only an agent has these: kFailedPrecondition with reason WRONG_MODE.
   grpc::ServerUnaryReactor* Sync(grpc::CallbackServerContext* context, const v1::SyncRequest*,
@@ -100,6 +104,7 @@ class ReplicationService final : public v1::Replication::CallbackService {
   CloneHandler clone_;
   ListClonesHandler list_clones_;
   RemoveCloneHandler remove_clone_;
+  FailbackHandler failback_;
   WatchHandler watch_;
 };
 

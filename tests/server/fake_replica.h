@@ -225,6 +225,9 @@ class FakeReplica : public storage::Replica {
     const size_t data = bytes.find_first_not_of('\0');
     return data == std::string::npos ? range.end : range.start + RoundDown(data, 4096);
   }
+  absl::StatusOr<storage::FailbackRegions> Failback() const override { return failback; }
+  storage::FailbackRegions failback;
+
   std::vector<storage::EpochInfo> History() const override {
     base::MutexLock lock(mutex_);
     std::vector<storage::EpochInfo> history;
@@ -527,7 +530,10 @@ class FakeStore : public storage::Store {
     for (const auto& [name, replica] : replicas) list.push_back(replica);
     return list;
   }
-  absl::Status Remove(const std::string& group) override {
+  absl::Status Remove(const std::string& group, std::optional<uint64_t> failback_mark) override {
+    if (failback_mark.has_value() && *failback_mark != replicas.at(group)->failback.mark) {
+      return absl::AbortedError("written since");
+    }
     replicas.erase(group);
     return absl::OkStatus();
   }
