@@ -27,19 +27,28 @@ absl::StatusOr<Stage> StageFromName(absl::string_view name) {
   return absl::DataLossError("no such stage");
 }
 
+bool ApplyFlag(absl::string_view value, bool& flag) {
+  flag = value == "1";
+  return value == "0" || value == "1";
+}
+
+bool ApplyIncarnation(absl::string_view value, Incarnation& incarnation) {
+  const auto decoded = Incarnation::FromHex(value);
+  if (decoded.ok()) incarnation = *decoded;
+  return decoded.ok();
+}
+
 bool Apply(absl::string_view key, absl::string_view value, uint64_t& version, uint64_t& term,
            AgentRecord& record) {
   if (key == "version") return absl::SimpleAtoi(value, &version);
   if (key == "term") return absl::SimpleAtoi(value, &term);
   if (key == "stream_id") return absl::SimpleAtoi(value, &record.resume.stream_id);
   if (key == "next_sequence") return absl::SimpleAtoi(value, &record.resume.next_sequence);
-  if (key == "fenced" || key == "handed_over" || key == "clean") {
-    bool& flag = key == "fenced"        ? record.fenced
-                 : key == "handed_over" ? record.handed_over
-                                        : record.clean;
-    flag = value == "1";
-    return value == "0" || value == "1";
-  }
+  if (key == "stored") return absl::SimpleAtoi(value, &record.stored_micros);
+  if (key == "fenced") return ApplyFlag(value, record.fenced);
+  if (key == "handed_over") return ApplyFlag(value, record.handed_over);
+  if (key == "clean") return ApplyFlag(value, record.clean);
+  if (key == "failback_new") return ApplyFlag(value, record.failback_new);
   if (key == "agent_id") {
     record.agent_id = std::string(value);
     return CheckName("agent id", value).ok();
@@ -49,11 +58,9 @@ bool Apply(absl::string_view key, absl::string_view value, uint64_t& version, ui
     if (stage.ok()) record.stage = *stage;
     return stage.ok();
   }
-  if (key == "incarnation") {
-    const auto incarnation = Incarnation::FromHex(value);
-    if (incarnation.ok()) record.grant.incarnation = *incarnation;
-    return incarnation.ok();
-  }
+  if (key == "incarnation") return ApplyIncarnation(value, record.grant.incarnation);
+  if (key == "pair") return ApplyIncarnation(value, record.pair);
+  if (key == "failback_of") return ApplyIncarnation(value, record.failback_of);
   return false;
 }
 
@@ -66,6 +73,12 @@ std::string EncodeAgentRecord(const AgentRecord& record) {
       "\nfenced=", record.fenced ? "1" : "0", "\nhanded_over=", record.handed_over ? "1" : "0",
       "\n");
   if (record.clean) absl::StrAppend(&text, "clean=1\n");
+  if (!record.pair.none()) absl::StrAppend(&text, "pair=", record.pair.ToHex(), "\n");
+  if (!record.failback_of.none()) {
+    absl::StrAppend(&text, "failback_of=", record.failback_of.ToHex(), "\n");
+  }
+  if (record.failback_new) absl::StrAppend(&text, "failback_new=1\n");
+  if (record.stored_micros != 0) absl::StrAppend(&text, "stored=", record.stored_micros, "\n");
   if (record.resume.stream_id != 0) {
     absl::StrAppend(&text, "stream_id=", record.resume.stream_id,
                     "\nnext_sequence=", record.resume.next_sequence, "\n");
@@ -139,6 +152,7 @@ absl::Status AgentState::Update(const std::function<void(AgentRecord&)>& change)
   base::MutexLock io_lock(io_mutex_);
   AgentRecord next = record();
   change(next);
+  next.stored_micros = absl::ToUnixMicros(absl::Now());
   if (kept()) {
     RETURN_IF_ERROR(
         Annotate(file_system_.WriteFileAtomically(path_, EncodeAgentRecord(next)), "agent state"));

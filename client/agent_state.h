@@ -10,6 +10,10 @@
 //     fenced=1             refused for good, until the next Start
 //     handed_over=1        the VM's writes are refused, in every stage, until the secondary lets us in again
 //     clean=1              ended in order: `differences` says all that may differ at the secondary
+//     pair=                the incarnation of the newest grant, over stages
+//     failback_of=         the pair whose failback maps are where `differences` began
+//     failback_new=1       no grant since: whoever lets us in first is the other end of that pair
+//     stored=              when this file was written, in unix microseconds
 //     stream_id=, next_sequence=   only after a clean shutdown: the stream goes on here
 //
 // These three are gone from the file before the first write after a start is queued; so after a crash they are missing, a new stream
@@ -42,6 +46,10 @@
 
 namespace understudy::client {
 
+// In the state directory, beside `agent`.
+inline constexpr char kDifferencesFile[] = "differences";
+inline constexpr char kIntentFile[] = "intent";
+
 struct AgentRecord {
   std::string agent_id;
   Stage stage = Stage::kNone;
@@ -50,12 +58,11 @@ struct AgentRecord {
   bool handed_over = false;
   bool clean = false;
   ResumePoint resume;
-  friend bool operator==(const AgentRecord& a, const AgentRecord& b) {
-    return a.agent_id == b.agent_id && a.stage == b.stage && a.grant == b.grant &&
-           a.fenced == b.fenced && a.handed_over == b.handed_over && a.clean == b.clean &&
-           a.resume.stream_id == b.resume.stream_id &&
-           a.resume.next_sequence == b.resume.next_sequence;
-  }
+  Incarnation pair;
+  Incarnation failback_of;
+  bool failback_new = false;
+  int64_t stored_micros = 0;
+  friend bool operator==(const AgentRecord& a, const AgentRecord& b) = default;
 };
 
 std::string EncodeAgentRecord(const AgentRecord& record);

@@ -17,6 +17,9 @@ std::vector<uint64_t> SizesOf(const std::vector<VolumeSpec>& volumes) {
   return sizes;
 }
 
+// To ask for two runs costs more than to compare so much between them.
+constexpr uint64_t kGapBytes = 256 << 10;
+
 // "LENGTH\n" and the bytes.
 void AppendPart(const std::string& part, std::string* out) {
   absl::StrAppend(out, part.size(), "\n", part);
@@ -37,9 +40,9 @@ absl::StatusOr<absl::string_view> TakePart(absl::string_view* in) {
 }  // namespace
 
 Differences::Differences(const std::vector<VolumeSpec>& volumes, uint64_t bytes_max)
-    : sizes_(SizesOf(volumes)), bytes_max_(bytes_max / std::max<uint64_t>(volumes.size(), 1)) {
+    : sizes_(SizesOf(volumes)), bytes_max_(bytes_max / std::max<uint64_t>(2 * volumes.size(), 1)) {
   for (const uint64_t size : sizes_) {
-    maps_.push_back({.missing = DirtyMap(size, bytes_max_), .suspect = DirtyMap(size, 0)});
+    maps_.push_back({.missing = DirtyMap(size, bytes_max_), .suspect = DirtyMap(size, bytes_max_)});
   }
 }
 
@@ -74,8 +77,17 @@ void Differences::SuspectAll() {
 std::optional<Differences::Suspect> Differences::NextSuspect(uint32_t volume, uint64_t from,
                                                              uint64_t length_max) const {
   base::MutexLock lock(mutex_);
-  const std::optional<ByteRange> range = maps_[volume].suspect.Next(from, length_max);
+  const DirtyMap& map = maps_[volume].suspect;
+  std::optional<ByteRange> range = map.Next(from, length_max);
   if (!range.has_value()) return std::nullopt;
+  while (range->size() < length_max) {
+    const auto next = map.Next(range->end, length_max - range->size());
+    if (!next.has_value() || next->start - range->end > kGapBytes ||
+        next->end - range->start > length_max) {
+      break;
+    }
+    range->end = next->end;
+  }
   return Suspect{.range = *range, .generation = generation_};
 }
 
@@ -142,7 +154,7 @@ absl::Status Differences::DecodeAll(absl::string_view encoded) {
     ASSIGN_OR_RETURN(const absl::string_view missing_part, TakePart(&encoded));
     ASSIGN_OR_RETURN(DirtyMap missing, DirtyMap::Decode(missing_part, size, bytes_max_));
     ASSIGN_OR_RETURN(const absl::string_view suspect_part, TakePart(&encoded));
-    ASSIGN_OR_RETURN(DirtyMap suspect, DirtyMap::Decode(suspect_part, size, 0));
+    ASSIGN_OR_RETURN(DirtyMap suspect, DirtyMap::Decode(suspect_part, size, bytes_max_));
     loaded.push_back({.missing = std::move(missing), .suspect = std::move(suspect)});
   }
   if (!encoded.empty()) {

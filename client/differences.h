@@ -7,7 +7,8 @@
 //
 // Invariant  what differs is missing, or suspect, or in the forwarder's window. So a range is taken out before it is queued, and put
 //            back when it could not be; and whoever drops a window adds what it held.
-// Memory     missing: `bytes_max` for all volumes together (client/dirty_map.h); suspect: regions of 4 MiB, about 20 bytes each.
+// Memory     `bytes_max` for all volumes together, a half for each of the two (client/dirty_map.h), and about 20 bytes for each region of
+//            4 MiB in which something differs.
 // File       EncodeAll()/DecodeAll(): kept over an orderly restart in the agent's state directory.
 // Threads    all methods from any thread; a leaf lock, no I/O.
 #ifndef UNDERSTUDY_CLIENT_DIFFERENCES_H_
@@ -37,7 +38,7 @@ class Differences {
   // As DirtyMap::Next().
   std::optional<ByteRange> NextMissing(uint32_t volume, uint64_t from, uint64_t length_max) const;
 
-  // What to compare: whole regions, but for the volume's end.
+  // What to compare: runs of blocks. What lies between two that are near each other is compared with them.
   struct Suspect {
     ByteRange range;
     uint64_t generation = 0;
@@ -70,7 +71,7 @@ class Differences {
   };
 
   const std::vector<uint64_t> sizes_;
-  const uint64_t bytes_max_;  // of each volume's missing
+  const uint64_t bytes_max_;  // of each map
   mutable base::Mutex mutex_;
   std::vector<Maps> maps_ ABSL_GUARDED_BY(mutex_);
   uint64_t generation_ ABSL_GUARDED_BY(mutex_) = 0;  // of suspicion

@@ -78,6 +78,7 @@ class ForwarderListener {
 struct ResumePoint {
   uint64_t stream_id = 0;
   uint64_t next_sequence = 1;
+  friend bool operator==(const ResumePoint&, const ResumePoint&) = default;
 };
 
 struct StartOptions {

@@ -58,7 +58,8 @@ absl::StatusOr<std::unique_ptr<Primary>> Primary::Create(
   }
   options.forwarder.agent_id = state->record().agent_id;
   RETURN_IF_ERROR(options.forwarder.Validate());
-  auto primary = std::unique_ptr<Primary>(new Primary(std::move(state), file_system, clock));
+  auto primary = std::unique_ptr<Primary>(
+      new Primary(std::move(state), std::move(options.failback), file_system, clock));
   AgentState* const kept = primary->state_.get();
   ForwarderListener* const listener = primary.get();
   primary->forwarder_ = std::make_unique<Forwarder>(options.forwarder, transport, clock, listener,
@@ -108,10 +109,11 @@ Primary::~Primary() {
 
 absl::Status Primary::Resume() {
   const base::MutexLock lock(control_);
+  ASSIGN_OR_RETURN(const bool failback, TakeFailback());
   const AgentRecord record = state_->record();
   stage_ = record.stage;
   SetHandedOver(record.handed_over);
-  RETURN_IF_ERROR(LoadDifferences(record));
+  if (!failback) RETURN_IF_ERROR(LoadDifferences(record));
   if (intents_ != nullptr) {
     std::vector<Volume*> volumes;
     for (const auto& volume : volumes_) volumes.push_back(volume.get());
@@ -189,7 +191,11 @@ void Primary::SetFenced(bool fenced) {
 }
 
 absl::Status Primary::OnGrant(const Grant& grant) {
-  return state_->Update([&](AgentRecord& record) { record.grant = grant; });
+  return state_->Update([&](AgentRecord& record) {
+    record.grant = grant;
+    record.pair = grant.incarnation;
+    record.failback_new = false;
+  });
 }
 
 void Primary::OnFenced(const absl::Status& status) {

@@ -22,6 +22,7 @@
 #include "client/agent_state.h"
 #include "client/checksum_source.h"
 #include "client/differences.h"
+#include "client/failback.h"
 #include "client/forwarder.h"
 #include "client/intent_cleaner.h"
 #include "client/intent_log.h"
@@ -47,13 +48,16 @@ struct PrimaryOptions {
   std::vector<PrimaryVolumeOptions> volumes;
   bool report_forward_errors = false;
   bool stop_when_fenced = true;
-  // Of bitmaps of what is missing at the standby, for all volumes; beyond that it is known in steps of 4 MiB. 16 MiB is enough for
-  // 512 GiB that were written everywhere.
+  // Of bitmaps of what is missing at the standby and of what is to be compared, for all volumes, half for each; beyond that it is known in
+  // steps of 4 MiB. 16 MiB is enough for 256 GiB that were written everywhere.
   uint64_t dirty_map_bytes = 16 << 20;
   // Regions of 4 MiB in the write-intent log before it is cleaned under pressure: what has to be compared after a crash, at most, while
   // the standby keeps up.
   uint64_t intent_regions = 1024;
   uint64_t resync_bytes_per_second = 0;  // of what is compared or sent; 0: no limit
+  // Of the two ends of a pair that has ended, when this is the way back: what is compared with the standby, which is the old primary. For
+  // a state directory that has seen nothing since; taken once.
+  std::vector<FailbackMap> failback;
 };
 
 // As understudy.v1.SyncMode.
@@ -119,10 +123,11 @@ class Primary : private ForwarderListener {
   }
 
  private:
-  Primary(std::unique_ptr<AgentState> state, base::FileSystem& file_system,
-          const base::Clock& clock)
+  Primary(std::unique_ptr<AgentState> state, std::vector<FailbackMap> failback,
+          base::FileSystem& file_system, const base::Clock& clock)
       : file_system_(file_system),
         state_(std::move(state)),
+        failback_(std::move(failback)),
         journal_(base::EventJournal::NewRun(), clock) {}
   absl::Status OnGrant(const Grant& grant) override;
   void OnFenced(const absl::Status& status) override;
@@ -131,6 +136,7 @@ class Primary : private ForwarderListener {
   void OnMissed(uint32_t volume, ByteRange range) override;
   absl::Status OnUnknown() override;
   absl::Status OpenIntents(base::FileSystem& file_system, const PrimaryOptions& options);
+  absl::StatusOr<bool> TakeFailback();  // true: the differences are those of failback_
   absl::Status LoadDifferences(const AgentRecord& record);
   void SuspectIntents();
   absl::Status StoreDifferences();
@@ -152,6 +158,7 @@ class Primary : private ForwarderListener {
 
   base::FileSystem& file_system_;
   const std::unique_ptr<AgentState> state_;
+  const std::vector<FailbackMap> failback_;
   base::EventJournal journal_;
   base::WorkerPool state_pool_{"state", 1};  // outlives those whose files it writes
   std::unique_ptr<base::RequestLog> requests_;

@@ -9,10 +9,6 @@
 #include "storage/base/status_macros.h"
 
 namespace understudy::client {
-namespace {
-constexpr char kDifferencesFile[] = "differences";
-}  // namespace
-
 bool Primary::tee() const {
   return std::all_of(volumes_.begin(), volumes_.end(),
                      [](const auto& volume) { return volume->tee(); });
@@ -27,9 +23,51 @@ absl::Status Primary::SyncDisks() {
 
 absl::Status Primary::OpenIntents(base::FileSystem& file_system, const PrimaryOptions& options) {
   ASSIGN_OR_RETURN(intents_,
-                   IntentLog::Open(file_system, state_->PathOf("intent"),
+                   IntentLog::Open(file_system, state_->PathOf(kIntentFile),
                                    forwarder_->options().volumes, options.intent_regions));
   return absl::OkStatus();
+}
+
+// The state becomes that of a new pair whose differences are known.
+absl::StatusOr<bool> Primary::TakeFailback() {
+  if (failback_.empty()) return false;
+  const AgentRecord record = state_->record();
+  if (failback_[0].incarnation == record.failback_of) return false;  // at an earlier start
+  if (intents_ == nullptr || !tee()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("group ", group(), ": a failback needs volumes with local disks (tee mode)"));
+  }
+  const std::vector<VolumeSpec>& volumes = forwarder_->options().volumes;
+  RETURN_IF_ERROR(CheckFailback(failback_, group(), volumes));
+  const bool used = file_system_.Exists(state_->PathOf(kDifferencesFile));
+  for (const FailbackMap& map : failback_) {
+    if (!used || map.of_primary || record.stored_micros < absl::ToUnixMicros(map.taken)) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat("group ", group(),
+                     ": this agent has run since the failback map was taken, and its VM may have "
+                     "written; remedy: start without --failback-map, and everything is compared"));
+  }
+  for (const FailbackMap& map : failback_) {
+    for (const FailbackMap::Volume& volume : map.volumes) {
+      const auto found = std::find_if(volumes.begin(), volumes.end(), [&](const auto& spec) {
+        return spec.name == volume.spec.name;
+      });
+      const auto index = static_cast<uint32_t>(found - volumes.begin());
+      for (const ByteRange& range : volume.ranges) differences_->AddSuspect(index, range);
+    }
+  }
+  RETURN_IF_ERROR(StoreDifferences());
+  base::LogInfo("failback_begun")
+      .With("group", group())
+      .With("pair", failback_[0].incarnation.ToHex())
+      .With("to_compare_bytes", differences_->bytes());
+  RETURN_IF_ERROR(state_->Update([&](AgentRecord& stored) {
+    stored = {.agent_id = stored.agent_id,
+              .clean = true,
+              .failback_of = failback_[0].incarnation,
+              .failback_new = true};
+  }));
+  return true;
 }
 
 // A new state directory has neither of the two files, a used one has both: whoever has lost one of them knows nothing.
@@ -96,6 +134,8 @@ void Primary::OnMissed(uint32_t volume, ByteRange range) {
 }
 
 absl::Status Primary::OnUnknown() {
+  // Of the first standby that lets us in the failback maps know.
+  if (state_->record().failback_new) return absl::OkStatus();
   base::LogWarning("standby_unknown")
       .With("group", group())
       .With("consequence", tee() ? "everything is compared, and sent where it differs"

@@ -1,5 +1,11 @@
 #include "client/agent/agent.h"
 
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "client/rpc/failback_file.h"
+#include "proto/sealed_message.h"
 #include "storage/base/log.h"
 #include "storage/base/status_macros.h"
 
@@ -7,16 +13,58 @@ namespace understudy::client {
 namespace {
 constexpr absl::Duration kDrainGrace = absl::Seconds(2);
 constexpr absl::Duration kCallGrace = absl::Milliseconds(500);
+
+// Whoever has taken the maps once does not need the files any more.
+absl::StatusOr<std::vector<FailbackMap>> ReadFailbackMaps(const std::vector<std::string>& paths,
+                                                          const AgentRecord& record) {
+  std::vector<FailbackMap> maps;
+  for (const std::string& path : paths) {
+    auto map = ReadFailbackFile(base::FileSystem::Posix(), path);
+    if (absl::IsNotFound(map.status()) && !record.failback_of.none()) {
+      base::LogInfo("failback_map_gone").With("file", path);
+      return std::vector<FailbackMap>();
+    }
+    if (!map.ok()) return Annotate(map.status(), "--failback-map");
+    maps.push_back(*std::move(map));
+  }
+  return maps;
+}
+
 }  // namespace
+
+absl::Status WriteFailbackMap(const AgentOptions& options) {
+  base::FileSystem& files = base::FileSystem::Posix();
+  if (options.state_dir.empty() || !files.Exists(options.state_dir)) {
+    return absl::NotFoundError(absl::StrCat("state directory ", options.state_dir,
+                                            " is missing: what differs is not known here"));
+  }
+  ASSIGN_OR_RETURN(const auto state, AgentState::Open(files, options.state_dir));
+  std::vector<VolumeSpec> volumes;
+  for (const PrimaryVolumeOptions& volume : options.primary.volumes) {
+    if (volume.disk_path.empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("volume ", volume.name,
+                       " has no local disk (forward mode): nothing is known of it here"));
+    }
+    ASSIGN_OR_RETURN(const auto disk,
+                     PrimaryDisk::Open(files, volume.disk_path, volume.size_bytes));
+    volumes.push_back({.name = volume.name, .size_bytes = disk->size_bytes()});
+  }
+  ASSIGN_OR_RETURN(const FailbackMap map,
+                   GiveUpDisks(files, *state, options.primary.forwarder.group, volumes));
+  return files.WriteFileAtomically(options.write_failback_map, proto::SealedBytes(ToProto(map)));
+}
 
 absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(const AgentOptions& options) {
   auto agent = std::unique_ptr<Agent>(new Agent(options));
   ASSIGN_OR_RETURN(std::unique_ptr<AgentState> state,
                    AgentState::Open(base::FileSystem::Posix(), options.state_dir));
+  PrimaryOptions primary = options.primary;
+  ASSIGN_OR_RETURN(primary.failback, ReadFailbackMaps(options.failback_maps, state->record()));
   agent->stream_ = std::make_unique<WriteStream>(options.server);
   agent->checksums_ = std::make_unique<StandbyChecksums>(options.server);
   ASSIGN_OR_RETURN(agent->primary_,
-                   Primary::Create(options.primary, base::FileSystem::Posix(), std::move(state),
+                   Primary::Create(std::move(primary), base::FileSystem::Posix(), std::move(state),
                                    agent->stream_.get(), agent->checksums_.get()));
   ASSIGN_OR_RETURN(agent->endpoint_, base::MetricsEndpoint::Start(options.metrics_listen));
   agent->metrics_ =

@@ -23,6 +23,9 @@
 
 namespace understudy::client {
 
+// What --write-failback-map does, instead of running. kFailedPrecondition while the agent runs.
+absl::Status WriteFailbackMap(const AgentOptions& options);
+
 class Agent {
  public:
   // After the fork: starts threads. Prints `agent_ready grpc=ADDR metrics=ADDR nbd=PATH` on standard error when it serves.

@@ -149,6 +149,11 @@ absl::StatusOr<PrimaryVolumeOptions> ParseVolume(const std::string& text) {
 }
 
 namespace {
+absl::Status AddFailbackMap(AgentOptions& options, const std::string&, const std::string& value) {
+  options.failback_maps.push_back(value);
+  return absl::OkStatus();
+}
+
 absl::Status AddVolume(AgentOptions& options, const std::string& key, const std::string& value) {
   const auto volume = ParseVolume(value);
   if (volume.ok()) options.primary.volumes.push_back(*volume);
@@ -171,6 +176,8 @@ absl::Status AgentOptions::Set(const std::string& key, const std::string& value)
       {"listen", text(&AgentOptions::listen)},
       {"metrics-listen", text(&AgentOptions::metrics_listen)},
       {"state-dir", text(&AgentOptions::state_dir)},
+      {"write-failback-map", text(&AgentOptions::write_failback_map)},
+      {"failback-map", AddFailbackMap},
       {"group",
        [](auto& o, const auto& k, const auto& v) {
          o.primary.forwarder.group = v;
@@ -281,6 +288,9 @@ std::vector<std::pair<std::string, std::string>> AgentOptions::Parameters() cons
   if (!state_dir.empty()) parameters.emplace_back("state-dir", Absolute(state_dir));
   if (checkpoint_interval > absl::ZeroDuration()) {
     parameters.emplace_back("checkpoint-interval", absl::FormatDuration(checkpoint_interval));
+  }
+  for (const std::string& path : failback_maps) {
+    parameters.emplace_back("failback-map", Absolute(path));
   }
   for (const PrimaryVolumeOptions& volume : primary.volumes) {
     std::string text = volume.name;

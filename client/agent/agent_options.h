@@ -27,6 +27,9 @@ struct AgentOptions {
   std::string state_dir;
   absl::Duration checkpoint_interval;  // zero: on demand only
   bool start = false;                  // begin replication at once when the stage is NONE
+  // Files of the failback maps of the two ends of a pair that has ended; none: not given.
+  std::vector<std::string> failback_maps;
+  std::string write_failback_map;  // not to run: to give up the disks and to write this end's map
   PrimaryOptions primary;
 
   // Sets one option from text. kInvalidArgument names key and value; kNotFound for an unknown key. volume adds.

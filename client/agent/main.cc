@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 
+#include "client/agent/agent.h"
 #include "client/agent/agent_options.h"
 #include "storage/base/nbdkit.h"
 
@@ -58,6 +59,13 @@ std::vector<Flag> Flags() {
       {"state-dir",
        "Directory of agent id, stage, term and what may differ [DISK.state beside the first "
        "volume's disk]"},
+      {"failback-map",
+       "The way back after a failover: a file that `understudyctl remove --failback-map` or "
+       "--write-failback-map has written. Both ends' are needed; only what they name is compared",
+       Flag::kMany},
+      {"write-failback-map",
+       "Do not run: write to this file what may differ from the standby that has taken over, and "
+       "give up the disks: this agent refuses its VM's writes until a standby lets it in again"},
       {"on-fenced", "Another primary has taken over: stop (guest I/O fails) or continue [stop]"},
       {"report-forward-errors",
        "Volumes without a disk: the guest gets an error when a write is not forwarded",
@@ -155,7 +163,9 @@ int Main(int argc, char** argv) {
     return Fail(kExitUsage, absl::StrCat("wrong usage\n  ", absl::StrJoin(problems, "\n  "),
                                          "\ntry understudy-agent --help"));
   }
-  return RunInNbdkit(options);
+  if (options.write_failback_map.empty()) return RunInNbdkit(options);
+  const absl::Status written = WriteFailbackMap(options);
+  return written.ok() ? 0 : Fail(kExitFailed, written.message());
 }
 
 }  // namespace

@@ -37,6 +37,7 @@ class Interpreter {
     if (in_.request_id_given && in_.request_id.empty()) Problem("--request-id: is empty");
     invocation.request = RequestOfCommand();
     if (in_.command == "checkpoint") invocation.qmp = in_.qmp;
+    invocation.failback_map = in_.failback_map;
     if (!problems_.empty()) return problems_;
     return invocation;
   }
@@ -245,6 +246,10 @@ class Interpreter {
   v1::RemoveRequest Remove() {
     auto request = OfGroup<v1::RemoveRequest>();
     request.set_force(in_.force);
+    if (in_.failback_map_given && in_.failback_map.empty()) Problem("--failback-map: is empty");
+    if (in_.failback_map_given && in_.force) {
+      Problem("--failback-map and --force exclude each other: a dead disk has no failback");
+    }
     AddExpected(request);
     return request;
   }

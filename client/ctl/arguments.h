@@ -47,6 +47,8 @@ struct Arguments {
   std::string expected_incarnation;  // likewise; 32 hexadecimal digits, as status prints it
   std::string refresh = "1s";
   std::string resume;
+  std::string failback_map;
+  bool failback_map_given = false;
   bool qmp_given = false;
   std::string qmp;
   std::string device;
@@ -121,7 +123,8 @@ struct Invocation {
   std::string request_id;  // empty: one is made up
   absl::Duration timeout;
   bool json = false;
-  std::string qmp;  // checkpoint: of the VM to pause meanwhile; empty: none
+  std::string qmp;           // checkpoint: of the VM to pause meanwhile; empty: none
+  std::string failback_map;  // remove: file to write it to; empty: it goes with the group
   Request request;
 };
 

@@ -22,6 +22,8 @@
 #include "client/ctl/views.h"
 #include "client/ctl/watch.h"
 #include "client/rpc/control_client.h"
+#include "proto/sealed_message.h"
+#include "storage/base/file_system.h"
 #include "storage/base/reason.h"
 #include "storage/base/status_macros.h"
 
@@ -32,6 +34,7 @@ using client::ControlClient;
 
 constexpr absl::Duration kScrubPoll = absl::Seconds(1);
 constexpr absl::Duration kRepeatDelay = absl::Milliseconds(200);
+constexpr int kMapTries = 5;
 
 std::string NewRequestId() {
   std::random_device device;
@@ -116,7 +119,8 @@ class Executor {
                  [&](const auto& answer) { return StopView(request.group(), answer); });
   }
   absl::StatusOr<ExitStatus> operator()(const v1::RemoveRequest& request) {
-    return Print(Repeat(&ControlClient::Remove, request),
+    return Print(invocation_.failback_map.empty() ? Repeat(&ControlClient::Remove, request)
+                                                  : RemoveWithMap(request),
                  [&](const auto& answer) { return RemoveView(request.group(), answer); });
   }
 
@@ -275,6 +279,21 @@ class Executor {
                                    : absl::StrCat("no checkpoint: ", answer.status().message()));
     }
     return answer;
+  }
+
+  // The map is in its file before the group is gone, and whole: a VM that still writes makes both begin anew.
+  absl::StatusOr<v1::RemoveResponse> RemoveWithMap(v1::RemoveRequest request) {
+    v1::GetFailbackMapRequest question;
+    question.set_group(request.group());
+    for (int tries = 0;; ++tries) {
+      ASSIGN_OR_RETURN(const v1::GetFailbackMapResponse answer,
+                       client_.GetFailbackMap(question, invocation_.timeout));
+      RETURN_IF_ERROR(base::FileSystem::Posix().WriteFileAtomically(
+          invocation_.failback_map, proto::SealedBytes(answer.map())));
+      request.set_failback_mark(answer.mark());
+      const auto removed = Repeat(&ControlClient::Remove, request);
+      if (!absl::IsAborted(removed.status()) || tries == kMapTries) return removed;
+    }
   }
 
   // One call under one request id. When its answer was lost on the way it is asked for again, until the time is up.

@@ -104,6 +104,7 @@ class CommandLine {
     for (const CLI::Option* rate : rates_) in_.rate_given |= rate->count() > 0;
     in_.epoch_given = stop_epoch_->count() + clone_epoch_->count() > 0;
     in_.remove_given = remove_->count() > 0;
+    in_.failback_map_given = failback_map_->count() > 0;
     in_.qmp_given = checkpoint_qmp_->count() > 0;
     if (server_->count() == 0 && !in_.qmp.empty()) in_.server = "127.0.0.1:7420";  // the agent
     in_.request_id_given = request_id_->count() > 0;
@@ -211,6 +212,11 @@ class CommandLine {
     AddSync();
     CLI::App& remove = GroupCommand("remove", "Forget a group; its disks stay");
     remove.add_flag("--force", in_.force, "Also after a failed failover: the disk is dead");
+    failback_map_ = remove
+                        .add_option("--failback-map", in_.failback_map,
+                                    "In stage DONE: keep what may differ from the old primary in "
+                                    "this file, for understudy-agent --failback-map")
+                        ->type_name("FILE");
     AddExpected(remove);
     GroupCommand("status", "Show one group or all: stage, epochs, lag, overlays, jobs, errors");
     AddWatch();
@@ -298,6 +304,7 @@ class CommandLine {
   CLI::Option* stop_epoch_ = nullptr;
   CLI::Option* clone_epoch_ = nullptr;
   CLI::Option* remove_ = nullptr;
+  CLI::Option* failback_map_ = nullptr;
   std::vector<CLI::Option*> rates_;
 };
 

@@ -163,7 +163,13 @@ std::string KeptLines(const v1::GroupStatus& group) {
       group.prepared_epoch() == 0
           ? ""
           : Line("prepared", absl::StrCat("epoch ", group.prepared_epoch(), " waits for --commit"));
-  return absl::StrCat(prepared,
+  uint64_t failback_bytes = 0;
+  for (const v1::VolumeStatus& volume : group.volumes()) failback_bytes += volume.failback_bytes();
+  const std::string failback =
+      failback_bytes == 0 ? ""
+                          : Line("failback", absl::StrCat(HumanBytes(failback_bytes),
+                                                          " may differ from the old primary's"));
+  return absl::StrCat(prepared, failback,
                       Line("history", absl::StrCat(group.history_epochs(), " epochs kept, ",
                                                    HumanBytes(history_bytes))),
                       Line("overlays", overlays),

@@ -334,9 +334,16 @@ grpc::ServerUnaryReactor* AgentService::RefuseAsPrimary(grpc::CallbackServerCont
   return proto::RunUnary(context, pool_, [this] {
     return WithReason(
         absl::FailedPreconditionError(absl::StrCat(
-            "group ", primary_.group(), ": an agent keeps no epochs: ask the standby's service")),
+            "group ", primary_.group(),
+            ": an agent has no overlays, no epochs and no failover: ask the standby's service")),
         kReasonWrongMode);
   });
+}
+
+grpc::ServerUnaryReactor* AgentService::GetFailbackMap(grpc::CallbackServerContext* context,
+                                                       const v1::GetFailbackMapRequest*,
+                                                       v1::GetFailbackMapResponse*) {
+  return RefuseAsPrimary(context);
 }
 
 grpc::ServerUnaryReactor* AgentService::History(grpc::CallbackServerContext* context,

@@ -75,6 +75,9 @@ class AgentService : public v1::Replication::CallbackService, private proto::Wat
   void EndStreams() { watch_streams_.EndAll(); }
 
   // Only a service has these: kFailedPrecondition with reason WRONG_MODE.
+  grpc::ServerUnaryReactor* GetFailbackMap(grpc::CallbackServerContext* context,
+                                           const v1::GetFailbackMapRequest*,
+                                           v1::GetFailbackMapResponse*) override;
   grpc::ServerUnaryReactor* History(grpc::CallbackServerContext* context, const v1::HistoryRequest*,
                                     v1::HistoryResponse*) override;
   grpc::ServerUnaryReactor* Clone(grpc::CallbackServerContext* context, const v1::CloneRequest*,

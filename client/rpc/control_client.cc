@@ -140,6 +140,10 @@ absl::StatusOr<v1::RemoveResponse> ControlClient::Remove(const v1::RemoveRequest
                                                          absl::Duration timeout) {
   return Call(&Stub::Remove, request, timeout);
 }
+absl::StatusOr<v1::GetFailbackMapResponse> ControlClient::GetFailbackMap(
+    const v1::GetFailbackMapRequest& request, absl::Duration timeout) {
+  return Call(&Stub::GetFailbackMap, request, timeout);
+}
 absl::StatusOr<v1::HistoryResponse> ControlClient::History(const v1::HistoryRequest& request,
                                                            absl::Duration timeout) {
   return Call(&Stub::History, request, timeout);

@@ -60,6 +60,8 @@ class ControlClient {
                                                     absl::Duration timeout);
   absl::StatusOr<v1::RemoveResponse> Remove(const v1::RemoveRequest& request,
                                             absl::Duration timeout);
+  absl::StatusOr<v1::GetFailbackMapResponse> GetFailbackMap(
+      const v1::GetFailbackMapRequest& request, absl::Duration timeout);
   absl::StatusOr<v1::SyncResponse> Sync(const v1::SyncRequest& request, absl::Duration timeout);
   absl::StatusOr<v1::VerifyResponse> Verify(const v1::VerifyRequest& request,
                                             absl::Duration timeout);

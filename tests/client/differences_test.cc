@@ -19,11 +19,12 @@ TEST(DifferencesTest, KeepsVolumesAndKindsApart) {
   EXPECT_FALSE(differences.empty());
   EXPECT_FALSE(differences.none_missing());
   EXPECT_EQ(differences.missing_bytes(0), 4096u);
-  EXPECT_EQ(differences.suspect_bytes(1), kRegion) << "whole regions";
-  EXPECT_EQ(differences.bytes(), 4096 + kRegion);
+  EXPECT_EQ(differences.suspect_bytes(1), 4096u) << "whole blocks";
+  EXPECT_EQ(differences.bytes(), 8192u);
   EXPECT_TRUE(differences.Holds(0, {0, kRegion}));
   EXPECT_FALSE(differences.Holds(0, {kRegion, 2 * kRegion}));
-  EXPECT_TRUE(differences.Holds(1, {4096, 8192}));
+  EXPECT_TRUE(differences.Holds(1, {0, 512}));
+  EXPECT_FALSE(differences.Holds(1, {4096, 8192}));
   differences.RemoveMissing(0, {0, kRegion});
   EXPECT_TRUE(differences.none_missing());
   EXPECT_FALSE(differences.empty());
@@ -43,6 +44,21 @@ TEST(DifferencesTest, WhatBecameSuspectDuringAComparisonStaysSo) {
   EXPECT_EQ(differences.suspect_bytes(0), 12 * kRegion);
 }
 
+// To ask for each of many little runs would take longer than to compare what lies between them.
+TEST(DifferencesTest, SuspectsNearEachOtherAreComparedTogether) {
+  Differences differences = Make();
+  differences.AddSuspect(0, {0, 4096});
+  differences.AddSuspect(0, {200 << 10, (200 << 10) + 4096});
+  differences.AddSuspect(0, {kRegion, kRegion + 4096});
+  const auto first = differences.NextSuspect(0, 0, 16 * kRegion);
+  ASSERT_TRUE(first.has_value());
+  EXPECT_EQ(first->range, (ByteRange{0, (200 << 10) + 4096}));
+  EXPECT_EQ(differences.NextSuspect(0, 0, 100 << 10)->range, (ByteRange{0, 4096}));
+  differences.RemoveSuspect(0, *first);
+  EXPECT_EQ(differences.NextSuspect(0, 0, 16 * kRegion)->range,
+            (ByteRange{kRegion, kRegion + 4096}));
+}
+
 TEST(DifferencesTest, ComesBackFromItsFile) {
   Differences differences = Make();
   differences.AddMissing(0, {4096, 12288});
@@ -53,7 +69,7 @@ TEST(DifferencesTest, ComesBackFromItsFile) {
   loaded.AddMissing(0, {0, 4096});  // what is there already stays
   ASSERT_TRUE(loaded.DecodeAll(file).ok());
   EXPECT_EQ(loaded.missing_bytes(0), 12288u);
-  EXPECT_EQ(loaded.suspect_bytes(1), kRegion);
+  EXPECT_EQ(loaded.suspect_bytes(1), 4096u);
 }
 
 TEST(DifferencesTest, ADamagedOrForeignFileIsRefusedWhole) {
