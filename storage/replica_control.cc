@@ -180,27 +180,6 @@ absl::Status ReplicaImpl::WriteGroup(const GroupRecord& record, Index::Batch bat
   return absl::OkStatus();
 }
 
-// So that an older copy of the data directory is known for what it is. A marker that is behind the index says nothing wrong.
-// Not under commit_turn_: a failover waits for no disk.
-void ReplicaImpl::MarkDisks() {
-  base::Turn::Hold marker_turn(marker_turn_);
-  const GroupRecord record = this->record();
-  if (record.stage == Stage::kNone || record.stage == Stage::kDone) return;
-  const std::shared_ptr<const Chain> chain = this->chain();  // a checkpoint may publish another
-  bool failback_lost = false;
-  {
-    base::MutexLock lock(mutex_);
-    failback_lost = failback_lost_;
-  }
-  for (const auto& disk : chain->disks) {
-    if (disk == nullptr) continue;
-    const absl::Status marked =
-        disk->WriteMarker(name_, context_.options.data_dir, record.term, failback_lost);
-    if (marked.ok()) continue;
-    base::LogWarning("disk_not_marked").With("group", name_).With("status", marked);
-  }
-}
-
 // ---- who may write -------------------------------------------------------------------------------------------------------------
 
 absl::Status ReplicaImpl::BindAgent(const std::string& agent_id, bool takeover) {
@@ -538,8 +517,7 @@ absl::Status ReplicaImpl::FinishDone(bool drop_hidden) {
   next.disks = old_chain->disks;
   Publish(std::make_shared<const Chain>(std::move(next)));
   ForgetOverlays();
-  base::Turn::Hold marker_turn(marker_turn_);
-  for (const auto& disk : old_chain->disks) RETURN_IF_ERROR(disk->RemoveMarker());
+  RETURN_IF_ERROR(UnmarkDisks(*old_chain));
   base::LogInfo("replication_done")
       .With("group", name_)
       .With("epoch", record.committed_epoch.value());
@@ -606,11 +584,7 @@ absl::Status ReplicaImpl::Retire(std::optional<uint64_t> failback_mark) {
     base::MutexLock lock(mutex_);
     record_.stage = Stage::kNone;
   }
-  base::Turn::Hold marker_turn(marker_turn_);
-  for (const auto& disk : old_chain->disks) {
-    if (disk != nullptr) RETURN_IF_ERROR(disk->RemoveMarker());
-  }
-  return absl::OkStatus();
+  return UnmarkDisks(*old_chain);
 }
 
 void ReplicaImpl::Close() {

@@ -7,7 +7,7 @@
 //   replica_history.cc   kept epochs and clones           replica_recovery.cc  from index and log to where it was
 //   replica_scrub.cc     verification in the background      replica_state.cc  looking at it
 //   replica_handover.cc  the primary gives up writing      replica_received.cc  the primary's disk as known here
-//   replica_failback.cc  what differs after a failover
+//   replica_failback.cc  what differs after a failover     replica_markers.cc   beside the disks
 //
 // Who owns what
 //   hidden_turn_    the open hidden overlay and the hidden log: Append, checkpoint marks, Start, AttachStream
@@ -206,7 +206,6 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   void ForgetOverlays();
   absl::Status WriteGroup(const GroupRecord& record, Index::Batch batch);
   absl::Status StoreAgent(const std::string& agent_id, bool takeover);
-  void MarkDisks();
   void Publish(std::shared_ptr<const Chain> chain);
   std::shared_ptr<const Chain> chain() const;
   absl::StatusOr<std::shared_ptr<Overlay>> NewOverlay(LogRole role, Epoch epoch, LogPosition start);
@@ -281,11 +280,11 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   absl::Status MakeCommittedDurable();
   absl::Status FlushPending(size_t hidden_count, size_t active_count, bool sync,
                             std::vector<std::shared_ptr<PendingCheckpoint>>* committed);
-  void AddCheckpoint(const PendingCheckpoint& checkpoint, GroupRecord* record, Index::Batch* batch);
   void FailPending(const absl::Status& status);
   void Answer(PendingCheckpoint& checkpoint, const absl::StatusOr<CheckpointResult>& result);
 
   // replica_prepare.cc
+  void AddCheckpoint(const PendingCheckpoint& checkpoint, GroupRecord* record, Index::Batch* batch);
   static OverlayRecord SealedRecord(const Overlay& overlay, LogPosition end, OverlayState state,
                                     int64_t unix_micros);
   void AddPrepared(const PendingCheckpoint& checkpoint, GroupRecord* record,
@@ -310,6 +309,11 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   void MarkGivenUp();
   void MarkForFailback(VolumeId volume, ByteRange range);
   void LoseFailbackMap(const absl::Status& cause);
+
+  // replica_markers.cc
+  void MarkDisks();
+  absl::Status UnmarkDisks(const Chain& chain);
+  absl::Status CheckMarkers() const;
 
   // replica_disk.cc
   // What a request of the VM reads or replaces; the pieces are readable as long as `chain` is held.
@@ -395,7 +399,6 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
 
   // replica_recovery.cc
   absl::Status RecoverView(const Remains& remains, std::vector<OverlayId>* stale);
-  absl::Status CheckMarkers() const;
   void Isolate(const absl::Status& damage, const Remains& remains);
   void FailHidden(const absl::Status& damage);
   absl::Status LoadOverlays(const std::vector<std::pair<OverlayId, OverlayRecord>>& overlays,

@@ -33,6 +33,36 @@ void ReplicaImpl::AddPrepared(const PendingCheckpoint& checkpoint, GroupRecord* 
   record->prepared_stream = checkpoint.stream_id;
 }
 
+void ReplicaImpl::AddCheckpoint(const PendingCheckpoint& checkpoint, GroupRecord* record,
+                                Index::Batch* batch) {
+  if (checkpoint.prepare) return AddPrepared(checkpoint, record, batch);
+  const auto commit = [&](const Overlay& overlay, LogPosition end) {
+    batch->PutOverlay(overlay.id(),
+                      SealedRecord(overlay, end, OverlayState::kCommitted, checkpoint.unix_micros));
+  };
+  commit(*checkpoint.sealed, checkpoint.end);
+  for (const PreparedOverlay& before : checkpoint.before) commit(*before.overlay, before.end);
+  batch->PutOverlay(checkpoint.next_active->id(), checkpoint.next_active->record());
+  if (record->active != OverlayId()) batch->DeleteOverlay(record->active);
+  record->active = checkpoint.next_active->id();
+  record->prepared_epoch = Epoch();
+  record->prepared_sequence = record->prepared_stream = 0;
+  if (checkpoint.next_hidden != nullptr) {  // else it was opened when the epoch was prepared
+    record->hidden = OverlayId();
+    if (record->stage == Stage::kRunning) {  // after a failover there is no next hidden one
+      batch->PutOverlay(checkpoint.next_hidden->id(), checkpoint.next_hidden->record());
+      record->hidden = checkpoint.next_hidden->id();
+    }
+    record->epoch = checkpoint.result.epoch.Next();
+  }
+  record->committed_epoch = checkpoint.result.epoch;
+  record->committed_sequence = checkpoint.result.sequence;
+  record->committed_stream = checkpoint.stream_id;
+  record->committed_micros = checkpoint.unix_micros;
+  if (HandsOver(checkpoint, *record)) record->handed_over = true;
+  record->valid = true;
+}
+
 void ReplicaImpl::AnswerPrepared(PendingCheckpoint& checkpoint) {
   {
     base::MutexLock lock(mutex_);

@@ -70,18 +70,6 @@ absl::Status ReplicaImpl::RecoverView(const Remains& remains, std::vector<Overla
   return CheckOverlaysPresent();
 }
 
-// That no disk has seen a later life of the group: an agent or a view of before must not come back with an older copy of the data
-// directory.
-absl::Status ReplicaImpl::CheckMarkers() const {
-  const GroupRecord record = this->record();
-  if (record.stage == Stage::kNone || record.stage == Stage::kDone) return absl::OkStatus();
-  for (const VolumeRecord& volume : record.volumes) {
-    RETURN_IF_ERROR(
-        SecondaryDisk::CheckMarker(context_.file_system, volume.disk_path, name_, record.term));
-  }
-  return absl::OkStatus();
-}
-
 // The group is there and says why, but serves and takes nothing, and nothing of it is changed or reused.
 void ReplicaImpl::Isolate(const absl::Status& damage, const Remains& remains) {
   damage_ = absl::DataLossError(absl::StrCat(

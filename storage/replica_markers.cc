@@ -1,0 +1,49 @@
+// The markers of the group's disks: what tells a data directory that has missed a part of their life.
+#include "storage/base/log.h"
+#include "storage/base/status_macros.h"
+#include "storage/replica_impl.h"
+
+namespace understudy::storage {
+
+// So that an older copy of the data directory is known for what it is. A marker that is behind the index says nothing wrong.
+// Not under commit_turn_: a failover waits for no disk.
+void ReplicaImpl::MarkDisks() {
+  base::Turn::Hold marker_turn(marker_turn_);
+  const GroupRecord record = this->record();
+  if (record.stage == Stage::kNone || record.stage == Stage::kDone) return;
+  const std::shared_ptr<const Chain> chain = this->chain();  // a checkpoint may publish another
+  bool failback_lost = false;
+  {
+    base::MutexLock lock(mutex_);
+    failback_lost = failback_lost_;
+  }
+  for (const auto& disk : chain->disks) {
+    if (disk == nullptr) continue;
+    const absl::Status marked =
+        disk->WriteMarker(name_, context_.options.data_dir, record.term, failback_lost);
+    if (marked.ok()) continue;
+    base::LogWarning("disk_not_marked").With("group", name_).With("status", marked);
+  }
+}
+
+absl::Status ReplicaImpl::UnmarkDisks(const Chain& chain) {
+  base::Turn::Hold marker_turn(marker_turn_);
+  for (const auto& disk : chain.disks) {
+    if (disk != nullptr) RETURN_IF_ERROR(disk->RemoveMarker());
+  }
+  return absl::OkStatus();
+}
+
+// That no disk has seen a later life of the group: an agent or a view of before must not come back with an older copy of the data
+// directory.
+absl::Status ReplicaImpl::CheckMarkers() const {
+  const GroupRecord record = this->record();
+  if (record.stage == Stage::kNone || record.stage == Stage::kDone) return absl::OkStatus();
+  for (const VolumeRecord& volume : record.volumes) {
+    RETURN_IF_ERROR(
+        SecondaryDisk::CheckMarker(context_.file_system, volume.disk_path, name_, record.term));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace understudy::storage
