@@ -47,7 +47,10 @@ absl::StatusOr<ResumePoint> Forwarder::HandOver() {
   {
     base::MutexLock lock(mutex_);
     RETURN_IF_ERROR(CheckRunningLocked());
-    if (handover_ == Handover::kDone) return ResumePoint{};
+    if (handover_ == Handover::kDone) {  // the standby has told us
+      TellLocked({.kind = base::EventKind::kHandedOver});
+      return ResumePoint{};
+    }
     if (handover_ != Handover::kWanted) {
       return absl::CancelledError("the connection over which the hand-over was asked for is gone");
     }
@@ -68,6 +71,7 @@ absl::StatusOr<ResumePoint> Forwarder::HandOver() {
   }
   if (outcome->ok()) {
     handover_ = Handover::kDone;
+    TellLocked({.kind = base::EventKind::kHandedOver});
     return ResumePoint{.stream_id = stream_id_, .next_sequence = window_.next_sequence()};
   }
   if (HasReason(outcome->status(), kReasonIncomplete)) handover_ = Handover::kNone;

@@ -46,6 +46,7 @@ void Forwarder::AcceptReply(const HandshakeReply& reply) {
   {
     base::MutexLock lock(mutex_);
     if (taken_back && !status.ok()) handover_ = Handover::kDone;  // the next handshake tries again
+    if (taken_back && status.ok()) TellLocked({.kind = base::EventKind::kHandoverTakenBack});
     if (session != session_ || session_state_ != Session::kConnecting || !running_) return;
     if (status.ok()) status = CheckReplyLocked(reply);
     if (status.ok()) ResumeLocked(reply);

@@ -58,6 +58,10 @@ v1::WatchKind ToProto(base::EventKind kind) {
       return v1::WATCH_KIND_JOB_BEGUN;
     case base::EventKind::kJobEnded:
       return v1::WATCH_KIND_JOB_ENDED;
+    case base::EventKind::kHandedOver:
+      return v1::WATCH_KIND_HANDED_OVER;
+    case base::EventKind::kHandoverTakenBack:
+      return v1::WATCH_KIND_HANDOVER_TAKEN_BACK;
   }
   return v1::WATCH_KIND_UNSPECIFIED;
 }

@@ -198,6 +198,7 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
   void OnStage(Stage stage, Term term) override;
   void OnCommitted(const storage::CheckpointResult& result) override;
   void OnIncomplete(bool incomplete) override;
+  void OnHandover(bool handed_over) override;
   void OnJob(absl::string_view kind, const std::optional<absl::Status>& ended) override;
   // Brings what was latched to its file now; for shutdown.
   void StoreErrors();

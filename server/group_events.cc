@@ -31,6 +31,12 @@ void Group::OnIncomplete(bool incomplete) {
   journal_.Append({.kind = kind, .group = name()});
 }
 
+void Group::OnHandover(bool handed_over) {
+  const auto kind =
+      handed_over ? base::EventKind::kHandedOver : base::EventKind::kHandoverTakenBack;
+  journal_.Append({.kind = kind, .group = name()});
+}
+
 void Group::OnJob(absl::string_view kind, const std::optional<absl::Status>& ended) {
   base::Event event{.kind = ended ? base::EventKind::kJobEnded : base::EventKind::kJobBegun,
                     .group = name()};

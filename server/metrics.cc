@@ -130,6 +130,8 @@ void DeclareReplication(Families& families) {
         "When the agent was last heard of, heartbeats included, unix time; 0: never since the "
         "service started.");
   gauge("understudy_replication_connected", "1 while a write stream is attached.");
+  gauge("understudy_replication_handed_over",
+        "1 while the primary has given up writing and the standby has everything, else 0.");
   counter("understudy_replication_received_bytes_total", "Payload taken from write streams.");
   counter("understudy_replication_received_operations_total",
           "Operations taken from write streams.");
@@ -331,6 +333,7 @@ void AddGroup(Families& families, Group& group) {
     families.Add(name, With(base, "result", word), static_cast<double>(count.value()));
   };
   families.Add("understudy_replication_connected", with_peer, status.connected);
+  families.Add("understudy_replication_handed_over", labels, status.replica.handed_over);
   families.Add("understudy_replication_received_bytes_total", labels,
                static_cast<double>(stats.received_bytes.value()));
   families.Add("understudy_replication_received_operations_total", labels,

@@ -210,6 +210,8 @@ class ReplicaListener {
   virtual void OnStage(Stage /*stage*/, Term /*term*/) {}
   virtual void OnCommitted(const CheckpointResult& /*result*/) {}
   virtual void OnIncomplete(bool /*incomplete*/) {}
+  // The primary has handed over, behind the checkpoint that was committed with it; or that was taken back in stage RUNNING.
+  virtual void OnHandover(bool /*handed_over*/) {}
   // Also of a scrub. `ended`: absent when it begins; OK too for one that was overtaken.
   virtual void OnJob(absl::string_view /*kind*/, const std::optional<absl::Status>& /*ended*/) {}
 };

@@ -168,15 +168,18 @@ absl::Status ReplicaImpl::WriteGroup(const GroupRecord& record, Index::Batch bat
   RETURN_IF_ERROR(Annotate(context_.index.Write(std::move(batch), /*sync=*/true),
                            absl::StrCat("group ", name_)));
   bool new_stage = false;
+  bool taken_back = false;
   {
     base::MutexLock lock(mutex_);
     new_stage = record_.stage != record.stage;
+    taken_back = !new_stage && record_.handed_over && !record.handed_over;
     if (new_stage) changed_.NotifyAll();  // it ends a job's wait
     record_ = record;
   }
   if (new_stage) {
     CallListener([&](ReplicaListener& listener) { listener.OnStage(record.stage, record.term); });
   }
+  if (taken_back) CallListener([](ReplicaListener& listener) { listener.OnHandover(false); });
   return absl::OkStatus();
 }
 

@@ -393,6 +393,9 @@ void ReplicaImpl::PublishCheckpoint(const std::shared_ptr<PendingCheckpoint>& ch
       .With("bytes", result.bytes)
       .With("took", result.duration);
   CallListener([&](ReplicaListener& listener) { listener.OnCommitted(result); });
+  if (HandsOver(*checkpoint, record())) {
+    CallListener([](ReplicaListener& listener) { listener.OnHandover(true); });
+  }
   Answer(*checkpoint, result);
 }
 

@@ -68,6 +68,10 @@ std::string EventText(const v1::WatchEvent& event) {
       return absl::StrCat(event.job(), " job begun");
     case v1::WATCH_KIND_JOB_ENDED:
       return WithDetail(absl::StrCat(event.job(), " job ended"), event);
+    case v1::WATCH_KIND_HANDED_OVER:
+      return "the primary has handed over: the standby can be promoted without loss";
+    case v1::WATCH_KIND_HANDOVER_TAKEN_BACK:
+      return "the hand-over was taken back: the primary may write again";
     default:
       return "";
   }

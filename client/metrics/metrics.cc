@@ -41,6 +41,8 @@ constexpr Series kSeries[] = {
     {"understudy_replication_last_contact_timestamp_seconds", MetricType::Gauge,
      "When the peer was last heard of, heartbeats included, unix time; 0: never."},
     {"understudy_replication_connected", MetricType::Gauge, "1 while the write stream is up."},
+    {"understudy_replication_handed_over", MetricType::Gauge,
+     "1 while this primary has given up writing: its VM's writes fail with EIO. Else 0."},
     {"understudy_replication_sessions_total", MetricType::Counter,
      "Connection attempts, by result."},
     {"understudy_replication_inflight_bytes", MetricType::Gauge,
@@ -284,6 +286,7 @@ std::vector<prometheus::MetricFamily> Metrics::Collect() const {
   AddLatchedErrors(families, group, "", errors);
   AddVerify(families, group, primary_);
   families.Add("understudy_replication_connected", group_peer, state.connected ? 1 : 0);
+  families.Add("understudy_replication_handed_over", group, primary_.handed_over() ? 1 : 0);
   families.Add("understudy_replication_sessions_total", With(group_peer, "result", "ok"),
                Number(state.sessions_ok));
   families.Add("understudy_replication_sessions_total", With(group_peer, "result", "failed"),

@@ -33,16 +33,18 @@ namespace understudy::base {
 enum class EventKind : uint8_t {
   kOpened,
   kRemoved,
-  kStage,         // entered `stage`
-  kCheckpoint,    // `epoch` was committed
-  kConnected,     // a write stream attached
-  kDisconnected,  // and is gone; `detail` says why
-  kIncomplete,    // operations are missing: no checkpoint can commit
-  kComplete,      // none are missing any more
-  kFenced,        // somebody was refused for good
-  kError,         // `error` was latched, the first of its kind
-  kJobBegun,      // `job`
-  kJobEnded,      // `job`; `detail` is empty when it did what it was to do
+  kStage,              // entered `stage`
+  kCheckpoint,         // `epoch` was committed
+  kConnected,          // a write stream attached
+  kDisconnected,       // and is gone; `detail` says why
+  kIncomplete,         // operations are missing: no checkpoint can commit
+  kComplete,           // none are missing any more
+  kFenced,             // somebody was refused for good
+  kError,              // `error` was latched, the first of its kind
+  kJobBegun,           // `job`
+  kJobEnded,           // `job`; `detail` is empty when it did what it was to do
+  kHandedOver,         // the primary has given up writing, with the newest checkpoint
+  kHandoverTakenBack,  // and may write again
 };
 
 // Fields that a kind does not name are empty.

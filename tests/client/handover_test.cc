@@ -16,6 +16,7 @@
 namespace understudy::client {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
 constexpr uint64_t kDiskBytes = 1 << 20;
@@ -79,6 +80,19 @@ class HandoverTest : public ::testing::Test {
     ASSERT_TRUE(Eventually([&] { return primary_->handed_over() && MarkerSeen(); }));
     Refuse(true);
   }
+  // Of the hand-over, in order: what this process's watchers were told.
+  std::vector<base::EventKind> Told() {
+    std::vector<base::EventKind> told;
+    base::EventJournal::Position position = primary_->journal().End();
+    position.number = 0;
+    while (position != primary_->journal().End()) {
+      const auto reading = primary_->journal().Read(position, "");
+      position = reading.position;
+      if (reading.event->kind >= base::EventKind::kHandedOver) told.push_back(reading.event->kind);
+    }
+    return told;
+  }
+  bool ToldHandedOver() { return Told() == std::vector{base::EventKind::kHandedOver}; }
   std::string Local() { return *base::FileSystem::Posix().ReadWholeFile(disk_); }
 
   FakeTransport transport_;
@@ -105,6 +119,7 @@ TEST_F(HandoverTest, ItIsTheLastOfTheStreamAndTheVmOnlyReadsFromThenOn) {
   absl::SleepFor(absl::Milliseconds(50));
   EXPECT_TRUE(MarkerSeen());
   EXPECT_TRUE(transport_.seen().disk0 == Local());
+  EXPECT_TRUE(ToldHandedOver());
 }
 
 TEST_F(HandoverTest, ForwardModeRefusesToo) {
@@ -130,6 +145,7 @@ TEST_F(HandoverTest, AKilledAgentGoesOnRefusingAndOnWhenItIsTakenBack) {
   Refuse(false);
   ASSERT_TRUE(Eventually([&] { return !primary_->handed_over(); }));
   ASSERT_TRUE(primary_->forwarder().WaitForAnswer(Soon()).connected);
+  EXPECT_THAT(Told(), ElementsAre(base::EventKind::kHandoverTakenBack));
   EXPECT_EQ(transport_.seen().stream_id, stream) << "nothing is missing";
   ASSERT_TRUE(Write(0, 'b').ok());
   ASSERT_TRUE(primary_->Checkpoint(Soon()).ok());
@@ -166,6 +182,7 @@ TEST_F(HandoverTest, AMarkerThatMadeNothingLetsTheVmWriteAgain) {
   transport_.Set([](auto& b) { b.acknowledge = true; });
   ASSERT_TRUE(Eventually([&] { return !primary_->handed_over(); }));
   EXPECT_TRUE(Write(0, 'a').ok());
+  EXPECT_THAT(Told(), IsEmpty());
 }
 
 TEST_F(HandoverTest, WritersUnderWayComeBeforeTheMarkerOrAreRefused) {
@@ -225,6 +242,7 @@ TEST_F(HandoverTest, AnAgentThatHasForgottenItIsTold) {
   transport_.Disconnect();
   ASSERT_TRUE(Eventually([&] { return primary_->handed_over(); }));
   EXPECT_TRUE(HasReason(Write(0, 'b'), kReasonHandedOver));
+  EXPECT_TRUE(Eventually([&] { return ToldHandedOver(); }));
 }
 
 }  // namespace

@@ -10,6 +10,7 @@ import lib
 import nbd
 import stub
 from lib import MIB, qemu_io
+from watcher import Watcher
 
 SIZE = 4 * MIB
 
@@ -51,6 +52,15 @@ class CsiAddonsTest(lib.Case):
         qemu_io(self.agent_.uri(), *map(lib.command_of, requests))
         lib.apply_to(self.image, requests)
 
+    def watch(self, endpoint):
+        watcher = Watcher(self, endpoint.address, "vm1", "--refresh", "0")
+        watcher.wait_kind("CURRENT")
+        return watcher
+
+    def assert_handed_over_metric(self, value):
+        for endpoint in (self.standby, self.agent_):
+            self.assertEqual(endpoint.metric("understudy_replication_handed_over"), value, endpoint.name)
+
     def assert_vm_refused(self, tee=True):
         """The primary VM can write nothing, and reads what it had (tee)."""
         with nbd.Disk(self.agent_.nbd_socket, "vm1/vda") as vm:
@@ -80,15 +90,23 @@ class CsiAddonsTest(lib.Case):
         self.assertEqual(self.standby.status()["stage"], "RUNNING")
         self.assertEqual(self.standby.metric("understudy_failovers_total", result="failed"), 0)
         self.write()
+        ends = {endpoint: self.watch(endpoint) for endpoint in (self.standby, self.agent_)}
+        self.assert_handed_over_metric(0)
         self.ok("DemoteVolume")
         self.assert_vm_refused()
-        for endpoint in (self.standby, self.agent_):
+        for endpoint, watcher in ends.items():
+            told = watcher.wait_kind("HANDED_OVER")
+            self.assertTrue(told["status"]["handed_over"], endpoint.name)
             self.assertTrue(endpoint.status()["handed_over"], endpoint.name)
+        self.assert_handed_over_metric(1)
         self.assertEqual(len(self.agent_.daemon.events("handed_over")), 1)
         self.ok("DemoteVolume")
         self.ok("PromoteVolume")
         self.ok("PromoteVolume")
         self.assert_promoted("after a planned role change")
+        for endpoint, watcher in ends.items():
+            self.assertEqual(watcher.kinds().count("HANDED_OVER"), 1, endpoint.name)
+            self.assertNotIn("HANDOVER_TAKEN_BACK", watcher.kinds(), endpoint.name)
         self.ok("DemoteVolume")  # what the old side's operator goes on saying
         lib.wait_for(lambda: self.agent_.call_errors(), "the old primary to be fenced")
         self.assertEqual(self.agent_.call_errors()[0]["reason"], "FENCED")
@@ -151,10 +169,15 @@ class CsiAddonsTest(lib.Case):
         self.refused("FAILED_PRECONDITION", "takeover=true", "ResyncVolume")
         self.refused("FAILED_PRECONDITION", "takeover=true", "ResyncVolume", force=True)
         self.assert_vm_refused()
+        self.assert_handed_over_metric(1)
+        watchers = [self.watch(endpoint) for endpoint in (self.standby, self.agent_)]
         self.ok("ResyncVolume", parameters={"takeover": "true"})
         lib.wait_for(lambda: self.ok("ResyncVolume", parameters={"takeover": "true"})["ready"], "the agent to be back")
         lib.wait_for(lambda: not self.agent_.status()["handed_over"], "the VM to be let write")
         self.assertFalse(self.standby.status()["handed_over"])
+        self.assert_handed_over_metric(0)
+        for watcher in watchers:
+            self.assertFalse(watcher.wait_kind("HANDOVER_TAKEN_BACK")["status"]["handed_over"])
         self.refused("FAILED_PRECONDITION", "has not handed over", "PromoteVolume")
         self.write()
         self.agent_.call("checkpoint", "vm1")

@@ -120,12 +120,14 @@ TEST_F(GroupEventsTest, AnErrorIsToldWhenItLatchesAndNotWhenItIsCounted) {
   EXPECT_TRUE(AtEnd());
 }
 
-TEST_F(GroupEventsTest, JobsAndMissingOperationsAreToldAsTheReplicaTellsThem) {
+TEST_F(GroupEventsTest, JobsMissingOperationsAndHandoversAreToldAsTheReplicaTellsThem) {
   position_ = harness_.service.journal().End();
   harness_.group->OnJob("apply", std::nullopt);
   harness_.group->OnJob("apply", absl::InternalError("disk full of holes"));
   harness_.group->OnIncomplete(true);
   harness_.group->OnIncomplete(false);
+  harness_.group->OnHandover(true);
+  harness_.group->OnHandover(false);
   const Event begun = Next();
   EXPECT_EQ(begun.kind, EventKind::kJobBegun);
   EXPECT_EQ(begun.job, "apply");
@@ -134,6 +136,8 @@ TEST_F(GroupEventsTest, JobsAndMissingOperationsAreToldAsTheReplicaTellsThem) {
   EXPECT_EQ(ended.detail, "disk full of holes");
   EXPECT_EQ(Next().kind, EventKind::kIncomplete);
   EXPECT_EQ(Next().kind, EventKind::kComplete);
+  EXPECT_EQ(Next().kind, EventKind::kHandedOver);
+  EXPECT_EQ(Next().kind, EventKind::kHandoverTakenBack);
 }
 
 // Checkpoints of a stream from one thread, calls from another: every epoch is told once.

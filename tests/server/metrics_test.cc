@@ -48,6 +48,7 @@ TEST(MetricsTest, EverySeriesOfAGroupIsThereFromOpenOn) {
            "understudy_scrub_last_clean_timestamp_seconds{group=\"vm1\"} 0",
            "understudy_scrub_last_damage_timestamp_seconds{group=\"vm1\"} 0",
            "understudy_replication_connected{group=\"vm1\",peer=\"\"} 0",
+           "understudy_replication_handed_over{group=\"vm1\"} 0",
            "understudy_overlay_bytes{group=\"vm1\",volume=\"disk0\",overlay=\"history\"} 0",
            "understudy_overlay_used_bytes{group=\"vm1\"} 0",
            "understudy_overlay_limit_bytes{group=\"vm1\"} 0",
@@ -85,6 +86,7 @@ TEST(MetricsTest, TheSeriesSayWhatHappened) {
     state.overlay_bytes = 900;
     state.overlay_bytes_max = 1000;
     state.overlay_soft_mark = true;
+    state.handed_over = true;
     state.scrub = {.last_clean = absl::FromUnixSeconds(7000),
                    .last_damage = absl::FromUnixSeconds(5000),
                    .damages_total = 3};
@@ -105,6 +107,7 @@ TEST(MetricsTest, TheSeriesSayWhatHappened) {
            "understudy_overlay_used_bytes{group=\"vm1\"} 900",
            "understudy_overlay_limit_bytes{group=\"vm1\"} 1000",
            "understudy_overlay_soft_mark{group=\"vm1\"} 1",
+           "understudy_replication_handed_over{group=\"vm1\"} 1",
            "understudy_scrub_errors_total{group=\"vm1\"} 3",
            "understudy_scrub_last_clean_timestamp_seconds{group=\"vm1\"} 7000",
            "understudy_scrub_last_damage_timestamp_seconds{group=\"vm1\"} 5000",

@@ -32,6 +32,10 @@ class Recorder : public ReplicaListener {
     EXPECT_EQ(replica->state().incomplete, incomplete);
     Note(incomplete ? "incomplete" : "complete");
   }
+  void OnHandover(bool handed_over) override {
+    EXPECT_EQ(replica->state().handed_over, handed_over);
+    Note(handed_over ? "handed over" : "taken back");
+  }
   void OnJob(absl::string_view kind, const std::optional<absl::Status>& ended) override {
     const std::string name(kind);
     if (jobs) Note(ended ? absl::StrCat(name, " ended ", ended->ok()) : name + " begun");
@@ -120,6 +124,30 @@ TEST_F(ListenerTest, MissingOperationsAreToldWhenTheyBeginAndEnd) {
   // Another stream than the one that has written: what it brings cannot follow on.
   ASSERT_EQ(f_.replica().AttachStream(999, /*may_checkpoint=*/false), absl::OkStatus());
   EXPECT_THAT(recorder_.Take(), ElementsAre("incomplete"));
+}
+
+TEST_F(ListenerTest, AHandoverIsToldBehindItsCheckpointAndWhenItIsTakenBack) {
+  Begin(/*jobs=*/false);
+  const auto hand_over = [&] {
+    std::promise<absl::Status> committed;
+    ASSERT_EQ(f_.Append({{.kind = OperationKind::kHandover}}, "",
+                        [&](const auto& result) { committed.set_value(result.status()); }),
+              absl::OkStatus());
+    ASSERT_EQ(committed.get_future().get(), absl::OkStatus());
+  };
+  recorder_.Take();
+  hand_over();
+  EXPECT_THAT(recorder_.Take(), ElementsAre("epoch 1", "handed over"));
+  ASSERT_TRUE(f_.Checkpoint().ok());
+  EXPECT_THAT(recorder_.Take(), ElementsAre("epoch 2"));
+  ASSERT_EQ(f_.replica().TakeBackHandover(), absl::OkStatus());
+  ASSERT_EQ(f_.replica().TakeBackHandover(), absl::OkStatus());
+  EXPECT_THAT(recorder_.Take(), ElementsAre("taken back"));
+  ASSERT_EQ(f_.replica().AttachStream(f_.replica().state().stream_id, false), absl::OkStatus());
+  hand_over();
+  EXPECT_THAT(recorder_.Take(), ElementsAre("epoch 3", "handed over"));
+  ASSERT_EQ(f_.replica().BindAgent("agent", /*takeover=*/true), absl::OkStatus());
+  EXPECT_THAT(recorder_.Take(), ElementsAre("taken back"));
 }
 
 TEST_F(ListenerTest, ACommitJobThatFailsEndsBeforeTheStageSaysSo) {

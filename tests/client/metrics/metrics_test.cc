@@ -123,6 +123,15 @@ TEST_F(MetricsTest, ACheckpointAndItsWritesAreCounted) {
   EXPECT_EQ(Scrape().at("understudy_checkpoint_duration_seconds{phase=total}"), 1);  // cumulative
 }
 
+TEST_F(MetricsTest, AHandoverShows) {
+  ASSERT_TRUE(primary_->Start(false, Soon()).ok());
+  ASSERT_TRUE(primary_->forwarder().WaitForAnswer(Soon()).connected);
+  EXPECT_EQ(Scrape().at("understudy_replication_handed_over{group=vm1}"), 0);
+  transport_.WantHandover();
+  EXPECT_TRUE(Eventually(
+      [&] { return Scrape().at("understudy_replication_handed_over{group=vm1}") == 1; }));
+}
+
 TEST_F(MetricsTest, ALostStandbyShowsAsLagThatGrows) {
   ASSERT_TRUE(primary_->Start(false, Soon()).ok());
   transport_.Set([](auto& b) { b.reachable = false; });
