@@ -300,9 +300,6 @@ GroupStatus Group::Status() const {
     status.sync_state = SyncStateOf(status.replica, stream != nullptr, proved_);
     status.last_contact = last_contact_;
     status.nbd_connections = connections_;
-    if (last_checkpoint_.epoch == status.replica.committed_epoch) {
-      status.last_checkpoint = last_checkpoint_;
-    }
     status.lag = clock_.Monotonic() - disconnected_since_;
   }
   status.connected = stream != nullptr;

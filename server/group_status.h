@@ -32,8 +32,6 @@ struct GroupStatus {
   uint64_t received_bytes = 0;
   uint64_t received_operations = 0;
   uint64_t nbd_connections = 0;  // to the group's own exports, clones apart
-  storage::CheckpointResult
-      last_checkpoint;  // the committed epoch's; zero when this process has not seen it
 };
 
 }  // namespace understudy::server

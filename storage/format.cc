@@ -184,6 +184,7 @@ std::string Encode(const GroupRecord& record) {
   writer.Add(record.incarnation.high).Add(record.incarnation.low).Add(record.term.value());
   writer.Add(record.agent_id).Add(record.epoch.value()).Add(record.committed_epoch.value());
   writer.Add(record.committed_sequence).Add(record.committed_stream).Add(record.committed_micros);
+  writer.Add(record.committed_bytes).Add(record.committed_duration_micros);
   writer.Add(record.valid).Add(record.hidden.value()).Add(record.active.value());
   writer.Add(record.roll_forward_through.value());
   writer.Add(record.applied_epoch.value()).Add(record.applied_micros);
@@ -216,6 +217,8 @@ absl::StatusOr<GroupRecord> DecodeGroupRecord(absl::string_view bytes) {
   record.committed_sequence = reader.Get<uint64_t>();
   record.committed_stream = reader.Get<uint64_t>();
   record.committed_micros = reader.Get<int64_t>();
+  record.committed_bytes = reader.Get<uint64_t>();
+  record.committed_duration_micros = reader.Get<uint64_t>();
   record.valid = reader.GetBool();
   record.hidden = OverlayId(reader.Get<uint64_t>());
   record.active = OverlayId(reader.Get<uint64_t>());

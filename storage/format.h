@@ -149,6 +149,8 @@ struct GroupRecord {
   uint64_t committed_sequence = 0;
   uint64_t committed_stream = 0;
   int64_t committed_micros = 0;
+  uint64_t committed_bytes = 0;            // of volume ranges it changed
+  uint64_t committed_duration_micros = 0;  // of ReplicaState::checkpoint_duration
   bool valid = false;
   OverlayId hidden;
   OverlayId active;

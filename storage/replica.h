@@ -159,6 +159,10 @@ struct ReplicaState {
   Epoch committed_epoch;            // 0: no checkpoint yet
   uint64_t committed_sequence = 0;  // stream_id is committed through here; 0: nothing of it
   absl::Time committed_time = absl::UnixEpoch();
+  // Of committed_epoch, over a restart too; 0: not known. How long it took from the marker's arrival until it was durable in the
+  // log; until it was published, if that came first.
+  uint64_t checkpoint_bytes = 0;
+  absl::Duration checkpoint_duration;
   bool valid =
       false;  // the VM's view is a state the primary had (false: before a first sync has ended)
   bool incomplete = false;

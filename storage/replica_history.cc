@@ -150,6 +150,7 @@ absl::Status ReplicaImpl::GoBackTo(const EpochInfo& target, bool in_use, Chain* 
   record->committed_epoch = target.epoch;
   record->committed_micros = absl::ToUnixMicros(target.time);
   record->committed_sequence = record->committed_stream = 0;
+  record->committed_bytes = record->committed_duration_micros = 0;
   return absl::OkStatus();
 }
 

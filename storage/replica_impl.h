@@ -159,8 +159,9 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
     CheckpointResult result;
     uint64_t stream_id = 0;
     int64_t unix_micros = 0;
-    absl::Duration arrived;  // monotonic
-    bool published = false;  // or, when it only prepares, durable
+    absl::Duration arrived;                   // monotonic
+    std::optional<uint64_t> duration_micros;  // as the index keeps it; 0: not known
+    bool published = false;                   // or, when it only prepares, durable
     std::vector<CheckpointCallback> done;
   };
   // What the index does not know yet of one frame.
@@ -177,6 +178,8 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
     uint64_t sequence = 0;
     uint64_t stream_id = 0;
     int64_t unix_micros = 0;
+    uint64_t bytes = 0;
+    uint64_t duration_micros = 0;
   };
   struct ActiveWrite {
     Operation operation;
@@ -284,7 +287,9 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   void Answer(PendingCheckpoint& checkpoint, const absl::StatusOr<CheckpointResult>& result);
 
   // replica_prepare.cc
-  void AddCheckpoint(const PendingCheckpoint& checkpoint, GroupRecord* record, Index::Batch* batch);
+  // Once, so that a restart changes nothing. REQUIRES: commit_turn_.
+  void NoteDuration(PendingCheckpoint& checkpoint) const;
+  void AddCheckpoint(PendingCheckpoint& checkpoint, GroupRecord* record, Index::Batch* batch);
   static OverlayRecord SealedRecord(const Overlay& overlay, LogPosition end, OverlayState state,
                                     int64_t unix_micros);
   void AddPrepared(const PendingCheckpoint& checkpoint, GroupRecord* record,

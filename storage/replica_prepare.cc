@@ -33,7 +33,13 @@ void ReplicaImpl::AddPrepared(const PendingCheckpoint& checkpoint, GroupRecord* 
   record->prepared_stream = checkpoint.stream_id;
 }
 
-void ReplicaImpl::AddCheckpoint(const PendingCheckpoint& checkpoint, GroupRecord* record,
+void ReplicaImpl::NoteDuration(PendingCheckpoint& checkpoint) const {
+  if (checkpoint.duration_micros) return;
+  const absl::Duration took = context_.clock.Monotonic() - checkpoint.arrived;
+  checkpoint.duration_micros = static_cast<uint64_t>(absl::ToInt64Microseconds(took));
+}
+
+void ReplicaImpl::AddCheckpoint(PendingCheckpoint& checkpoint, GroupRecord* record,
                                 Index::Batch* batch) {
   if (checkpoint.prepare) return AddPrepared(checkpoint, record, batch);
   const auto commit = [&](const Overlay& overlay, LogPosition end) {
@@ -59,6 +65,9 @@ void ReplicaImpl::AddCheckpoint(const PendingCheckpoint& checkpoint, GroupRecord
   record->committed_sequence = checkpoint.result.sequence;
   record->committed_stream = checkpoint.stream_id;
   record->committed_micros = checkpoint.unix_micros;
+  NoteDuration(checkpoint);
+  record->committed_bytes = checkpoint.result.bytes;
+  record->committed_duration_micros = *checkpoint.duration_micros;
   if (HandsOver(checkpoint, *record)) record->handed_over = true;
   record->valid = true;
 }

@@ -153,7 +153,9 @@ absl::Status ReplicaImpl::LoadOverlays(
     committed_ = {.epoch = record.committed_epoch,
                   .sequence = record.committed_sequence,
                   .stream_id = record.committed_stream,
-                  .unix_micros = record.committed_micros};
+                  .unix_micros = record.committed_micros,
+                  .bytes = record.committed_bytes,
+                  .duration_micros = record.committed_duration_micros};
     closing_ = true;  // no job before AttachDisks()
   }
   Chain next;
@@ -341,6 +343,7 @@ absl::Status ReplicaImpl::ReplayHidden(const ReplayedFrame& frame) {
     if (handover) checkpoint->handover = Term(frame.header.term);
     checkpoint->unix_micros = frame.header.unix_micros;
     checkpoint->arrived = context_.clock.Monotonic();
+    checkpoint->duration_micros = 0;
     context_.index.KeepOverlay(checkpoint->next_hidden->id());
   }
   {

@@ -31,6 +31,8 @@ ReplicaState ReplicaImpl::state() const {
   state.committed_epoch = committed_.epoch;
   state.committed_sequence = committed_.stream_id == stream_id_ ? committed_.sequence : 0;
   state.committed_time = absl::FromUnixMicros(committed_.unix_micros);
+  state.checkpoint_bytes = committed_.bytes;
+  state.checkpoint_duration = absl::Microseconds(static_cast<int64_t>(committed_.duration_micros));
   state.valid = chain->valid;
   state.incomplete = incomplete_;
   state.stream_id = stream_id_;

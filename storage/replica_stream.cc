@@ -363,6 +363,7 @@ void ReplicaImpl::PublishCheckpoint(const std::shared_ptr<PendingCheckpoint>& ch
   if (checkpoint->prepare) return AnswerPrepared(*checkpoint);
   Chain next = *chain();
   if (checkpoint->published) return;
+  NoteDuration(*checkpoint);
   checkpoint->old_active = next.active;
   next.active = checkpoint->next_active;
   OverlayList committed = {checkpoint->sealed};
@@ -382,7 +383,9 @@ void ReplicaImpl::PublishCheckpoint(const std::shared_ptr<PendingCheckpoint>& ch
     committed_ = {.epoch = result.epoch,
                   .sequence = result.sequence,
                   .stream_id = checkpoint->stream_id,
-                  .unix_micros = checkpoint->unix_micros};
+                  .unix_micros = checkpoint->unix_micros,
+                  .bytes = result.bytes,
+                  .duration_micros = *checkpoint->duration_micros};
     apply_generation_ = generation;
     RetryJob();
   }

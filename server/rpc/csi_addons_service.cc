@@ -111,12 +111,12 @@ absl::Status PutInfo(const GroupStatus& status, Info& info) {
   const int64_t micros = absl::ToUnixMicros(state.committed_time);
   info.mutable_last_sync_time()->set_seconds(micros / 1'000'000);
   info.mutable_last_sync_time()->set_nanos(static_cast<int32_t>(micros % 1'000'000 * 1000));
-  if (status.last_checkpoint.epoch == state.committed_epoch) {
-    const int64_t nanos = absl::ToInt64Nanoseconds(status.last_checkpoint.duration);
+  if (state.checkpoint_duration > absl::ZeroDuration()) {
+    const int64_t nanos = absl::ToInt64Nanoseconds(state.checkpoint_duration);
     info.mutable_last_sync_duration()->set_seconds(nanos / 1'000'000'000);
     info.mutable_last_sync_duration()->set_nanos(static_cast<int32_t>(nanos % 1'000'000'000));
-    info.set_last_sync_bytes(static_cast<int64_t>(status.last_checkpoint.bytes));
   }
+  info.set_last_sync_bytes(static_cast<int64_t>(state.checkpoint_bytes));
   PutStatus(status, info);
   return absl::OkStatus();
 }

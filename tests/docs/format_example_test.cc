@@ -135,6 +135,8 @@ TEST(FormatExampleTest, GroupsAreAsDocumented) {
                           .committed_sequence = 43,
                           .committed_stream = 0x1122334455667788,
                           .committed_micros = 1700000000000000,
+                          .committed_bytes = 5120,
+                          .committed_duration_micros = 2100,
                           .valid = true,
                           .hidden = OverlayId(8),
                           .active = OverlayId(9),

@@ -448,6 +448,7 @@ class FakeReplica : public storage::Replica {
     state_.committed_epoch = state_.epoch;
     state_.epoch = state_.epoch.Next();
     state_.handed_over = state_.handing_over;
+    state_.checkpoint_bytes = 4096;
   }
   absl::Status GoBackLocked(const storage::FailoverOptions& options)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {

@@ -44,7 +44,7 @@ TEST_F(GroupHandoverTest, TheAgentIsAskedAndItsLastFrameIsCommitted) {
   ASSERT_TRUE(agent.Greet(TestAgent::Hello("vm1")));
   EXPECT_EQ(HandOver(agent, [&] { agent.Send(LastFrame()); }), absl::OkStatus());
   EXPECT_TRUE(group().Status().replica.handed_over);
-  EXPECT_EQ(group().Status().last_checkpoint.bytes, 4096u);
+  EXPECT_EQ(group().Status().replica.checkpoint_bytes, 4096u);
   EXPECT_EQ(harness_.replica().disk(0).substr(0, 512), std::string(512, 'x'));
   EXPECT_EQ(group().HandOver(Soon()), absl::OkStatus()) << "repeated";
   // A checkpoint asks nobody any more.

@@ -102,7 +102,9 @@ TEST_P(GoBackTest, FailoverShowsTheChosenEpoch) {
   ASSERT_EQ(f_.replica().Write(VolumeId(0), 0, f_.Bytes(kBlock), false), absl::OkStatus());
   ASSERT_EQ(f_.PrimaryWrite(0, kBlock, f_.Bytes(kBlock)), absl::OkStatus());
   const Term term = f_.replica().state().term;
+  EXPECT_EQ(f_.replica().state().checkpoint_bytes, 4 * kBlock);
   ASSERT_EQ(f_.replica().Failover({.epoch = Epoch(epoch)}), absl::OkStatus());
+  EXPECT_EQ(f_.replica().state().checkpoint_bytes, 0u) << "those of the newest are not its";
   ExpectViewOf(epoch);
   EXPECT_EQ(f_.replica().state().committed_epoch, Epoch(epoch));
   EXPECT_GT(f_.replica().state().term, term);
@@ -113,6 +115,7 @@ TEST_P(GoBackTest, FailoverShowsTheChosenEpoch) {
   ASSERT_EQ(f_.OpenStore(), absl::OkStatus());
   Settle();
   EXPECT_EQ(f_.replica().state().stage, Stage::kDone);
+  EXPECT_EQ(f_.replica().state().checkpoint_bytes, 0u);
   ExpectViewOf(epoch);
   for (uint32_t v = 0; v < 2; ++v) EXPECT_TRUE(f_.RawDisk(v) == views_[epoch][v]);
 }

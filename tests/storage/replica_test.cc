@@ -81,6 +81,33 @@ TEST_F(ReplicaTest, ThePrimarysWritesStayHiddenUntilTheCheckpoint) {
   EXPECT_EQ(f_.replica().state().backlog_epochs, 0u);
 }
 
+TEST_F(ReplicaTest, WhatTheNewestCheckpointChangedAndTookIsKnownAfterAKill) {
+  Begin();
+  ASSERT_EQ(f_.PrimaryWrite(0, 4096, f_.Bytes(8192)), absl::OkStatus());
+  const auto checkpoint = f_.MarkedCheckpoint();
+  ASSERT_EQ(checkpoint.status(), absl::OkStatus());
+  const ReplicaState before = f_.replica().state();
+  EXPECT_EQ(before.checkpoint_bytes, 8192u);
+  EXPECT_GT(before.checkpoint_duration, absl::ZeroDuration());
+  EXPECT_LE(before.checkpoint_duration, checkpoint->duration);
+  ASSERT_EQ(f_.CrashAndOpen(), absl::OkStatus());
+  EXPECT_EQ(f_.replica().state().checkpoint_bytes, before.checkpoint_bytes);
+  EXPECT_EQ(f_.replica().state().checkpoint_duration, before.checkpoint_duration);
+}
+
+// Redone from the log, which does not say how long it took, or already in the index.
+TEST_F(ReplicaTest, ACheckpointThatIsNotDurableYetKeepsWhatItChanged) {
+  f_.options().checkpoint_durable = false;
+  Begin();
+  ASSERT_EQ(f_.PrimaryWrite(0, 4096, f_.Bytes(8192)), absl::OkStatus());
+  ASSERT_EQ(f_.MarkedCheckpoint().status(), absl::OkStatus());
+  const absl::Duration took = f_.replica().state().checkpoint_duration;
+  ASSERT_EQ(f_.CrashAndOpen(), absl::OkStatus());
+  EXPECT_EQ(f_.replica().state().checkpoint_bytes, 8192u);
+  EXPECT_THAT(f_.replica().state().checkpoint_duration,
+              ::testing::AnyOf(took, absl::ZeroDuration()));
+}
+
 TEST_F(ReplicaTest, ACheckpointDropsWhatTheVmWrote) {
   Begin();
   ASSERT_EQ(f_.replica().Write(VolumeId(1), 512, f_.Bytes(512), false), absl::OkStatus());
