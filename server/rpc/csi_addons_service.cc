@@ -96,13 +96,15 @@ void PutStatus(const GroupStatus& status, Info& info) {
   }
 }
 
+absl::Status NotRunning(const std::string& group) {
+  return WithReason(
+      absl::FailedPreconditionError(absl::StrCat("group ", group, ": replication is not running")),
+      kReasonNotRunning);
+}
+
 absl::Status PutInfo(const GroupStatus& status, Info& info) {
   const storage::ReplicaState& state = status.replica;
-  if (state.stage == Stage::kNone) {
-    return WithReason(absl::FailedPreconditionError(
-                          absl::StrCat("group ", status.group, ": replication is not running")),
-                      kReasonNotRunning);
-  }
+  if (state.stage == Stage::kNone) return NotRunning(status.group);
   if (state.committed_epoch == Epoch()) {
     return WithReason(absl::NotFoundError(absl::StrCat(
                           "group ", status.group, ": there has been no checkpoint since Start")),
@@ -121,6 +123,35 @@ absl::Status PutInfo(const GroupStatus& status, Info& info) {
   return absl::OkStatus();
 }
 
+// This API names the pair, so what it replicates from and to has one name, under which the standby exports it.
+absl::Status PutDestination(const Group& group, bool one_volume,
+                            replication::ReplicationDestination& destination) {
+  const storage::ReplicaState state = group.replica().state();
+  if (state.stage == Stage::kNone) return NotRunning(group.name());
+  if (!state.valid) {
+    return WithReason(absl::UnavailableError(
+                          absl::StrCat("group ", group.name(), ": its first sync has not ended")),
+                      kReasonNoCheckpoint);
+  }
+  for (const storage::VolumeInfo& volume : group.volumes()) {
+    const std::string id = absl::StrCat(group.name(), "/", volume.name);
+    if (one_volume) {
+      destination.mutable_volume()->set_volume_id(id);
+    } else {
+      (*destination.mutable_volumegroup()->mutable_volume_ids())[id] = id;
+    }
+  }
+  if (!one_volume) destination.mutable_volumegroup()->set_volume_group_id(group.name());
+  return absl::OkStatus();
+}
+
+// What releases of the specification without replication_source send.
+template <typename Request>
+std::string OlderVolumeId(const Request& request) {
+  if constexpr (requires { request.volume_id(); }) return request.volume_id();
+  return "";
+}
+
 }  // namespace
 
 template <typename Request>
@@ -129,7 +160,7 @@ absl::StatusOr<CsiAddonsService::Source> CsiAddonsService::SourceOf(const Reques
   if (source.has_volumegroup() && !source.volumegroup().volume_group_id().empty()) {
     return Source{.group = source.volumegroup().volume_group_id(), .volume = {}};
   }
-  const std::string& id = source.has_volume() ? source.volume().volume_id() : request.volume_id();
+  const std::string id = source.has_volume() ? source.volume().volume_id() : OlderVolumeId(request);
   if (id.empty() || source.has_volumegroup()) {
     return absl::InvalidArgumentError(
         "Missing the replication_source: a volumegroup GROUP, or a volume GROUP or GROUP/VOLUME");
@@ -261,6 +292,17 @@ grpc::ServerUnaryReactor* CsiAddonsService::GetVolumeReplicationInfo(
   });
 }
 
+grpc::ServerUnaryReactor* CsiAddonsService::GetReplicationDestinationInfo(
+    grpc::CallbackServerContext* context,
+    const replication::GetReplicationDestinationInfoRequest* request,
+    replication::GetReplicationDestinationInfoResponse* response) {
+  return proto::RunUnary(context, control_pool_, [this, request, response]() -> absl::Status {
+    ASSIGN_OR_RETURN(const Source source, SourceOf(*request));
+    ASSIGN_OR_RETURN(const std::shared_ptr<Group> group, GroupOf(*request));
+    return PutDestination(*group, source.one_volume, *response->mutable_replication_destination());
+  });
+}
+
 // ---- identity ---------------------------------------------------------------------------------------------------------------
 
 grpc::ServerUnaryReactor* CsiIdentityService::GetIdentity(
@@ -279,8 +321,10 @@ grpc::ServerUnaryReactor* CsiIdentityService::GetCapabilities(
   using identity::Capability;
   response->add_capabilities()->mutable_service()->set_type(
       Capability::Service::CONTROLLER_SERVICE);
-  response->add_capabilities()->mutable_volume_replication()->set_type(
-      Capability::VolumeReplication::VOLUME_REPLICATION);
+  for (const auto type : {Capability::VolumeReplication::VOLUME_REPLICATION,
+                          Capability::VolumeReplication::GET_REPLICATION_DESTINATION_INFO}) {
+    response->add_capabilities()->mutable_volume_replication()->set_type(type);
+  }
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);
   return reactor;

@@ -48,6 +48,10 @@ class CsiAddonsService final : public replication::Controller::CallbackService {
       grpc::CallbackServerContext* context,
       const replication::GetVolumeReplicationInfoRequest* request,
       replication::GetVolumeReplicationInfoResponse* response) override;
+  grpc::ServerUnaryReactor* GetReplicationDestinationInfo(
+      grpc::CallbackServerContext* context,
+      const replication::GetReplicationDestinationInfoRequest* request,
+      replication::GetReplicationDestinationInfoResponse* response) override;
 
  private:
   // What a request means by its source.

@@ -247,6 +247,29 @@ class CsiAddonsTest(lib.Case):
         for field in ("last_sync_bytes", "last_sync_duration"):
             self.assertEqual(after[field], info[field], field)
 
+    def destination(self, **fields):
+        return self.ok("GetReplicationDestinationInfo", **fields)["replication_destination"]
+
+    def test_the_destination_has_the_names_of_the_source(self):
+        self.refused("NOT_FOUND", "not open here", "GetReplicationDestinationInfo")
+        self.refused("INVALID_ARGUMENT", "Missing", "GetReplicationDestinationInfo", replication_source={})
+        self.pair(volumes=("vda", "vdb"))
+        expected = {"volume_group_id": "vm1", "volume_ids": {name: name for name in ("vm1/vda", "vm1/vdb")}}
+        self.assertEqual(self.destination(), {"volumegroup": expected})
+        one_of_two = {"replication_source": {"volume": {"volume_id": "vm1/vda"}}}
+        self.refused("INVALID_ARGUMENT", "name the volume group", "GetReplicationDestinationInfo", **one_of_two)
+        self.standby.call("open", "vm2", "--mode", "secondary", "--volume", f"vda,disk={self.disk('single', SIZE)}")
+        single = {"replication_source": {"volume": {"volume_id": "vm2"}}}
+        end = self.refused("FAILED_PRECONDITION", "not running", "GetReplicationDestinationInfo", **single)
+        self.assertEqual(end.reason, "NOT_RUNNING")
+        self.ok("EnableVolumeReplication", **single)
+        self.assertEqual(self.destination(**single), {"volume": {"volume_id": "vm2/vda"}})
+        self.ok("PromoteVolume", force=True)
+        self.assertEqual(self.destination(), {"volumegroup": expected})
+        parameters = {"disk.vda": str(self.dir / "fresh"), "size.vda": str(SIZE), "create.vda": "true"}
+        self.ok("EnableVolumeReplication", group="vm3", parameters=parameters)
+        self.refused("UNAVAILABLE", "first sync has not ended", "GetReplicationDestinationInfo", group="vm3")
+
     def test_sources(self):
         self.pair(volumes=("vda", "vdb"))
         volume = {"replication_source": {"volume": {"volume_id": "vm1/vda"}}}
@@ -287,7 +310,8 @@ class CsiAddonsTest(lib.Case):
         self.assertEqual(ask("GetIdentity")["name"], "understudy")
         self.assertTrue(ask("Probe")["ready"])
         kinds = ask("GetCapabilities")["capabilities"]
-        self.assertIn({"volume_replication": {"type": "VOLUME_REPLICATION"}}, kinds)
+        for kind in ("VOLUME_REPLICATION", "GET_REPLICATION_DESTINATION_INFO"):
+            self.assertIn({"volume_replication": {"type": kind}}, kinds)
         self.assertIn({"service": {"type": "CONTROLLER_SERVICE"}}, kinds)
 
 

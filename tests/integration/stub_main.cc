@@ -108,6 +108,9 @@ bool CallByName(replication::Controller::Stub& stub, const std::string& method,
   if (method == "GetVolumeReplicationInfo") {
     return Call(stub, &Stub::GetVolumeReplicationInfo, json);
   }
+  if (method == "GetReplicationDestinationInfo") {
+    return Call(stub, &Stub::GetReplicationDestinationInfo, json);
+  }
   std::cerr << "unknown method " << method << std::endl;
   return false;
 }
