@@ -140,6 +140,10 @@ absl::StatusOr<VolumeRecord> DiskChecker::Check(
   ASSIGN_OR_RETURN(const uint64_t disk_bytes, (*file)->Size());
   RETURN_IF_ERROR(CheckSize(spec, disk_bytes));
   record.size_bytes = disk_bytes;
+  // A link of /dev/disk goes on leading to the same disk when the kernel numbers it anew.
+  if (record.identity.device() && absl::StartsWith(spec.disk_path, "/")) {
+    record.disk_path = spec.disk_path;
+  }
   return record;
 }
 
@@ -164,7 +168,7 @@ absl::StatusOr<std::unique_ptr<SecondaryDisk>> SecondaryDisk::Open(base::FileSys
     return WithReason(
         absl::FailedPreconditionError(absl::StrCat(
             "volume ", record.name, ": ", record.disk_path,
-            " is not the disk that was declared (inode or length differ): put the old one "
+            " is not the disk that was declared (inode, device or length differ): put the old one "
             "back, or remove the group and open it again")),
         kReasonWrongDisk);
   }

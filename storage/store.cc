@@ -110,6 +110,8 @@ class StoreImpl : public Store {
   void LogRecovery(absl::Duration took);
   absl::Status SyncAncestors();
   absl::Status CheckNames(const GroupSpec& spec) const;
+  // Without links, as far as it exists.
+  std::string Resolved(const std::string& path) const;
   bool SameDeclaration(const GroupRecord& record, const GroupSpec& spec) const;
   absl::Status CheckUnused(const VolumeRecord& disk, const std::string& volume,
                            const std::vector<VolumeRecord>& earlier) const;
@@ -308,14 +310,17 @@ absl::Status StoreImpl::CheckNames(const GroupSpec& spec) const {
   return absl::OkStatus();
 }
 
+std::string StoreImpl::Resolved(const std::string& path) const {
+  return file_system_.Resolve(path).value_or(path);
+}
+
 bool StoreImpl::SameDeclaration(const GroupRecord& record, const GroupSpec& spec) const {
   if (record.volumes.size() != spec.volumes.size()) return false;
   for (size_t i = 0; i < spec.volumes.size(); ++i) {
     const VolumeRecord& known = record.volumes[i];
     const VolumeSpec& wanted = spec.volumes[i];
     const bool same_size = wanted.size_bytes == 0 || wanted.size_bytes == known.size_bytes;
-    const bool same_disk =
-        file_system_.Resolve(wanted.disk_path).value_or(wanted.disk_path) == known.disk_path;
+    const bool same_disk = Resolved(wanted.disk_path) == Resolved(known.disk_path);
     const bool same_initial = known.initial == (wanted.create ? Initial::kSync : wanted.initial);
     if (known.name != wanted.name || known.top_id != wanted.top_id || !same_size || !same_disk ||
         !same_initial) {
@@ -342,7 +347,7 @@ absl::Status StoreImpl::CheckUnused(const VolumeRecord& disk, const std::string&
           absl::StrCat(in_use, " belongs to group ", other->name(), ", whose record is damaged"));
     }
     for (const VolumeInfo& info : other->volumes()) {
-      if (info.disk_path != disk.disk_path) continue;
+      if (Resolved(info.disk_path) != disk.disk_path) continue;
       return absl::FailedPreconditionError(
           absl::StrCat(in_use, " belongs to volume ", other->name(), "/", info.name));
     }

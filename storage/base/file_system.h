@@ -29,10 +29,13 @@ absl::Status ErrnoStatus(int error_number, absl::string_view prefix);
 // The errno inside a status made by ErrnoStatus(); EIO for any other error, 0 for OK.
 int ErrnoOf(const absl::Status& status);
 
+// What is the same file or device over reboots, as far as that can be known.
 struct FileIdentity {
-  std::string
-      file_system;  // stable over reboots where the file system has an id, else its device number
-  uint64_t inode = 0;  // for a block device: its device number
+  // The file system's id, or where it has none, its device number. Of a block device: "device" and what names it, see
+  // storage/base/device_identity.h.
+  std::string file_system;
+  uint64_t inode = 0;  // of a block device that nothing names: its number; else 0
+  bool device() const { return file_system.starts_with("device"); }
   friend bool operator==(const FileIdentity&, const FileIdentity&) = default;
 };
 

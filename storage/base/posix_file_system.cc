@@ -18,6 +18,7 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "storage/base/device_identity.h"
 #include "storage/base/file_system.h"
 #include "storage/base/status_macros.h"
 
@@ -135,7 +136,7 @@ class PosixFile : public File {
   absl::StatusOr<FileIdentity> Identity() const override {
     struct stat info;
     if (fstat(fd_, &info) != 0) return Failed("stat");
-    if (is_block_device_) return FileIdentity{.file_system = "device", .inode = info.st_rdev};
+    if (is_block_device_) return DeviceIdentity("/sys", info.st_rdev);
     struct statfs file_system;
     if (fstatfs(fd_, &file_system) != 0) return Failed("statfs");
     uint64_t id = 0;

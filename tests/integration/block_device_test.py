@@ -12,8 +12,8 @@ from lib import MIB, qemu_io
 class BlockDeviceTest(lib.Case):
     size = 32 * MIB
 
-    def loop_device(self, image):
-        backing = self.disk("backing", self.size, image)
+    def loop_device(self, image, name="backing"):
+        backing = self.disk(name, self.size, image)
         device = lib.run("losetup", "-f", "--show", backing).stdout.strip()
         self.addCleanup(subprocess.run, ["losetup", "-d", device], check=True)
         return device
@@ -47,6 +47,32 @@ class BlockDeviceTest(lib.Case):
         self.assert_file(pathlib.Path(device), bytes(image), "the device after the failover")
         self.assertEqual(service.daemon.end(), 0)  # before the device goes
 
+
+    def test_it_is_known_by_what_names_it_not_by_its_number(self):
+        """As after a reboot that has numbered the disks the other way round: of loop devices the file below is the name."""
+        image = self.random_bytes(self.size)
+        first = self.loop_device(image, "first")
+        second = self.loop_device(self.random_bytes(self.size), "second")
+        link = self.dir / "by-id"
+        link.symlink_to(first)
+        service = self.service("--disk-dir", "/dev")
+        service.start_group(f"vda,disk={link}")
+        self.assert_export(service.uri(), image, "the first device")
+        self.assertEqual(service.daemon.end(), 0)
+        for device in (first, second):
+            lib.run("losetup", "-d", device)
+            lib.wait_for(lambda: lib.run("losetup", device, check=False).returncode != 0, "the device to be free")
+        lib.run("losetup", first, self.dir / "second")
+        lib.run("losetup", second, self.dir / "first")
+        service.restart()
+        self.assertEqual([error["reason"] for error in service.call_errors()], ["WRONG_DISK"])
+        self.assertNotEqual(qemu_io(service.uri(), "read 0 4k", check=False).returncode, 0)
+        self.assertEqual(service.daemon.end(), 0)
+        link.unlink()
+        link.symlink_to(second)
+        service.restart()  # the error stays latched, as every one
+        self.assert_export(service.uri(), image, "the first device under its new number")
+        self.assertEqual(service.daemon.end(), 0)
 
     def assert_given_back(self, found, expected):
         """But for blocks that were cut, and those in which the file below keeps its map."""

@@ -1,12 +1,13 @@
 // tests/testing/fault_file_system.h
 //
-// The real file system, except that a test may see, hold up or fail any write, hole, clone, sync or read, and that blocks can
-// seem to be shared where the real one cannot do it.
+// The real file system, except that a test may see, hold up or fail any write, hole, clone, sync or read, that blocks can seem to
+// be shared where the real one cannot do it, and files to be devices.
 #ifndef UNDERSTUDY_TESTS_TESTING_FAULT_FILE_SYSTEM_H_
 #define UNDERSTUDY_TESTS_TESTING_FAULT_FILE_SYSTEM_H_
 
 #include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -34,6 +35,16 @@ class FaultFileSystem : public base::FileSystem {
     if (!hook) return SetRangeHook(nullptr);
     SetRangeHook([hook = std::move(hook)](FileOperation operation, const std::string& path,
                                           ByteRange) { return hook(operation, path); });
+  }
+  // The regular file `path` seems to be a block device that `id` names.
+  void PretendDevice(const std::string& path, const std::string& id) {
+    base::MutexLock lock(mutex_);
+    devices_[path] = id;
+  }
+  std::string DeviceId(const std::string& path) {
+    base::MutexLock lock(mutex_);
+    const auto found = devices_.find(real_.Resolve(path).value_or(path));
+    return found == devices_.end() ? "" : found->second;
   }
   // File::CloneFrom() copies instead.
   void EmulateClones() { emulate_clones_.store(true); }
@@ -116,8 +127,12 @@ class FaultFileSystem : public base::FileSystem {
     absl::Status Truncate(uint64_t size) override { return file_->Truncate(size); }
     absl::StatusOr<uint64_t> Size() const override { return file_->Size(); }
     absl::StatusOr<uint64_t> AllocatedBytes() const override { return file_->AllocatedBytes(); }
-    absl::StatusOr<base::FileIdentity> Identity() const override { return file_->Identity(); }
-    bool IsBlockDevice() const override { return file_->IsBlockDevice(); }
+    absl::StatusOr<base::FileIdentity> Identity() const override {
+      const std::string id = owner_.DeviceId(path_);
+      if (id.empty()) return file_->Identity();
+      return base::FileIdentity{.file_system = "device " + id};
+    }
+    bool IsBlockDevice() const override { return !owner_.DeviceId(path_).empty(); }
     absl::StatusOr<uint64_t> NextDataStart(uint64_t offset) const override {
       return file_->NextDataStart(offset);
     }
@@ -141,6 +156,7 @@ class FaultFileSystem : public base::FileSystem {
   base::FileSystem& real_ = base::FileSystem::Posix();
   base::Mutex mutex_;
   std::shared_ptr<RangeHook> hook_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, std::string> devices_ ABSL_GUARDED_BY(mutex_);  // ids, by path
 };
 
 }  // namespace understudy::testing
