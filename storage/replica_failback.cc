@@ -20,7 +20,8 @@ void ReplicaImpl::LoadFailbackMap() {
     base::LogWarning("failback_map_unknown").With("group", name_).With("status", loaded);
   bool lost = !loaded.ok();
   for (const VolumeRecord& volume : record.volumes) {
-    lost = lost || SecondaryDisk::FailbackLost(context_.file_system, volume.disk_path, name_);
+    lost = lost || SecondaryDisk::FailbackLost(context_.file_system, volume, name_,
+                                               context_.options.data_dir);
   }
   base::MutexLock lock(mutex_);
   failback_lost_ = lost;

@@ -29,7 +29,7 @@ void ReplicaImpl::MarkDisks() {
 absl::Status ReplicaImpl::UnmarkDisks(const Chain& chain) {
   base::Turn::Hold marker_turn(marker_turn_);
   for (const auto& disk : chain.disks) {
-    if (disk != nullptr) RETURN_IF_ERROR(disk->RemoveMarker());
+    if (disk != nullptr) RETURN_IF_ERROR(disk->RemoveMarker(context_.options.data_dir));
   }
   return absl::OkStatus();
 }
@@ -40,8 +40,8 @@ absl::Status ReplicaImpl::CheckMarkers() const {
   const GroupRecord record = this->record();
   if (record.stage == Stage::kNone || record.stage == Stage::kDone) return absl::OkStatus();
   for (const VolumeRecord& volume : record.volumes) {
-    RETURN_IF_ERROR(
-        SecondaryDisk::CheckMarker(context_.file_system, volume.disk_path, name_, record.term));
+    RETURN_IF_ERROR(SecondaryDisk::CheckMarker(context_.file_system, volume, name_,
+                                               context_.options.data_dir, record.term));
   }
   return absl::OkStatus();
 }

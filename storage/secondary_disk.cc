@@ -4,6 +4,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -17,6 +18,8 @@ namespace understudy::storage {
 namespace {
 
 constexpr absl::string_view kMarkerSuffix = ".understudy";
+constexpr absl::string_view kDeviceMarkers = "/devices";
+constexpr size_t kMarkerNameMax = 100;
 
 std::string Parent(const std::string& path) {
   const size_t slash = path.rfind('/');
@@ -40,6 +43,20 @@ absl::Status CheckSize(const VolumeSpec& spec, uint64_t disk_bytes) {
   return absl::FailedPreconditionError(absl::StrCat(
       "Active disk, hidden disk, secondary disk's length are not the same: volume ", spec.name,
       " is declared with ", size, " bytes, ", spec.disk_path, " has ", disk_bytes));
+}
+
+// By what names a device, so that it is found by whatever path the device is named: for people to recognise, and a CRC for what that
+// leaves out.
+std::string MarkerPath(const std::string& disk_path, const base::FileIdentity& identity,
+                       const std::string& data_dir) {
+  if (!identity.device()) return absl::StrCat(disk_path, kMarkerSuffix);
+  const std::string id = absl::StrCat(identity.file_system, " ", identity.inode);
+  std::string name = id.substr(0, kMarkerNameMax);
+  for (char& c : name) {
+    if (!absl::ascii_isalnum(static_cast<unsigned char>(c)) && c != '.') c = '-';
+  }
+  return absl::StrCat(data_dir, kDeviceMarkers, "/", name, "-",
+                      absl::Hex(base::Crc32c(id.data(), id.size())), kMarkerSuffix);
 }
 
 // For people.
@@ -151,7 +168,7 @@ SecondaryDisk::SecondaryDisk(base::FileSystem& file_system, const VolumeRecord& 
                              std::unique_ptr<base::File> file)
     : file_system_(file_system),
       path_(record.disk_path),
-      file_system_id_(record.identity.file_system),
+      identity_(record.identity),
       size_bytes_(record.size_bytes),
       file_(std::move(file)) {}
 
@@ -176,7 +193,7 @@ absl::StatusOr<std::unique_ptr<SecondaryDisk>> SecondaryDisk::Open(base::FileSys
 }
 
 uint64_t SecondaryDisk::HoleBytes(const std::string& on_file_system) const {
-  if (file_->IsBlockDevice() || file_system_id_ != on_file_system) return 0;
+  if (identity_.device() || identity_.file_system != on_file_system) return 0;
   const auto allocated = file_->AllocatedBytes();
   if (!allocated.ok()) return 0;
   return size_bytes_ - std::min(size_bytes_, *allocated);
@@ -218,28 +235,33 @@ absl::StatusOr<std::vector<MapRun>> SecondaryDisk::Map(ByteRange range) const {
 
 absl::Status SecondaryDisk::WriteMarker(const std::string& group, const std::string& data_dir,
                                         Term term, bool failback_lost) {
-  if (file_->IsBlockDevice()) return absl::OkStatus();
-  return file_system_.WriteFileAtomically(
-      absl::StrCat(path_, kMarkerSuffix),
-      absl::StrCat(MarkerText(group, data_dir), failback_lost ? kFailbackLost : "",
-                   TermLine(group, term)));
+  std::string text = MarkerText(group, data_dir);
+  if (identity_.device()) {
+    absl::StrAppend(&text, "It is ", path_, ", ", identity_.file_system, "\n");
+    RETURN_IF_ERROR(file_system_.CreateDirectory(absl::StrCat(data_dir, kDeviceMarkers)));
+    RETURN_IF_ERROR(file_system_.SyncDirectory(data_dir));
+  }
+  if (failback_lost) absl::StrAppend(&text, kFailbackLost);
+  return file_system_.WriteFileAtomically(MarkerPath(path_, identity_, data_dir),
+                                          absl::StrCat(text, TermLine(group, term)));
 }
 
-bool SecondaryDisk::FailbackLost(base::FileSystem& file_system, const std::string& path,
-                                 const std::string& group) {
-  const auto found = file_system.ReadWholeFile(absl::StrCat(path, kMarkerSuffix));
+bool SecondaryDisk::FailbackLost(base::FileSystem& file_system, const VolumeRecord& disk,
+                                 const std::string& group, const std::string& data_dir) {
+  const auto found = file_system.ReadWholeFile(MarkerPath(disk.disk_path, disk.identity, data_dir));
   return found.ok() && TermIn(*found, group).has_value() &&
          absl::StrContains(*found, kFailbackLost);
 }
 
-absl::Status SecondaryDisk::CheckMarker(base::FileSystem& file_system, const std::string& path,
-                                        const std::string& group, Term term) {
-  const std::string marker_path = absl::StrCat(path, kMarkerSuffix);
+absl::Status SecondaryDisk::CheckMarker(base::FileSystem& file_system, const VolumeRecord& disk,
+                                        const std::string& group, const std::string& data_dir,
+                                        Term term) {
+  const std::string marker_path = MarkerPath(disk.disk_path, disk.identity, data_dir);
   if (!file_system.Exists(marker_path)) {
-    const auto disk = file_system.Open(path, {.read_only = true});
-    if (!disk.ok() || (*disk)->IsBlockDevice()) return absl::OkStatus();
+    const auto file = file_system.Open(disk.disk_path, {.read_only = true});
+    if (!file.ok() || (*file)->IsBlockDevice() != disk.identity.device()) return absl::OkStatus();
     return absl::DataLossError(
-        absl::StrCat(marker_path, " is missing: replication to ", path,
+        absl::StrCat(marker_path, " is missing: replication to ", disk.disk_path,
                      " has ended since this data directory was written, which is an older copy"));
   }
   const auto marker = file_system.ReadWholeFile(marker_path);
@@ -251,15 +273,15 @@ absl::Status SecondaryDisk::CheckMarker(base::FileSystem& file_system, const std
                                           ": the data directory is an older copy"));
 }
 
-bool SecondaryDisk::MarkedFor(base::FileSystem& file_system, const std::string& path,
+bool SecondaryDisk::MarkedFor(base::FileSystem& file_system, const VolumeRecord& disk,
                               const std::string& group, const std::string& data_dir) {
-  const auto found = file_system.ReadWholeFile(absl::StrCat(path, kMarkerSuffix));
+  const auto found = file_system.ReadWholeFile(MarkerPath(disk.disk_path, disk.identity, data_dir));
   return found.ok() && absl::StartsWith(*found, MarkerText(group, data_dir));
 }
 
-absl::Status SecondaryDisk::RemoveMarker() {
-  const std::string marker = absl::StrCat(path_, kMarkerSuffix);
-  if (file_->IsBlockDevice() || !file_system_.Exists(marker)) return absl::OkStatus();
+absl::Status SecondaryDisk::RemoveMarker(const std::string& data_dir) {
+  const std::string marker = MarkerPath(path_, identity_, data_dir);
+  if (!file_system_.Exists(marker)) return absl::OkStatus();
   return file_system_.Remove(marker);
 }
 

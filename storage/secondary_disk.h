@@ -4,7 +4,8 @@
 // only the apply and commit jobs write to it, and the VM where no overlay holds the range.
 //
 // Beside a regular file lies `DISK.understudy` while the file alone may be torn: it names the group and the data directory
-// that belong to it. Start() writes it, DONE and Remove take it away.
+// that belong to it. Start() writes it, DONE and Remove take it away. That of a device lies in the data directory, below devices/:
+// beside the device there is nothing that lasts.
 //
 // Threads  any.
 #ifndef UNDERSTUDY_STORAGE_SECONDARY_DISK_H_
@@ -70,19 +71,20 @@ class SecondaryDisk {
   // Runs of data and holes that cover `range`.
   absl::StatusOr<std::vector<MapRun>> Map(ByteRange range) const;
 
-  // Whether the marker beside the disk is one that WriteMarker() writes for this group.
-  static bool MarkedFor(base::FileSystem& file_system, const std::string& path,
+  // Whether the marker of `disk` is one that WriteMarker() writes for this group.
+  static bool MarkedFor(base::FileSystem& file_system, const VolumeRecord& disk,
                         const std::string& group, const std::string& data_dir);
-  // `failback_lost`: FailbackLost() is true from now on, whatever becomes of the data directory. A device has no marker.
+  // `failback_lost`: FailbackLost() is true from now on, whatever becomes of the index.
   absl::Status WriteMarker(const std::string& group, const std::string& data_dir, Term term,
                            bool failback_lost = false);
-  static bool FailbackLost(base::FileSystem& file_system, const std::string& path,
-                           const std::string& group);
+  static bool FailbackLost(base::FileSystem& file_system, const VolumeRecord& disk,
+                           const std::string& group, const std::string& data_dir);
   // kDataLoss when the disk has seen a later life of its group than `term`: a higher one, or its end. Then the data directory is an
-  // older copy. For a group that is RUNNING or has failed over; a device has no marker, and says nothing.
-  static absl::Status CheckMarker(base::FileSystem& file_system, const std::string& path,
-                                  const std::string& group, Term term);
-  absl::Status RemoveMarker();
+  // older copy; of a device: its index is, since an older copy of all of it brings an older marker along. For a group that is
+  // RUNNING or has failed over.
+  static absl::Status CheckMarker(base::FileSystem& file_system, const VolumeRecord& disk,
+                                  const std::string& group, const std::string& data_dir, Term term);
+  absl::Status RemoveMarker(const std::string& data_dir);
 
  private:
   // `record` is what `file` was found to be.
@@ -91,7 +93,7 @@ class SecondaryDisk {
 
   base::FileSystem& file_system_;
   const std::string path_;
-  const std::string file_system_id_;
+  const base::FileIdentity identity_;
   const uint64_t size_bytes_;
   std::unique_ptr<base::File> file_;
   std::atomic<bool> can_clone_ = true;  // as far as is known

@@ -342,7 +342,7 @@ absl::Status StoreImpl::CheckUnused(const VolumeRecord& disk, const std::string&
   }
   for (const auto& other : List()) {
     if (other->volumes().empty() &&
-        SecondaryDisk::MarkedFor(file_system_, disk.disk_path, other->name(), options_.data_dir)) {
+        SecondaryDisk::MarkedFor(file_system_, disk, other->name(), options_.data_dir)) {
       return absl::FailedPreconditionError(
           absl::StrCat(in_use, " belongs to group ", other->name(), ", whose record is damaged"));
     }

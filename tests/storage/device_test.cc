@@ -13,7 +13,10 @@
 namespace understudy::storage {
 namespace {
 
+using ::testing::EndsWith;
+using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::StartsWith;
 
 class Recorder : public ReplicaListener {
  public:
@@ -50,6 +53,12 @@ class DeviceTest : public ::testing::Test {
     EXPECT_EQ(f_.OpenStore(), absl::OkStatus());
     f_.replica().SetListener(&recorder_);
     return recorder_.Take();
+  }
+  // "" when there is none.
+  std::string Marker() {
+    const std::filesystem::path directory = f_.options().data_dir + "/devices";
+    if (!std::filesystem::exists(directory) || std::filesystem::is_empty(directory)) return "";
+    return std::filesystem::directory_iterator(directory)->path().string();
   }
   void Begin() {
     ASSERT_THAT(Reopen(), IsEmpty());
@@ -101,6 +110,59 @@ TEST_F(DeviceTest, ItHasOneUserByWhateverPathItIsNamed) {
   other = f_.spec();
   other.volumes[0].disk_path = device_;
   EXPECT_EQ(f_.store().Open(other).status(), absl::OkStatus());
+}
+
+// ---- the marker ----------------------------------------------------------------------------------------------------------
+
+TEST_F(DeviceTest, ItsMarkerLiesInTheDataDirectoryUntilDone) {
+  Begin();
+  const std::string marker = Marker();
+  ASSERT_THAT(marker, EndsWith(".understudy"));
+  EXPECT_THAT(std::filesystem::path(marker).filename().string(), StartsWith("device-wwid-a-0-"));
+  const std::string text = base::FileSystem::Posix().ReadWholeFile(marker).value();
+  EXPECT_THAT(text, HasSubstr("group vm1"));
+  EXPECT_THAT(text, HasSubstr(link_ + ", device wwid a\n"));
+  EXPECT_THAT(text, HasSubstr("\nterm 1 of vm1 check "));
+  EXPECT_FALSE(std::filesystem::exists(link_ + ".understudy"));
+  ASSERT_EQ(f_.replica().Stop(), absl::OkStatus());
+  EXPECT_EQ(Marker(), "");
+}
+
+// What is restored is the index, and the marker is of a later life of the group.
+TEST_F(DeviceTest, AnOlderIndexIsIsolated) {
+  Begin();
+  f_.CloseStore();
+  const std::string index = f_.options().data_dir + "/index";
+  std::filesystem::copy(index, index + ".older", std::filesystem::copy_options::recursive);
+  const auto restore = [&] {
+    f_.CloseStore();
+    std::filesystem::remove_all(index);
+    std::filesystem::copy(index + ".older", index, std::filesystem::copy_options::recursive);
+    const std::vector<absl::Status> said = Reopen();
+    ASSERT_EQ(said.size(), 1u);
+    EXPECT_EQ(said[0].code(), absl::StatusCode::kDataLoss);
+    EXPECT_THAT(std::string(said[0].message()), HasSubstr("older copy"));
+    EXPECT_FALSE(f_.replica().state().valid);
+  };
+  EXPECT_THAT(Reopen(), IsEmpty()) << "nothing has happened since";
+  ASSERT_EQ(f_.replica().BindAgent("other", /*takeover=*/true), absl::OkStatus());
+  restore();
+  ASSERT_EQ(std::filesystem::remove(Marker()), true);  // as DONE and Remove do
+  restore();
+}
+
+// Nothing beside a device lasts, so nothing can tell. docs/semantics.md says so.
+TEST_F(DeviceTest, AnOlderCopyOfTheWholeDataDirectoryIsNotRecognised) {
+  Begin();
+  f_.CloseStore();
+  const std::string data_dir = f_.options().data_dir;
+  std::filesystem::copy(data_dir, data_dir + ".older", std::filesystem::copy_options::recursive);
+  ASSERT_THAT(Reopen(), IsEmpty());
+  ASSERT_EQ(f_.replica().BindAgent("other", /*takeover=*/true), absl::OkStatus());
+  f_.CloseStore();
+  std::filesystem::remove_all(data_dir);
+  std::filesystem::rename(data_dir + ".older", data_dir);
+  EXPECT_THAT(Reopen(), IsEmpty());
 }
 
 }  // namespace
