@@ -49,6 +49,10 @@ bool Apply(absl::string_view key, absl::string_view value, uint64_t& version, ui
   if (key == "handed_over") return ApplyFlag(value, record.handed_over);
   if (key == "clean") return ApplyFlag(value, record.clean);
   if (key == "failback_new") return ApplyFlag(value, record.failback_new);
+  if (key == "forward") {
+    record.forward = std::string(value);
+    return true;
+  }
   if (key == "agent_id") {
     record.agent_id = std::string(value);
     return CheckName("agent id", value).ok();
@@ -79,6 +83,7 @@ std::string EncodeAgentRecord(const AgentRecord& record) {
   }
   if (record.failback_new) absl::StrAppend(&text, "failback_new=1\n");
   if (record.stored_micros != 0) absl::StrAppend(&text, "stored=", record.stored_micros, "\n");
+  if (!record.forward.empty()) absl::StrAppend(&text, "forward=", record.forward, "\n");
   if (record.resume.stream_id != 0) {
     absl::StrAppend(&text, "stream_id=", record.resume.stream_id,
                     "\nnext_sequence=", record.resume.next_sequence, "\n");

@@ -14,9 +14,10 @@
 //     failback_of=         the pair whose failback maps are where `differences` began
 //     failback_new=1       no grant since: whoever lets us in first is the other end of that pair
 //     stored=              when this file was written, in unix microseconds
+//     forward=A,B          the volumes that had no local disk: nobody followed it
 //     stream_id=, next_sequence=   only after a clean shutdown: the stream goes on here
 //
-// These three are gone from the file before the first write after a start is queued; so after a crash they are missing, a new stream
+// clean, stream_id and next_sequence are gone from the file before the first write after a start is queued; so after a crash they are missing, a new stream
 // begins, and the secondary knows that operations may be missing.
 //
 // Tee mode keeps two files more. `STATE-DIR/differences` (client/differences.h) never says less than what differs but for what was
@@ -57,6 +58,7 @@ struct AgentRecord {
   bool fenced = false;
   bool handed_over = false;
   bool clean = false;
+  std::string forward;
   ResumePoint resume;
   Incarnation pair;
   Incarnation failback_of;

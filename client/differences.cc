@@ -96,24 +96,10 @@ void Differences::RemoveSuspect(uint32_t volume, const Suspect& suspect) {
   if (suspect.generation == generation_) maps_[volume].suspect.Remove(suspect.range);
 }
 
-void Differences::Clear() {
-  base::MutexLock lock(mutex_);
-  for (Maps& maps : maps_) {
-    maps.missing.Clear();
-    maps.suspect.Clear();
-  }
-}
-
 bool Differences::empty() const {
   base::MutexLock lock(mutex_);
   return std::all_of(maps_.begin(), maps_.end(),
                      [](const Maps& maps) { return maps.missing.empty() && maps.suspect.empty(); });
-}
-
-bool Differences::none_missing() const {
-  base::MutexLock lock(mutex_);
-  return std::all_of(maps_.begin(), maps_.end(),
-                     [](const Maps& maps) { return maps.missing.empty(); });
 }
 
 bool Differences::Holds(uint32_t volume, ByteRange range) const {

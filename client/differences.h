@@ -49,9 +49,7 @@ class Differences {
   // It was compared, and what differs added to the missing. Nothing if any was suspected anew meanwhile.
   void RemoveSuspect(uint32_t volume, const Suspect& suspect);
 
-  void Clear();
   bool empty() const;
-  bool none_missing() const;
   // The predicate of the write-intent log's cleaning.
   bool Holds(uint32_t volume, ByteRange range) const;
   uint64_t missing_bytes(uint32_t volume) const;

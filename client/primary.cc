@@ -79,6 +79,7 @@ absl::StatusOr<std::unique_ptr<Primary>> Primary::Create(
   if (any_tee && kept->kept()) RETURN_IF_ERROR(primary->OpenIntents(file_system, options));
   std::vector<Volume*> volumes;
   for (size_t i = 0; i < disks.size(); ++i) {
+    IntentLog* const intents = disks[i] != nullptr ? primary->intents_.get() : nullptr;
     primary->volumes_.push_back(std::make_unique<Volume>(
         VolumeOptions{.index = static_cast<uint32_t>(i),
                       .name = options.volumes[i].name,
@@ -86,7 +87,7 @@ absl::StatusOr<std::unique_ptr<Primary>> Primary::Create(
                       .report_forward_errors = options.report_forward_errors,
                       .stop_when_fenced = options.stop_when_fenced},
         primary->forwarder_.get(), &primary->gate_, std::move(disks[i]),
-        [kept] { return kept->MarkUnclean(); }, primary->intents_.get()));
+        [kept] { return kept->MarkUnclean(); }, intents));
     volumes.push_back(primary->volumes_.back().get());
   }
   Primary* const self = primary.get();
@@ -114,6 +115,7 @@ absl::Status Primary::Resume() {
   stage_ = record.stage;
   SetHandedOver(record.handed_over);
   if (!failback) RETURN_IF_ERROR(LoadDifferences(record));
+  RETURN_IF_ERROR(SuspectFormerForward(record));
   if (intents_ != nullptr) {
     std::vector<Volume*> volumes;
     for (const auto& volume : volumes_) volumes.push_back(volume.get());
@@ -137,8 +139,8 @@ absl::Status Primary::Resume() {
   return forwarder_->Start({.grant = record.grant,
                             .handed_over = record.handed_over,
                             .resume = record.resume,
-                            .incomplete = tee() && !differences_->empty(),
-                            .covered = tee() && intents_ != nullptr});
+                            .incomplete = any(/*tee=*/true) && !differences_->empty(),
+                            .covered = intents_ != nullptr});
 }
 
 void Primary::Shutdown(absl::Duration grace) {
@@ -220,10 +222,10 @@ absl::StatusOr<Primary::Outcome> Primary::Start(bool takeover, const base::Deadl
   ClearErrors();
   SetFenced(false);
   resync_->ForgetProof();
-  if (absl::Status status =
-          forwarder_->Start({.takeover = takeover,
-                             .handed_over = handed_over(),
-                             .missing = [this] { return tee() && !differences_->empty(); }});
+  if (absl::Status status = forwarder_->Start(
+          {.takeover = takeover,
+           .handed_over = handed_over(),
+           .missing = [this] { return any(/*tee=*/true) && !differences_->empty(); }});
       !status.ok()) {
     SetStage(Stage::kNone).IgnoreError();
     return status;
@@ -231,7 +233,8 @@ absl::StatusOr<Primary::Outcome> Primary::Start(bool takeover, const base::Deadl
   const absl::Time wait = std::min(deadline.time(), absl::Now() + kFirstAnswer);
   ForwarderState state = forwarder_->WaitForAnswer(wait);
   // What was written before the start is little, as a rule: who starts and takes a checkpoint need not wait for the resync.
-  while (tee() && state.connected && state.incomplete && !state.fenced && absl::Now() < wait) {
+  while (any(/*tee=*/true) && state.connected && state.incomplete && !state.fenced &&
+         absl::Now() < wait) {
     absl::SleepFor(kLook);
     state = forwarder_->state();
   }

@@ -138,14 +138,18 @@ class Primary : private ForwarderListener {
   absl::Status OpenIntents(base::FileSystem& file_system, const PrimaryOptions& options);
   absl::StatusOr<bool> TakeFailback();  // true: the differences are those of failback_
   absl::Status LoadDifferences(const AgentRecord& record);
-  void SuspectIntents();
+  void SuspectIntents(Stage stage);
   absl::Status StoreDifferences();
-  bool tee() const;
+  bool any(bool tee) const;  // volumes with, without a local disk
+  // Of volumes with, without a local disk: whether any is known or suspected to differ.
+  bool Differs(bool tee) const;
+  absl::Status SuspectFormerForward(const AgentRecord& record);
   absl::Status SyncDisks();
   // Nothing is being written, and what differs is known: a restart needs to compare nothing.
   // `handed_over`: unless that was taken back meanwhile.
   absl::Status StoreCleanEnd(const ResumePoint& resume, bool handed_over = false);
   absl::Status DeclareComplete(const base::Deadline& deadline, Outcome& outcome);
+  bool TakeCopy();
   void HandOver();
   bool BeginHandover();
   void EndHandover(const absl::StatusOr<ResumePoint>& outcome);
@@ -164,7 +168,7 @@ class Primary : private ForwarderListener {
   std::unique_ptr<base::RequestLog> requests_;
   base::IoGate gate_;  // every request of the VM passes it
   std::unique_ptr<Differences> differences_;
-  // Forward mode: a copy was begun, and neither this agent nor its stream has begun anew since.
+  // Of the volumes in forward mode: a copy was begun, and neither this agent nor its stream has begun anew since.
   std::atomic<bool> copy_begun_{false};
   std::unique_ptr<IntentLog> intents_;  // null: no tee volume
   base::Mutex store_mutex_;             // orders the writers of the differences' file
@@ -175,7 +179,7 @@ class Primary : private ForwarderListener {
   std::atomic<Stage> stage_{Stage::kNone};
   std::atomic<bool> fenced_{false};
   std::atomic<bool> handed_over_{false};
-  std::atomic<bool> copying_{false};  // forward mode: somebody mirrors the volumes
+  std::atomic<bool> copying_{false};  // somebody mirrors the volumes in forward mode
   std::unique_ptr<Resync> resync_;
   std::unique_ptr<IntentCleaner> cleaner_;
   base::WorkerPool handover_pool_{"handover", 1};  // two tasks at most; last: they use the rest

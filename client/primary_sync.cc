@@ -1,7 +1,13 @@
 // What may differ at the standby, in client/primary.h: remembered over restarts, made good by the resync, asked for by Sync and Verify.
 #include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
 
 #include "client/primary.h"
 #include "storage/base/log.h"
@@ -9,15 +15,25 @@
 #include "storage/base/status_macros.h"
 
 namespace understudy::client {
-bool Primary::tee() const {
-  return std::all_of(volumes_.begin(), volumes_.end(),
-                     [](const auto& volume) { return volume->tee(); });
+namespace {
+constexpr absl::Duration kLook = absl::Milliseconds(50);
+}  // namespace
+
+bool Primary::any(bool tee) const {
+  return std::any_of(volumes_.begin(), volumes_.end(),
+                     [tee](const auto& volume) { return volume->tee() == tee; });
+}
+
+bool Primary::Differs(bool tee) const {
+  return std::any_of(volumes_.begin(), volumes_.end(), [&](const auto& volume) {
+    const uint32_t index = volume->options().index;
+    return volume->tee() == tee &&
+           differences_->missing_bytes(index) + differences_->suspect_bytes(index) > 0;
+  });
 }
 
 absl::Status Primary::SyncDisks() {
-  for (const auto& volume : volumes_) {
-    if (volume->tee()) RETURN_IF_ERROR(volume->SyncDisk());
-  }
+  for (const auto& volume : volumes_) RETURN_IF_ERROR(volume->SyncDisk());
   return absl::OkStatus();
 }
 
@@ -33,7 +49,7 @@ absl::StatusOr<bool> Primary::TakeFailback() {
   if (failback_.empty()) return false;
   const AgentRecord record = state_->record();
   if (failback_[0].incarnation == record.failback_of) return false;  // at an earlier start
-  if (intents_ == nullptr || !tee()) {
+  if (intents_ == nullptr || any(/*tee=*/false)) {
     return absl::InvalidArgumentError(
         absl::StrCat("group ", group(), ": a failback needs volumes with local disks (tee mode)"));
   }
@@ -101,14 +117,40 @@ absl::Status Primary::LoadDifferences(const AgentRecord& record) {
     resync_->OnSuspectAll();
     return StoreDifferences();
   }
-  if (!record.clean) SuspectIntents();
+  if (!record.clean) SuspectIntents(record.stage);
   return fresh ? StoreDifferences() : absl::OkStatus();
 }
 
-void Primary::SuspectIntents() {
+// While a volume was only forwarded nobody here followed its disk.
+absl::Status Primary::SuspectFormerForward(const AgentRecord& record) {
+  const std::vector<std::string> former = absl::StrSplit(record.forward, ',', absl::SkipEmpty());
+  std::vector<std::string> forward;
+  bool suspected = false;
+  for (const auto& volume : volumes_) {
+    const VolumeOptions& options = volume->options();
+    if (!volume->tee()) {
+      forward.push_back(options.name);
+    } else if (std::count(former.begin(), former.end(), options.name) > 0) {
+      differences_->AddSuspect(options.index, {0, options.size_bytes});
+      suspected = true;
+    }
+  }
+  if (suspected) RETURN_IF_ERROR(StoreDifferences());
+  const std::string names = absl::StrJoin(forward, ",");
+  if (names == record.forward) return absl::OkStatus();
+  return state_->Update([&](AgentRecord& stored) { stored.forward = names; });
+}
+
+// Of a volume without a local disk nobody knows how its owner went on without the agent.
+void Primary::SuspectIntents(Stage stage) {
   uint64_t bytes = 0;
   for (const auto& volume : volumes_) {
     const uint32_t index = volume->options().index;
+    if (!volume->tee()) {
+      if (stage == Stage::kRunning)
+        differences_->AddSuspect(index, {0, volume->options().size_bytes});
+      continue;
+    }
     for (const ByteRange& range : intents_->Loaded(index)) {
       differences_->AddSuspect(index, range);
       bytes += range.size();
@@ -138,8 +180,10 @@ absl::Status Primary::OnUnknown() {
   if (state_->record().failback_new) return absl::OkStatus();
   base::LogWarning("standby_unknown")
       .With("group", group())
-      .With("consequence", tee() ? "everything is compared, and sent where it differs"
-                                 : "the volumes have to be mirrored again");
+      .With("consequence", any(/*tee=*/false)
+                               ? "volumes without a local disk have to be mirrored again, others "
+                                 "are compared, and sent where they differ"
+                               : "everything is compared, and sent where it differs");
   copy_begun_.store(false);
   differences_->SuspectAll();
   resync_->OnSuspectAll();
@@ -171,19 +215,21 @@ absl::StatusOr<Primary::Outcome> Primary::Sync(SyncMode mode, const base::Deadli
   }
   Outcome outcome{.stage = stage()};
   if (mode == SyncMode::kFull) {
-    if (!tee()) {
-      differences_->Clear();  // what was missed comes again with the copy
-      copy_begun_.store(true);
-    }
+    const bool copy = any(/*tee=*/false);
     differences_->SuspectAll();
+    for (const auto& volume : volumes_) {  // what was missed comes again with the copy
+      const VolumeOptions& options = volume->options();
+      if (!volume->tee()) differences_->RemoveMissing(options.index, {0, options.size_bytes});
+    }
+    copy_begun_.store(copy);
     resync_->OnSuspectAll();
     RETURN_IF_ERROR(StoreDifferences());
-    copying_.store(!tee());
+    copying_.store(copy);
     RETURN_IF_ERROR(forwarder_->MakeIncomplete(absl::AbortedError(
-        tee() ? "a full sync was asked for: the standby stays at its last checkpoint until "
-                "everything is compared; remedy: none needed"
-              : "the volumes are being copied: the standby stays at its last checkpoint until the "
-                "copy is declared complete; remedy: understudyctl attach does both")));
+        copy ? "the volumes are being copied: the standby stays at its last checkpoint until the "
+               "copy is declared complete; remedy: understudyctl attach does both"
+             : "a full sync was asked for: the standby stays at its last checkpoint until "
+               "everything is compared; remedy: none needed")));
     return outcome;
   }
   if (!forwarder_->state().incomplete) {
@@ -194,8 +240,24 @@ absl::StatusOr<Primary::Outcome> Primary::Sync(SyncMode mode, const base::Deadli
   return outcome;
 }
 
+// Whether nothing differs any more, once the copy counts. Under the forwarder's lock. Whoever suspects meanwhile has first said that no
+// copy was begun, or makes RemoveSuspect() do nothing.
+bool Primary::TakeCopy() {
+  std::vector<std::pair<uint32_t, Differences::Suspect>> copied;
+  for (const auto& volume : volumes_) {
+    const VolumeOptions& options = volume->options();
+    if (volume->tee()) continue;
+    const auto suspect = differences_->NextSuspect(options.index, 0, options.size_bytes);
+    if (suspect.has_value()) copied.emplace_back(options.index, *suspect);
+    if (differences_->missing_bytes(options.index) > 0) return false;
+  }
+  if (Differs(/*tee=*/true) || !copy_begun_.load()) return false;
+  for (const auto& [index, suspect] : copied) differences_->RemoveSuspect(index, suspect);
+  return differences_->empty();
+}
+
 absl::Status Primary::DeclareComplete(const base::Deadline& deadline, Outcome& outcome) {
-  if (tee()) {
+  if (!any(/*tee=*/false)) {
     return absl::FailedPreconditionError(absl::StrCat(
         "group ", group(),
         ": its volumes have local disks (tee mode), so the agent compares and sends by itself; "
@@ -207,16 +269,24 @@ absl::Status Primary::DeclareComplete(const base::Deadline& deadline, Outcome& o
                      ": the agent or its stream has begun anew since the copy began, so writes may "
                      "be missing; remedy: copy anew"));
   }
-  ASSIGN_OR_RETURN(outcome.checkpoint, forwarder_->EndResync(
-                                           [this] {
-                                             if (!copy_begun_.load()) return false;
-                                             if (!differences_->none_missing()) return false;
-                                             differences_->Clear();
-                                             return true;
-                                           },
-                                           deadline));
+  while (true) {
+    const auto ended = forwarder_->EndResync([this] { return TakeCopy(); }, deadline);
+    if (ended.ok()) outcome.checkpoint = *ended;
+    // The resync of the other volumes may have been the last one, and has ended it.
+    if (ended.ok() || !forwarder_->state().incomplete) break;
+    if (!HasReason(ended.status(), kReasonIncomplete) || !Differs(/*tee=*/true)) {
+      return ended.status();
+    }
+    if (deadline.gone() || absl::Now() >= deadline.time()) {
+      return deadline.Passed(
+          absl::StrCat("group ", group(),
+                       ": the volumes with local disks (tee mode) are still being resynced; the "
+                       "copy of the others is kept: declare it again when dirty_bytes is 0"));
+    }
+    absl::SleepFor(kLook);
+  }
   copying_.store(false);
-  return absl::OkStatus();
+  return StoreDifferences();
 }
 
 absl::Status Primary::StoreCleanEnd(const ResumePoint& resume, bool handed_over) {

@@ -67,6 +67,22 @@ bool Resync::tee() const {
                      [](const Volume* volume) { return volume->tee(); });
 }
 
+uint64_t Resync::Remaining() const {
+  uint64_t bytes = 0;
+  for (const Volume* const volume : parts_.volumes) {
+    const uint32_t index = volume->options().index;
+    if (!volume->tee()) continue;
+    bytes += parts_.differences->missing_bytes(index) + parts_.differences->suspect_bytes(index);
+  }
+  return bytes;
+}
+
+bool Resync::HasWork() const {
+  const bool any_tee = std::any_of(parts_.volumes.begin(), parts_.volumes.end(),
+                                   [](const Volume* volume) { return volume->tee(); });
+  return any_tee && (Remaining() > 0 || parts_.differences->empty());
+}
+
 absl::Status Resync::Pace(base::RateLimit& limit, uint64_t bytes) {
   while (true) {
     if (stopping()) return Stopped();
@@ -96,7 +112,7 @@ void Resync::Run() {
   while (!stopping()) {
     const absl::Status begun = parts_.forwarder->BeginResync(
         base::Deadline(parts_.clock->Now() + kRetry, [this] { return stopping(); }));
-    if (begun.ok() && tee()) {
+    if (begun.ok() && HasWork()) {
       RunOnce();
     } else if (begun.ok() || !absl::IsDeadlineExceeded(begun)) {
       Sleep(kLook);
@@ -107,12 +123,12 @@ void Resync::Run() {
 void Resync::RunOnce() {
   {
     base::MutexLock lock(mutex_);
-    job_ = {.running = true, .total_bytes = parts_.differences->bytes()};
+    job_ = {.running = true, .total_bytes = Remaining()};
   }
   Tell(base::EventKind::kJobBegun, "resync", absl::OkStatus());
   base::LogInfo("resync_begun")
       .With("group", parts_.forwarder->options().group)
-      .With("bytes", parts_.differences->bytes());
+      .With("bytes", Remaining());
   const absl::Status status = BringUpToDate();
   SyncJob job;
   {
@@ -142,6 +158,7 @@ absl::Status Resync::BringUpToDate() {
     RETURN_IF_ERROR(SendMissing());
     ASSIGN_OR_RETURN(const bool compared, CompareNext());
     if (compared) continue;
+    if (!HasWork()) return StoreAtTimes(true);  // others have to be copied
     const absl::Status ended = End();
     // Something was missed between the last look and the end.
     if (HasReason(ended, kReasonIncomplete) && !parts_.forwarder->state().skipping &&
@@ -154,6 +171,7 @@ absl::Status Resync::BringUpToDate() {
 
 absl::Status Resync::SendMissing() {
   for (Volume* const volume : parts_.volumes) {
+    if (!volume->tee()) continue;
     const uint32_t index = volume->options().index;
     uint64_t from = 0;
     while (const auto range = parts_.differences->NextMissing(index, from, kSendBytes)) {
@@ -166,7 +184,7 @@ absl::Status Resync::SendMissing() {
       {
         base::MutexLock lock(mutex_);
         job_.done_bytes += range->size();
-        job_.total_bytes = job_.done_bytes + parts_.differences->bytes();
+        job_.total_bytes = job_.done_bytes + Remaining();
       }
       RETURN_IF_ERROR(StoreAtTimes(false));
     }
@@ -176,6 +194,7 @@ absl::Status Resync::SendMissing() {
 
 absl::StatusOr<bool> Resync::CompareNext() {
   for (Volume* const volume : parts_.volumes) {
+    if (!volume->tee()) continue;
     const uint32_t index = volume->options().index;
     const auto suspect = parts_.differences->NextSuspect(index, 0, kCompareBytes);
     if (!suspect.has_value()) continue;
@@ -197,7 +216,7 @@ absl::StatusOr<bool> Resync::CompareNext() {
     parts_.differences->RemoveSuspect(index, *suspect);
     {
       base::MutexLock lock(mutex_);
-      job_.total_bytes = job_.done_bytes + parts_.differences->bytes();
+      job_.total_bytes = job_.done_bytes + Remaining();
     }
     RETURN_IF_ERROR(StoreAtTimes(false));
     return true;
@@ -213,7 +232,7 @@ absl::Status Resync::End() {
   base::LogInfo("resync_committed")
       .With("group", parts_.forwarder->options().group)
       .With("epoch", ended->epoch.value());
-  if (everything_.exchange(false)) Prove();
+  if (everything_.exchange(false) && tee()) Prove();
   return StoreAtTimes(true);
 }
 

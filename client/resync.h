@@ -8,8 +8,9 @@
 // Verify compares everything the same way, and what seems to differ once more with the VM's writes held back, so that its verdict is
 // exact; it changes nothing.
 //
-// Forward mode has no disk to read: there the forwarder takes writes again as soon as it can, and whoever mirrors the disk says when it
-// is complete (Primary::DeclareComplete()).
+// A volume in forward mode has no disk to read: there the forwarder takes writes again as soon as it can, and whoever mirrors the disk
+// says when it is complete (Primary::DeclareComplete()). In a group that has both, the others are brought up to date meanwhile, and the
+// INCOMPLETE ends with whichever comes last.
 //
 // Threads  two of its own. All methods from any thread.
 // Source   the order of compare and send: DRBD's checksum-based resync; the proof that comparing needs no locks: client/comparison.h.
@@ -114,7 +115,11 @@ class Resync {
   void Tell(base::EventKind kind, const std::string& job, const absl::Status& status);
   bool stopping() const;
   void Sleep(absl::Duration duration);
-  bool tee() const;
+  bool tee() const;  // all volumes
+  // Missing and suspect, of the volumes that have a local disk.
+  uint64_t Remaining() const;
+  // Not the copy of volumes that have none.
+  bool HasWork() const;
 
   const Parts parts_;
   base::RateLimit limit_;

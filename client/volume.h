@@ -80,7 +80,7 @@ class Volume {
 
   absl::Status ReadDisk(uint64_t offset, std::span<char> out) const;
   absl::StatusOr<bool> IsHole(ByteRange range) const { return disk_->IsHole(range); }
-  absl::Status SyncDisk() { return disk_->Sync(); }
+  absl::Status SyncDisk() { return tee() ? disk_->Sync() : absl::OkStatus(); }
   // Takes what the disk holds of `range` out of the missing and into the stream; puts it back when that fails.
   absl::Status Resend(ByteRange range, Differences& differences);
   // While `run` runs, nobody changes `range`; what was written to it before has its place in the stream.

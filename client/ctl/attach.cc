@@ -34,7 +34,7 @@ struct Target {
   std::string volume;
   std::string nbd_socket;
   bool incomplete = false;
-  std::vector<std::string> volumes;  // of the group
+  std::vector<std::string> volumes;  // of the group that have no disk at the agent
 
   std::string name() const { return absl::StrCat(group, "/", volume); }
 };
@@ -69,11 +69,21 @@ absl::StatusOr<Target> FindTarget(const AttachCommand& command, const AgentCalls
       .nbd_socket = command.nbd_socket.empty() ? group.nbd_socket() : command.nbd_socket,
       .incomplete = group.incomplete(),
       .volumes = {}};
-  for (const v1::VolumeStatus& volume : group.volumes()) target.volumes.push_back(volume.name());
+  bool local = false;
+  for (const v1::VolumeStatus& volume : group.volumes()) {
+    if (volume.disk_path().empty()) target.volumes.push_back(volume.name());
+    local = local || (!volume.disk_path().empty() && volume.name() == target.volume);
+  }
   if (group.mode() != v1::MODE_PRIMARY) {
     return absl::FailedPreconditionError(absl::StrCat(
         "group ", target.group,
         ": this is the standby's service; a VM is attached to the agent on its own host"));
+  }
+  if (local) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        target.name(),
+        " has a local disk at the agent (tee mode), which keeps the standby up to date by itself: "
+        "the VM uses the agent's export as its disk"));
   }
   if (target.volume.empty() && target.volumes.size() == 1) target.volume = target.volumes[0];
   if (!std::count(target.volumes.begin(), target.volumes.end(), target.volume)) {

@@ -140,6 +140,11 @@ class FakeTransport : public Transport, public ChecksumSource {
     return seen;
   }
 
+  std::string disk(size_t volume) const {
+    base::MutexLock lock(mutex_);
+    return disks_[volume];
+  }
+
   void Connect(uint64_t session, const Handshake& handshake, TransportEvents* events) override {
     base::MutexLock lock(mutex_);
     events_ = events;

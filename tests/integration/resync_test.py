@@ -227,6 +227,82 @@ class ResyncTest(lib.Case):
         answer = self.standby.ctl("verify", "vm1")
         self.assertIn("WRONG_MODE", answer.error)
 
+    # ---- volumes with and without a local disk in one group ---------------------------------------------------------------------
+
+    def start_mixed(self, *options):
+        self.size = 64 * MIB
+        self.primary = self.disk("p", self.size)
+        self.standby = self.service(*SEGMENT)
+        self.standby.start_group(*(f"{name},disk={self.disk(f's.{name}', self.size)}" for name in ("tee", "fwd")))
+        volumes = (f"tee,disk={self.primary}", f"fwd,size={self.size}")
+        self.host = self.agent(self.standby, *volumes, options=("--start", *options)).wait_connected()
+        return self.host
+
+    def miss_writes_to(self, *volumes):
+        """The standby hangs; these volumes get more than the window takes."""
+        self.standby.daemon.signal(signal.SIGSTOP)
+        for volume in volumes:
+            qemu_io(self.host.uri(volume), *(f"write -q -P {at + 2} {at}M 1M" for at in range(24)))
+        self.standby.daemon.signal(signal.SIGCONT)
+
+    def volume(self, name):
+        return next(volume for volume in self.host.status()["volumes"] if volume["name"] == name)
+
+    def assert_mixed_equal(self, forward):
+        self.host.call("checkpoint", "vm1")
+        self.assert_bytes(self.read_disk(self.standby.uri("tee")), self.local(), "tee")
+        self.assert_bytes(self.read_disk(self.standby.uri("fwd")), bytes(forward), "fwd")
+        self.assertEqual(self.host.call_errors(), [])
+
+    def test_a_tee_volume_beside_a_forward_volume_comes_back_by_itself(self):
+        host = self.start_mixed("--window-bytes", "4M")
+        forward = bytearray(self.size)
+        qemu_io(host.uri("fwd"), "write -q -P 99 0 1M")
+        forward[:MIB] = b"\x63" * MIB
+        self.miss_writes_to("tee")
+        self.sync()
+        self.assert_mixed_equal(forward)
+        # The log of regions being written is cleaned of both kinds of volumes.
+        lib.wait_for(lambda: host.metric("understudy_intent_bytes") == 0, "the write-intent log to be cleaned")
+
+    def test_a_mixed_group_is_complete_when_both_kinds_of_volumes_are(self):
+        host = self.start_mixed("--window-bytes", "4M")
+        self.miss_writes_to("tee", "fwd")
+        lib.wait_for(lambda: int(self.volume("tee")["dirty_bytes"]) == 0, "the resync of the tee volume")
+        self.assertGreater(int(self.volume("fwd")["dirty_bytes"]), 0)
+        self.assertEqual(host.status()["sync_state"], "BEHIND")
+        answer = host.ctl("checkpoint", "vm1")
+        self.assertTrue(answer.error.startswith("error: ABORTED"), answer.error)
+        answer = host.ctl("sync", "vm1", "--declare-complete")
+        self.assertIn("copy anew", answer.error)
+
+        # What attach, or a person with QEMU, does.
+        host.call("sync", "vm1", "--full")
+        copy = self.random_bytes(self.size)
+        source = self.disk("copy", self.size, copy)
+        lib.nbdcopy(source, host.uri("fwd"))
+        self.assertGreater(int(host.call("sync", "vm1", "--declare-complete")["epoch"]), 0)
+        self.assert_mixed_equal(copy)
+
+    def test_a_killed_agent_of_a_mixed_group_compares_one_volume_and_asks_for_a_copy_of_the_other(self):
+        host = self.start_mixed("--window-bytes", "4M")
+        for volume in ("tee", "fwd"):
+            qemu_io(host.uri(volume), "write -q -P 7 0 1M")
+        host.call("checkpoint", "vm1")
+        self.standby.daemon.signal(signal.SIGSTOP)  # what is on its way is lost with the agent
+        qemu_io(host.uri("tee"), "write -q -P 8 8M 1M")
+        host.kill()
+        self.standby.daemon.signal(signal.SIGCONT)
+        # Whoever wrote `fwd` may have gone on without it, as a quorum does.
+        host.restart().wait_connected()
+        lib.wait_for(lambda: host.metric("understudy_resync_remaining_bytes", volume="tee") == 0, "the resync")
+        self.assertTrue(host.status()["incomplete"])
+        host.call("sync", "vm1", "--full")
+        copy = self.random_bytes(self.size)
+        lib.nbdcopy(self.disk("copy", self.size, copy), host.uri("fwd"))
+        host.call("sync", "vm1", "--declare-complete")
+        self.assert_mixed_equal(copy)
+
 
 if __name__ == "__main__":
     lib.run_tests("qemu-io", "nbdcopy")

@@ -203,6 +203,16 @@ TEST_F(AttachTest, GroupIsDeclaredWhenAllItsVolumesAreReady) {
       << "the first volume's missed writes would have been forgotten";
 }
 
+TEST_F(AttachTest, VolumesWithALocalDiskNeedNoCopy) {
+  AddVolume("tee");
+  group().mutable_volumes(1)->set_disk_path("/disk");
+  ASSERT_TRUE(Attach().ok()) << "the only one without a disk is meant";
+  EXPECT_THAT(syncs_, ElementsAre(v1::SYNC_MODE_FULL, v1::SYNC_MODE_DECLARE_COMPLETE));
+  const absl::Status refused = Attach({.group = "vm1", .volume = "tee"});
+  EXPECT_TRUE(absl::IsInvalidArgument(refused)) << refused;
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("vm1/tee has a local disk"));
+}
+
 TEST_F(AttachTest, AsksWhichVolumeWhenThereAreMore) {
   AddVolume("vdb");
   EXPECT_THAT(Attach().message(), AllOf(HasSubstr("vm1/vda"), HasSubstr("vm1/vdb")));
