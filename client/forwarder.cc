@@ -124,10 +124,8 @@ void Forwarder::MarkIncompleteLocked(const absl::Status& cause, uint32_t volume,
 }
 
 bool Forwarder::StalledLocked(absl::Duration since) const {
-  if (lost_) return true;
-  // A standby that has received everything and is only syncing is slow, not gone.
-  if (window_.unreceived_bytes() == 0) return false;
-  return clock_.Monotonic() - std::max(since, last_progress_) >= options_.stall_timeout;
+  // Also when it has received everything: a sync that hangs there never ends, and a slow one is made good by a resync.
+  return lost_ || clock_.Monotonic() - std::max(since, last_progress_) >= options_.stall_timeout;
 }
 
 absl::Status Forwarder::WaitForRoom(uint32_t volume, ByteRange range, uint64_t bytes) {
@@ -153,12 +151,11 @@ absl::Status Forwarder::WaitForRoom(uint32_t volume, ByteRange range, uint64_t b
           absl::ResourceExhaustedError(absl::StrCat("the window of ", options_.window_bytes,
                                                     " bytes was full and the standby acknowledged "
                                                     "nothing for --stall-timeout; remedy: look at "
-                                                    "the standby and the link")),
+                                                    "the standby, its disk and the link")),
           volume, range);
     } else {
-      const absl::Duration left =
-          std::max(began, last_progress_) + options_.stall_timeout - clock_.Monotonic();
-      changed_.WaitFor(mutex_, left > absl::ZeroDuration() ? left : options_.stall_timeout);
+      changed_.WaitFor(
+          mutex_, std::max(began, last_progress_) + options_.stall_timeout - clock_.Monotonic());
     }
   }
 }
@@ -269,26 +266,23 @@ absl::Status Forwarder::WaitForAck(uint64_t stream, uint64_t sequence) {
     Pump();
   }
   base::MutexLock lock(mutex_);
-  // A standby that answers every handshake and refuses every frame is never lost, and as useless.
+  // A standby that answers every handshake and refuses every frame, or whose sync hangs, is never lost, and as useless.
   absl::Duration progress = clock_.Monotonic();
-  uint64_t received = window_.received_sequence();
+  uint64_t before = 0;
   while (true) {
-    if (window_.received_sequence() > received || window_.unreceived_bytes() == 0) {
-      progress = clock_.Monotonic();
-    }
-    received = window_.received_sequence();
-    const bool refusing = clock_.Monotonic() - progress >= options_.lost_peer;
-    if (stream == stream_id_ &&
-        (durable ? window_.durable_sequence() : window_.received_sequence()) >= sequence) {
-      return absl::OkStatus();
-    }
+    const uint64_t acknowledged =
+        durable ? window_.durable_sequence() : window_.received_sequence();
+    if (acknowledged > before) progress = clock_.Monotonic();
+    before = acknowledged;
+    const bool useless = clock_.Monotonic() - progress >= options_.lost_peer;
+    if (stream == stream_id_ && acknowledged >= sequence) return absl::OkStatus();
     RETURN_IF_ERROR(CheckRunningLocked());
     if (stream != stream_id_) return IncompleteError();
-    if ((lost_ || refusing) && options_.on_full == OnFull::kDegrade) {
+    if ((lost_ || useless) && options_.on_full == OnFull::kDegrade) {
       const absl::Status lost = absl::UnavailableError(
           "writes were answered without the standby's acknowledgement that --ack asks for: it "
-          "cannot "
-          "be reached; they stay queued; remedy: look at the standby and the link");
+          "cannot be reached, or takes or syncs nothing; they stay queued; remedy: look at the "
+          "standby, its disk and the link");
       errors_.Latch("", "write", lost);
       return lost;
     }

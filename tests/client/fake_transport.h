@@ -46,6 +46,7 @@ class FakeTransport : public Transport, public ChecksumSource {
     bool reachable = true;
     bool acknowledge = true;    // send acks at all
     bool durable = true;        // what is received is durable at once; else when asked for it
+    bool hung_sync = false;     // nothing becomes durable, asked for or not
     bool commit = true;         // markers commit
     bool lose_answers = false;  // the session ends instead of the ack of a marker
     bool hold_sent = false;     // no OnFrameSent
@@ -194,7 +195,7 @@ class FakeTransport : public Transport, public ChecksumSource {
     if (session != session_ || !session_open_) return;
     if (heartbeat.durable_wanted) {
       ++seen_.durable_requests;
-      if (behaviour_.acknowledge) durable_ = received_;
+      if (behaviour_.acknowledge && !behaviour_.hung_sync) durable_ = received_;
     }
     if (behaviour_.acknowledge) PostAck();
   }
@@ -281,7 +282,7 @@ class FakeTransport : public Transport, public ChecksumSource {
       ApplyOne(operation, bytes);
     }
     if (data != frame.payload + frame.payload_bytes) Violation("payload length");
-    if (behaviour_.durable) durable_ = received_;
+    if (behaviour_.durable && !behaviour_.hung_sync) durable_ = received_;
     return marker;
   }
 
@@ -309,7 +310,7 @@ class FakeTransport : public Transport, public ChecksumSource {
         marker_sequence_ = received_;
         if (behaviour_.incomplete) {
           aborted_sequence_ = received_;
-        } else if (behaviour_.commit) {
+        } else if (behaviour_.commit && !behaviour_.hung_sync) {
           committed_epoch_ = committed_epoch_.Next();
           committed_sequence_ = received_;
           durable_ = received_;

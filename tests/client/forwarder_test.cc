@@ -192,6 +192,30 @@ TEST_F(ForwarderTest, AFullWindowDegradesAfterTheStallTimeoutAndSaysSoInTheStrea
   EXPECT_EQ(transport_.seen().committed, Epoch(0));
 }
 
+// A sync that hangs at the standby held the guest for ever: everything was received, and nothing became free.
+TEST_F(ForwarderTest, AWindowThatIsReceivedAndNeverDurableDegradesToo) {
+  ForwarderOptions options = Options();
+  options.window_bytes = kWindowBytesMin;
+  options.lost_peer = absl::Seconds(20);
+  Forwarder& forwarder = Started(options);
+  transport_.Set([](auto& b) { b.hung_sync = true; });
+  absl::Status status;
+  absl::Time began;
+  for (int i = 0; status.ok() && i < 100; ++i) {
+    began = absl::Now();
+    status = forwarder.Write(0, 0, Block('x', 65536));
+  }
+  EXPECT_TRUE(HasReason(status, kReasonIncomplete)) << status;
+  EXPECT_GE(absl::Now() - began, options.stall_timeout);
+  EXPECT_LT(absl::Now() - began, absl::Seconds(5));
+  ASSERT_TRUE(AllReceived());
+  EXPECT_EQ(forwarder.state().durable_sequence, 0u);
+  EXPECT_GE(forwarder.state().window_bytes, kWindowBytesMin - 65536) << "kept until it is durable";
+  EXPECT_EQ(transport_.seen().kinds.back(), OperationKind::kIncomplete);
+  transport_.Set([](auto& b) { b.hung_sync = false; });
+  EXPECT_TRUE(Eventually([&] { return forwarder.state().window_bytes == 0; }));
+}
+
 TEST_F(ForwarderTest, AFullWindowBlocksUntilThereIsRoomWhenToldSo) {
   ForwarderOptions options = Options();
   options.window_bytes = kWindowBytesMin;
@@ -243,6 +267,19 @@ TEST_F(ForwarderTest, DurableModeReturnsOnlyWhenItIsDurable) {
   writer.join();
   EXPECT_EQ(forwarder.state().durable_sequence, 1u);
   EXPECT_GE(transport_.seen().durable_requests, 1u);
+}
+
+TEST_F(ForwarderTest, DurableModeDoesNotHoldTheGuestWhenTheStandbysSyncHangs) {
+  ForwarderOptions options = Options();
+  options.ack = AckMode::kDurable;
+  Forwarder& forwarder = Started(options);
+  ASSERT_TRUE(forwarder.Write(0, 0, Block('a')).ok());
+  transport_.Set([](auto& b) { b.hung_sync = true; });
+  const absl::Time began = absl::Now();
+  EXPECT_EQ(forwarder.Write(0, 4096, Block('b')).code(), absl::StatusCode::kUnavailable);
+  EXPECT_GE(absl::Now() - began, options.lost_peer);
+  EXPECT_THAT(forwarder.errors().errors(), SizeIs(1));
+  EXPECT_EQ(transport_.seen().disk0[4096], 'b') << "it is on its way all the same";
 }
 
 TEST_F(ForwarderTest, ReceivedModeDoesNotHoldTheGuestWhenThePeerIsLost) {

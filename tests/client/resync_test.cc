@@ -144,6 +144,29 @@ TEST_F(ResyncTest, AShortOutageNeedsNone) {
   EXPECT_THAT(transport_.seen().kinds, ::testing::Not(Contains(OperationKind::kIncomplete)));
 }
 
+// What was in the window is kept until it is durable, what came then is missing: neither the end of the hang nor a power cut in it
+// loses anything.
+TEST_F(ResyncTest, AHungSyncAtTheStandbyHoldsTheGuestForTheStallTimeoutOnly) {
+  transport_.Track();
+  for (const bool cut : {false, true}) {
+    transport_.Set([](auto& b) { b.durable = false; });
+    Primary& primary = Make();
+    if (!cut) {
+      ASSERT_TRUE(primary.Start(false, Soon()).ok());
+    }
+    ASSERT_TRUE(Eventually([&] { return Complete(); }));
+    transport_.Set([](auto& b) { b.hung_sync = true; });
+    const absl::Time began = absl::Now();
+    for (uint64_t i = 0; i < 4 * kWindowBytes; i += 64 << 10) Write(i, cut ? 'c' : 'h', 64 << 10);
+    EXPECT_LT(absl::Now() - began, absl::Seconds(5));
+    EXPECT_EQ(primary.sync_state(), SyncState::kBehind);
+    if (cut) transport_.PowerCut();
+    transport_.Set([](auto& b) { b.hung_sync = false; });
+    ExpectEqualAfterCheckpoint();
+    EXPECT_THAT(primary.errors(), IsEmpty());
+  }
+}
+
 TEST_F(ResyncTest, AFirstSyncSendsOnlyWhatDiffersAndProvesTheRest) {
   Primary& primary = Make();
   Write(8 * kMiB, 'x', 64 << 10);
@@ -423,7 +446,7 @@ class ResyncFuzzTest : public ResyncTest {
 
   // While the guest writes. What it did, for the log.
   std::string Disturb() {
-    switch (random_() % 8) {
+    switch (random_() % 9) {
       case 0:
         Outage(true);
         SleepUpTo(100000);
@@ -445,6 +468,9 @@ class ResyncFuzzTest : public ResyncTest {
         For([](auto& b, bool on) { b.acknowledge = !on; });
         return " noack";
       case 6:
+        For([](auto& b, bool on) { b.hung_sync = on; });
+        return " hang";
+      case 7:
         if (Once(3)) StopAndStart(/*write_between=*/false);
         return " start";
       default:

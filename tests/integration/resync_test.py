@@ -4,6 +4,7 @@ is at a complete checkpoint. A verify tells whether the disks are equal."""
 import os
 import random
 import signal
+import time
 
 import lib
 from lib import MIB, qemu_io
@@ -144,6 +145,33 @@ class ResyncTest(lib.Case):
             self.sync()
             self.assert_equal_at_checkpoint()
         writer.close()
+        self.assertEqual(host.call_errors(), [])
+
+    def test_a_standby_whose_syncs_hang_holds_the_guest_for_the_stall_timeout_only(self):
+        library = os.environ.get("UNDERSTUDY_HUNG_SYNC_LIBRARY")
+        if library is None:
+            self.skipTest("UNDERSTUDY_HUNG_SYNC_LIBRARY is not set")
+        hang = self.dir / "hang"
+        host = self.start_pair("--window-bytes", "4M").wait_connected()
+        preload = ":".join(filter(None, [os.environ.get("UNDERSTUDY_LD_PRELOAD"), library]))
+        self.assertEqual(self.standby.daemon.end(), 0)
+        self.standby.options = ()  # one large segment: to begin another takes a sync
+        self.standby.spawn({"UNDERSTUDY_LD_PRELOAD": preload, "UNDERSTUDY_HUNG_SYNC": str(hang)}).wait_ready()
+        qemu_io(host.wait_connected().uri(), "write -q -P 1 0 8M")
+        epoch = host.call("checkpoint", "vm1")["epoch"]
+        before = self.local()
+        hang.touch()
+        begun = time.monotonic()
+        qemu_io(host.uri(), *(f"write -q -P {at + 2} {at}M 1M" for at in range(24)))
+        self.assertLess(time.monotonic() - begun, lib.PATIENCE_SECONDS / 2)
+        lib.wait_for(lambda: int(host.status()["forward_queue_bytes"]) == 0, "everything queued to be received")
+        status = host.status()
+        self.assertEqual((status["sync_state"], status["connected"]), ("BEHIND", True), "it answers, but syncs nothing")
+        self.assertEqual(host.ctl("checkpoint", "vm1", timeout="1s").status, 1)
+        self.assertEqual(self.read_disk(self.standby.uri()), before, "it stays at its last checkpoint")
+        hang.unlink()
+        self.assertGreater(int(self.sync()["committed_epoch"]), int(epoch))
+        self.assert_equal_at_checkpoint()
         self.assertEqual(host.call_errors(), [])
 
     # ---- the agent dies -----------------------------------------------------------------------------------------------------------
