@@ -14,6 +14,8 @@ namespace understudy::client {
 namespace {
 
 constexpr uint64_t kVersion = 1;
+constexpr char kProved[] = "PROVED";
+constexpr char kRefuted[] = "REFUTED";
 
 std::string NewAgentId() {
   std::random_device device;
@@ -49,6 +51,10 @@ bool Apply(absl::string_view key, absl::string_view value, uint64_t& version, ui
   if (key == "handed_over") return ApplyFlag(value, record.handed_over);
   if (key == "clean") return ApplyFlag(value, record.clean);
   if (key == "failback_new") return ApplyFlag(value, record.failback_new);
+  if (key == "proof") {
+    record.proof = value == kProved ? Proof::kProved : Proof::kRefuted;
+    return value == kProved || value == kRefuted;
+  }
   if (key == "forward") {
     record.forward = std::string(value);
     return true;
@@ -83,6 +89,9 @@ std::string EncodeAgentRecord(const AgentRecord& record) {
   }
   if (record.failback_new) absl::StrAppend(&text, "failback_new=1\n");
   if (record.stored_micros != 0) absl::StrAppend(&text, "stored=", record.stored_micros, "\n");
+  if (record.proof != Proof::kNone) {
+    absl::StrAppend(&text, "proof=", record.proof == Proof::kProved ? kProved : kRefuted, "\n");
+  }
   if (!record.forward.empty()) absl::StrAppend(&text, "forward=", record.forward, "\n");
   if (record.resume.stream_id != 0) {
     absl::StrAppend(&text, "stream_id=", record.resume.stream_id,

@@ -14,6 +14,7 @@
 //     failback_of=         the pair whose failback maps are where `differences` began
 //     failback_new=1       no grant since: whoever lets us in first is the other end of that pair
 //     stored=              when this file was written, in unix microseconds
+//     proof=PROVED         or REFUTED, of the pair with this grant: see Proof; none: the disks were declared equal
 //     forward=A,B          the volumes that had no local disk: nobody followed it
 //     stream_id=, next_sequence=   only after a clean shutdown: the stream goes on here
 //
@@ -58,6 +59,7 @@ struct AgentRecord {
   bool fenced = false;
   bool handed_over = false;
   bool clean = false;
+  Proof proof = Proof::kNone;
   std::string forward;
   ResumePoint resume;
   Incarnation pair;

@@ -45,6 +45,10 @@ enum class SyncState : uint8_t {
   kDiverged = 6,
 };
 
+// Whether the disks are known to be equal but for what is known, or suspected, to differ: everything was compared, or is suspect, since
+// the pair was made; or a verify has found them different.
+enum class Proof : uint8_t { kNone, kProved, kRefuted };
+
 struct CheckpointResult {
   Epoch epoch;            // the one this checkpoint committed
   uint64_t sequence = 0;  // its marker's

@@ -91,15 +91,16 @@ absl::StatusOr<std::unique_ptr<Primary>> Primary::Create(
     volumes.push_back(primary->volumes_.back().get());
   }
   Primary* const self = primary.get();
-  primary->resync_ =
-      std::make_unique<Resync>(Resync::Parts{.forwarder = self->forwarder_.get(),
-                                             .volumes = volumes,
-                                             .differences = self->differences_.get(),
-                                             .source = checksums,
-                                             .journal = &self->journal_,
-                                             .clock = &clock,
-                                             .bytes_per_second = options.resync_bytes_per_second,
-                                             .store = [self] { return self->StoreDifferences(); }});
+  primary->resync_ = std::make_unique<Resync>(
+      Resync::Parts{.forwarder = self->forwarder_.get(),
+                    .volumes = volumes,
+                    .differences = self->differences_.get(),
+                    .source = checksums,
+                    .journal = &self->journal_,
+                    .clock = &clock,
+                    .bytes_per_second = options.resync_bytes_per_second,
+                    .store = [self] { return self->StoreDifferences(); },
+                    .store_proof = [self](Proof proof) { self->StoreProof(proof); }});
   return primary;
 }
 
@@ -116,6 +117,7 @@ absl::Status Primary::Resume() {
   SetHandedOver(record.handed_over);
   if (!failback) RETURN_IF_ERROR(LoadDifferences(record));
   RETURN_IF_ERROR(SuspectFormerForward(record));
+  resync_->SetProof(state_->record().proof);
   if (intents_ != nullptr) {
     std::vector<Volume*> volumes;
     for (const auto& volume : volumes_) volumes.push_back(volume.get());
@@ -172,6 +174,7 @@ absl::Status Primary::SetStage(Stage stage) {
     record.resume = {};
     record.clean = false;
     record.fenced = false;
+    record.proof = Proof::kNone;
     // A start asks for a grant of its own; the same agent gets the same one again.
     record.grant = {};
   }));
@@ -193,11 +196,15 @@ void Primary::SetFenced(bool fenced) {
 }
 
 absl::Status Primary::OnGrant(const Grant& grant) {
-  return state_->Update([&](AgentRecord& record) {
+  const Proof proof = FirstProof();
+  RETURN_IF_ERROR(state_->Update([&](AgentRecord& record) {
     record.grant = grant;
     record.pair = grant.incarnation;
     record.failback_new = false;
-  });
+    record.proof = proof;
+  }));
+  resync_->SetProof(proof);
+  return absl::OkStatus();
 }
 
 void Primary::OnFenced(const absl::Status& status) {
@@ -221,7 +228,7 @@ absl::StatusOr<Primary::Outcome> Primary::Start(bool takeover, const base::Deadl
   RETURN_IF_ERROR(SetStage(Stage::kRunning));
   ClearErrors();
   SetFenced(false);
-  resync_->ForgetProof();
+  resync_->SetProof(Proof::kNone);
   if (absl::Status status = forwarder_->Start(
           {.takeover = takeover,
            .handed_over = handed_over(),

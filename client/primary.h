@@ -143,7 +143,12 @@ class Primary : private ForwarderListener {
   bool any(bool tee) const;  // volumes with, without a local disk
   // Of volumes with, without a local disk: whether any is known or suspected to differ.
   bool Differs(bool tee) const;
+  // And then it is known what differs.
+  absl::Status SuspectAll();
   absl::Status SuspectFormerForward(const AgentRecord& record);
+  // What is known of a pair that was just made.
+  Proof FirstProof() const;
+  void StoreProof(Proof proof);
   absl::Status SyncDisks();
   // Nothing is being written, and what differs is known: a restart needs to compare nothing.
   // `handed_over`: unless that was taken back meanwhile.

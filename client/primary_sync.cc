@@ -113,9 +113,7 @@ absl::Status Primary::LoadDifferences(const AgentRecord& record) {
         .With("file", path)
         .With("status", loaded)
         .With("consequence", "everything is compared, and sent where it differs");
-    differences_->SuspectAll();
-    resync_->OnSuspectAll();
-    return StoreDifferences();
+    return SuspectAll();
   }
   if (!record.clean) SuspectIntents(record.stage);
   return fresh ? StoreDifferences() : absl::OkStatus();
@@ -138,7 +136,33 @@ absl::Status Primary::SuspectFormerForward(const AgentRecord& record) {
   if (suspected) RETURN_IF_ERROR(StoreDifferences());
   const std::string names = absl::StrJoin(forward, ",");
   if (names == record.forward) return absl::OkStatus();
-  return state_->Update([&](AgentRecord& stored) { stored.forward = names; });
+  return state_->Update([&](AgentRecord& stored) {
+    stored.forward = names;
+    stored.proof = Proof::kNone;
+  });
+}
+
+// In this order: a proof that is stored vouches for what is stored of the differences.
+absl::Status Primary::SuspectAll() {
+  const Proof proof = any(/*tee=*/false) ? Proof::kNone : Proof::kProved;
+  differences_->SuspectAll();
+  resync_->SetProof(proof);
+  RETURN_IF_ERROR(StoreDifferences());
+  return state_->Update([&](AgentRecord& record) { record.proof = proof; });
+}
+
+Proof Primary::FirstProof() const {
+  const bool all_suspect = std::all_of(volumes_.begin(), volumes_.end(), [&](const auto& volume) {
+    const VolumeOptions& options = volume->options();
+    return volume->tee() && differences_->suspect_bytes(options.index) == options.size_bytes;
+  });
+  return all_suspect ? Proof::kProved : Proof::kNone;
+}
+
+void Primary::StoreProof(Proof proof) {
+  if (state_->record().proof == proof) return;
+  const absl::Status stored = state_->Update([&](AgentRecord& record) { record.proof = proof; });
+  if (!stored.ok()) base::LogError("proof_lost").With("group", group()).With("error", stored);
 }
 
 // Of a volume without a local disk nobody knows how its owner went on without the agent.
@@ -185,9 +209,7 @@ absl::Status Primary::OnUnknown() {
                                  "are compared, and sent where they differ"
                                : "everything is compared, and sent where it differs");
   copy_begun_.store(false);
-  differences_->SuspectAll();
-  resync_->OnSuspectAll();
-  return StoreDifferences();
+  return SuspectAll();
 }
 
 SyncState Primary::sync_state() const {
@@ -196,15 +218,9 @@ SyncState Primary::sync_state() const {
   const bool resyncing = resync_->resync_job().running || copying_.load();
   if (state == SyncState::kBehind && resyncing) return SyncState::kResyncing;
   if (state != SyncState::kAssumed) return state;
-  switch (resync_->proof()) {
-    case Resync::Proof::kProved:
-      return SyncState::kInSync;
-    case Resync::Proof::kRefuted:
-      return SyncState::kDiverged;
-    case Resync::Proof::kNone:
-      break;
-  }
-  return state;
+  const Proof proof = resync_->proof();
+  if (proof == Proof::kRefuted) return SyncState::kDiverged;
+  return proof == Proof::kProved && differences_->empty() ? SyncState::kInSync : state;
 }
 
 absl::StatusOr<Primary::Outcome> Primary::Sync(SyncMode mode, const base::Deadline& deadline) {
@@ -216,14 +232,12 @@ absl::StatusOr<Primary::Outcome> Primary::Sync(SyncMode mode, const base::Deadli
   Outcome outcome{.stage = stage()};
   if (mode == SyncMode::kFull) {
     const bool copy = any(/*tee=*/false);
-    differences_->SuspectAll();
+    RETURN_IF_ERROR(SuspectAll());
     for (const auto& volume : volumes_) {  // what was missed comes again with the copy
       const VolumeOptions& options = volume->options();
       if (!volume->tee()) differences_->RemoveMissing(options.index, {0, options.size_bytes});
     }
     copy_begun_.store(copy);
-    resync_->OnSuspectAll();
-    RETURN_IF_ERROR(StoreDifferences());
     copying_.store(copy);
     RETURN_IF_ERROR(forwarder_->MakeIncomplete(absl::AbortedError(
         copy ? "the volumes are being copied: the standby stays at its last checkpoint until the "

@@ -232,13 +232,19 @@ absl::Status Resync::End() {
   base::LogInfo("resync_committed")
       .With("group", parts_.forwarder->options().group)
       .With("epoch", ended->epoch.value());
-  if (everything_.exchange(false) && tee()) Prove();
+  if (everything_.exchange(false)) Prove();
   return StoreAtTimes(true);
+}
+
+void Resync::SetProof(Proof proof) {
+  everything_.store(proof == Proof::kProved && !parts_.differences->empty());
+  proof_.store(proof, std::memory_order_release);
 }
 
 void Resync::Prove() {
   proof_.store(Proof::kProved, std::memory_order_release);
   parts_.forwarder->errors().ClearVerify();
+  parts_.store_proof(Proof::kProved);
 }
 
 absl::Status Resync::StoreAtTimes(bool now) {
@@ -363,7 +369,14 @@ absl::Status Resync::Recheck(Volume& volume, ByteRange range) {
 }
 
 void Resync::EndVerify(const absl::Status& status) {
-  VerifyState state;
+  VerifyState state = verify();
+  // Before anybody can ask for the outcome.
+  if (state.different_bytes > 0) {
+    parts_.store_proof(Proof::kRefuted);
+    proof_.store(Proof::kRefuted, std::memory_order_release);
+  } else if (status.ok()) {
+    Prove();
+  }
   {
     base::MutexLock lock(mutex_);
     verify_.ended = parts_.clock->Now();
@@ -376,8 +389,6 @@ void Resync::EndVerify(const absl::Status& status) {
     if (verify_.outcome == VerifyOutcome::kEqual) verify_.last_equal = verify_.ended;
     state = verify_;
   }
-  if (state.outcome == VerifyOutcome::kEqual) Prove();
-  if (state.outcome == VerifyOutcome::kDifferent) proof_.store(Proof::kRefuted);
   Tell(base::EventKind::kJobEnded, "verify", status);
   base::LogInfo("verify_ended")
       .With("group", parts_.forwarder->options().group)

@@ -74,6 +74,8 @@ class Resync {
     uint64_t bytes_per_second = 0;  // of what is compared or sent; 0: no limit
     // Brings `differences` to the disk: at times while a resync runs, and when it has ended.
     std::function<absl::Status()> store;
+    // What it has proved or refuted. A refutation is told before it is said.
+    std::function<void(Proof)> store_proof;
   };
   // All of `parts` outlive this.
   explicit Resync(Parts parts);
@@ -90,12 +92,9 @@ class Resync {
   uint64_t sent_bytes(uint32_t volume) const { return sent_bytes_[volume]; }
   uint64_t ended_ok() const { return ended_ok_; }  // resyncs
   uint64_t ended_failed() const { return ended_failed_; }
-  // Whether the disks are known to be equal: kProved by a verify, or by a resync that compared everything; kRefuted by a verify.
-  enum class Proof : uint8_t { kNone, kProved, kRefuted };
   Proof proof() const { return proof_.load(std::memory_order_acquire); }
-  void ForgetProof() { proof_.store(Proof::kNone, std::memory_order_release); }
-  // Everything became suspect: when all of it has been compared, that is a proof.
-  void OnSuspectAll() { everything_.store(true, std::memory_order_release); }
+  // The owner knows better: another pair, an earlier run's proof, or everything became suspect (kProved).
+  void SetProof(Proof proof);
 
  private:
   void Run();
@@ -127,6 +126,7 @@ class Resync {
   std::atomic<uint64_t> ended_ok_{0};
   std::atomic<uint64_t> ended_failed_{0};
   std::atomic<Proof> proof_{Proof::kNone};
+  // When all of the differences are made good, what a verify has found is, too.
   std::atomic<bool> everything_{false};
   absl::Time stored_ = absl::InfinitePast();  // of the resync's thread
   std::string last_failure_;                  // likewise

@@ -40,6 +40,8 @@ TEST_F(AgentStateTest, WhatIsStoredIsReadBack) {
                       record.grant = {.incarnation = {.high = 1, .low = 2}, .term = Term(9)};
                       record.fenced = true;
                       record.handed_over = true;
+                      record.proof = Proof::kRefuted;
+                      record.forward = "vda,vdb";
                       record.resume = {.stream_id = 77, .next_sequence = 12};
                     })
                     .ok());

@@ -244,6 +244,48 @@ class ResyncTest(lib.Case):
         self.assertEqual(host.status()["sync_state"], "IN_SYNC")
         self.assert_equal_at_checkpoint()
 
+    def test_what_is_known_to_be_equal_is_known_after_restarts(self):
+        host = self.start_pair("--window-bytes", "8M").wait_connected()
+        qemu_io(host.uri(), "write -q -P 7 0 32M")
+        host.call("checkpoint", "vm1")
+        self.assertEqual(host.daemon.end(), 0)
+        self.assertEqual(host.restart().wait_connected().status()["sync_state"], "ASSUMED", "nobody has compared anything")
+        self.assertEqual(host.ctl("verify", "vm1", "--wait").status, 0)
+        for round_number in range(2):
+            writer = self.writer(lib.SEED + 4 + round_number)
+            writer.write_batch()
+            writer.close()
+            self.assertEqual(host.daemon.end(), 0)
+            host.restart().wait_connected()
+            self.assertEqual(host.status()["sync_state"], "IN_SYNC", "after an orderly end")
+            self.assert_equal_at_checkpoint()
+            writer = self.writer(lib.SEED + 8 + round_number)
+            writer.write_batch()
+            self.standby.daemon.signal(signal.SIGSTOP)  # what is on its way is lost with the agent
+            writer.write_batch()
+            writer.close()
+            host.kill()
+            self.standby.daemon.signal(signal.SIGCONT)
+            host.restart().wait_connected()
+            self.assertEqual(self.sync()["sync_state"], "IN_SYNC", "after a kill, once what was hot is compared")
+            self.assert_equal_at_checkpoint()
+            self.standby.kill()
+            self.standby.restart()
+            host.wait_connected()
+            self.assertEqual(self.sync()["sync_state"], "IN_SYNC", "after a kill of the service")
+
+        # Whatever was done to the standby's disk: a verify's refutation outlives a restart, too.
+        lib.wait_for(lambda: self.standby.status()["jobs"] == [], "the apply job")
+        with open(self.secondary, "r+b") as file:
+            file.seek(200 * MIB + 17)
+            file.write(b"\x01")
+        self.assertEqual(host.ctl("verify", "vm1", "--wait").status, 3)
+        host.kill()
+        host.restart().wait_connected()
+        self.assertEqual(self.sync()["sync_state"], "DIVERGED")
+        self.assertEqual(host.ctl("sync", "vm1", "--full", "--wait").object["sync_state"], "IN_SYNC")
+        self.assert_equal_at_checkpoint()
+
     def test_forward_mode_cannot_compare(self):
         self.secondary = self.disk("s", self.size)
         self.standby = self.service(*SEGMENT)

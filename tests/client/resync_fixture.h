@@ -1,0 +1,108 @@
+// tests/client/resync_fixture.h
+//
+// A primary with one tee volume, in a state directory of its own, and a standby in memory that can be away, lose things, or be killed.
+#ifndef UNDERSTUDY_TESTS_CLIENT_RESYNC_FIXTURE_H_
+#define UNDERSTUDY_TESTS_CLIENT_RESYNC_FIXTURE_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "client/agent_state.h"
+#include "client/primary.h"
+#include "client/resync.h"
+#include "tests/client/fake_transport.h"
+#include "tests/testing/fault_file_system.h"
+#include "tests/testing/temp_dir.h"
+
+namespace understudy::client {
+
+inline constexpr uint64_t kMiB = 1 << 20;
+inline constexpr uint64_t kDiskBytes = 32 * kMiB;
+inline constexpr uint64_t kWindowBytes = 2 * kMiB;
+
+inline absl::Time Soon() { return absl::Now() + absl::Seconds(10); }
+
+class ResyncFixture : public ::testing::Test {
+ protected:
+  ResyncFixture() : transport_({kDiskBytes}) {
+    auto file = base::FileSystem::Posix().Open(directory_.File("disk.raw"), {.create = true});
+    EXPECT_TRUE((*file)->Truncate(kDiskBytes).ok());
+    transport_.Set([](auto& b) { b.strict_streams = true; });
+  }
+  ~ResyncFixture() override { primary_.reset(); }
+
+  ChecksumSource* source_ = nullptr;
+  bool forward_ = false;
+  AckMode ack_ = AckMode::kForwarded;
+  Primary& Make() {
+    primary_.reset();
+    transport_.Allow();
+    PrimaryOptions options{
+        .forwarder = {.group = "vm1",
+                      .window_bytes = kWindowBytes,
+                      .stall_timeout = absl::Milliseconds(20),
+                      .heartbeat = absl::Milliseconds(20),
+                      .lost_peer = absl::Milliseconds(300),
+                      .backoff_min = absl::Milliseconds(5),
+                      .backoff_max = absl::Milliseconds(20)},
+        .volumes = {{.name = "disk0", .disk_path = directory_.File("disk.raw")}}};
+    options.forwarder.ack = ack_;
+    if (forward_) options.volumes = {{.name = "disk0", .size_bytes = kDiskBytes}};
+    auto state = AgentState::Open(base::FileSystem::Posix(), directory_.File("state"));
+    EXPECT_TRUE(state.ok()) << state.status();
+    auto primary = Primary::Create(options, file_system_, *std::move(state), &transport_,
+                                   source_ != nullptr ? source_ : &transport_);
+    EXPECT_TRUE(primary.ok()) << primary.status();
+    primary_ = *std::move(primary);
+    EXPECT_TRUE(primary_->Resume().ok());
+    return *primary_;
+  }
+  Volume& Disk() { return *primary_->volumes()[0]; }
+  void Write(uint64_t offset, char c, size_t bytes = 4096) {
+    ASSERT_TRUE(Disk().Write(offset, std::string(bytes, c), false).ok());
+  }
+  std::string Local() {
+    return *base::FileSystem::Posix().ReadWholeFile(directory_.File("disk.raw"));
+  }
+  bool Complete() {
+    const ForwarderState state = primary_->forwarder().state();
+    return state.connected && !state.incomplete;
+  }
+  // Everything there, in a checkpoint.
+  void ExpectEqualAfterCheckpoint() {
+    ASSERT_TRUE(Eventually([&] { return Complete(); }));
+    const auto checkpoint = primary_->Checkpoint(Soon());
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+    EXPECT_TRUE(transport_.seen().disk0 == Local());
+    EXPECT_TRUE(primary_->differences().empty());
+    EXPECT_THAT(transport_.seen().violations, ::testing::IsEmpty());
+  }
+  void Outage(bool away) {
+    transport_.Set([&](auto& b) { b.reachable = !away; });
+    if (away) transport_.Disconnect();
+  }
+  // As kill -9: nothing is said or stored any more. The fake forgets the session.
+  void Kill() {
+    transport_.Set([](auto& b) { b.reachable = false; });
+    transport_.Disconnect();
+    file_system_.SetHook(
+        [](testing::FileOperation, const std::string&) { return absl::InternalError("dead"); });
+    primary_.reset();
+    file_system_.SetHook(nullptr);
+    transport_.Set([](auto& b) { b.reachable = true; });
+  }
+
+  testing::TempDir directory_;
+  testing::FaultFileSystem file_system_;
+  FakeTransport transport_;
+  std::unique_ptr<Primary> primary_;
+};
+
+}  // namespace understudy::client
+
+#endif  // UNDERSTUDY_TESTS_CLIENT_RESYNC_FIXTURE_H_
