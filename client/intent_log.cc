@@ -285,13 +285,6 @@ void IntentLog::End(uint32_t volume, ByteRange range, uint64_t stream_sequence) 
   LeaveLocked(volumes_[volume], range, stream_sequence);
 }
 
-void IntentLog::NewStream() {
-  base::MutexLock lock(mutex_);
-  for (Volume& volume : volumes_) {
-    for (auto& [region, state] : volume.set) state.sequence = 0;
-  }
-}
-
 // ---- the file ------------------------------------------------------------------------------------------------------------
 
 IntentLog::Sectors IntentLog::SectorsLocked(const std::set<uint64_t>& numbers) const {

@@ -87,11 +87,9 @@ class IntentLog {
   // until End(). On error the caller must not write, nor call End().
   absl::Status Begin(uint32_t volume, ByteRange range);
   // The same range as in Begin(); the local write is done, well or badly, and has its place in the stream at `stream_sequence`; 0: it
-  // has none, the owner remembers it (see above).
+  // has none, the owner remembers it (see above). Sequences here grow over all streams: they are the
+  // forwarder's tickets.
   void End(uint32_t volume, ByteRange range, uint64_t stream_sequence);
-
-  // All sequences given so far are void: they are of an older stream. REQUIRES: the owner remembers what of them was not durable.
-  void NewStream();
 
   // ---- cleaning, by one thread of the owner, every second or so: propose, sync the local disks, clear ------------------
   // The regions that are set, have no writer, were not touched since the call before this one, have no sequence above
@@ -111,7 +109,7 @@ class IntentLog {
   struct State {
     uint64_t round = 0;  // the commit that makes or made the bit durable
     uint64_t stamp = 0;
-    uint64_t sequence = 0;  // the highest in the current stream
+    uint64_t sequence = 0;  // the highest
     uint32_t writers = 0;
     bool filled = false;  // a write has reached its end
   };

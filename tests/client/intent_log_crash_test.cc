@@ -53,13 +53,14 @@ using Contents = std::map<Sector, uint64_t>;
 // What the other host has: operations in the order of the stream, of which a prefix was received and a shorter one is durable.
 struct Standby {
   struct Operation {
-    uint64_t sequence = 0;  // in the newest stream; 0: of an older one
+    uint64_t sequence = 0;  // grows over all streams of a life; 0: of an earlier one
     std::optional<Sector> sector;
     uint64_t value = 0;
   };
   std::vector<Operation> operations;
   size_t received = 0;
   size_t durable = 0;
+  uint64_t settled = 0;  // of the streams before: durable, or remembered by their owner
 
   Contents Through(size_t count) const {
     Contents contents;
@@ -69,13 +70,14 @@ struct Standby {
     return contents;
   }
   uint64_t SequenceOf(size_t count) const {
-    return count == 0 ? 0 : operations[count - 1].sequence;
+    return count == 0 ? settled : std::max(settled, operations[count - 1].sequence);
   }
-  // Keeps the first `count`; a new stream begins.
-  void Cut(size_t count) {
+  // Keeps the first `count`; a new stream begins behind sequence `last`.
+  void Cut(size_t count, uint64_t last) {
     operations.resize(count);
     for (Operation& operation : operations) operation.sequence = 0;
     received = durable = count;
+    settled = last;
   }
 };
 
@@ -255,9 +257,7 @@ class Primary {
     for (auto& [sector, sequence] : dirty_) sequence = 0;
     for (const auto& [region, sequence] : compared_) suspects_.insert(region);
     compared_.clear();
-    standby_.Cut(standby_.durable);
-    sequence_ = 0;
-    log_->NewStream();
+    standby_.Cut(standby_.durable, sequence_);
   }
 
   bool Keeps(uint32_t volume, ByteRange range) const {
@@ -358,7 +358,7 @@ Outcome RunOne(const Run& run) {
         }
         if (outcome.violation) return outcome;
         const size_t left = random() % 2 == 0 ? standby.durable : standby.received;
-        standby.Cut(left);
+        standby.Cut(left, 0);
         for (int step = 0; step < 150 && !disk.dead(); ++step) primary.Step();
       }
       if (life == 0) outcome.reached = reached;

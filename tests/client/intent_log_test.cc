@@ -177,15 +177,6 @@ TEST_F(IntentLogTest, OverTheLimitTheLeastRecentlyWrittenGoFirst) {
   EXPECT_FALSE(log->over_limit());
 }
 
-TEST_F(IntentLogTest, SequencesOfAnOlderStreamMeanNothing) {
-  const auto log = Open();
-  Write(*log, In(1), 1000);
-  log->NewStream();
-  log->Cleanable(3, Nothing);
-  EXPECT_THAT(log->Cleanable(3, [](uint32_t, ByteRange) { return true; }), IsEmpty());
-  EXPECT_THAT(Indexes(log->Cleanable(3, Nothing)), ElementsAre(1U));
-}
-
 // Goal: group commit. Method: the first sync is held up until everybody has asked for a bit of a region of its own; then one more
 // sync is enough for all.
 TEST_F(IntentLogTest, ThoseWhoWaitShareOneSyncAndNobodyReturnsBeforeItsEnd) {
