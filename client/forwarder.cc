@@ -123,9 +123,14 @@ void Forwarder::MarkIncompleteLocked(const absl::Status& cause, uint32_t volume,
   NotifyLocked();
 }
 
+// A standby that has received everything may only be syncing. That is given more time where whatever is missed has to be copied anew.
+absl::Duration Forwarder::StallLimitLocked() const {
+  const bool syncing = window_.unreceived_bytes() == 0 && options_.remembered_ranges_max == 0;
+  return syncing ? std::max(options_.stall_timeout, options_.lost_peer) : options_.stall_timeout;
+}
+
 bool Forwarder::StalledLocked(absl::Duration since) const {
-  // Also when it has received everything: a sync that hangs there never ends, and a slow one is made good by a resync.
-  return lost_ || clock_.Monotonic() - std::max(since, last_progress_) >= options_.stall_timeout;
+  return lost_ || clock_.Monotonic() - std::max(since, last_progress_) >= StallLimitLocked();
 }
 
 absl::Status Forwarder::WaitForRoom(uint32_t volume, ByteRange range, uint64_t bytes) {
@@ -144,7 +149,9 @@ absl::Status Forwarder::WaitForRoom(uint32_t volume, ByteRange range, uint64_t b
     if (skipping_) return MissLocked(volume, range);
     const bool fits = window_.bytes() + bytes + kOperationBytes <= options_.window_bytes;
     if (!draining_ && (fits || window_.empty())) return absl::OkStatus();
-    if (draining_ || options_.on_full == OnFull::kBlock) {
+    const bool degrade = options_.on_full == OnFull::kDegrade;
+    if (!draining_ && degrade && window_.ForgetReceived(options_.remembered_ranges_max)) continue;
+    if (draining_ || !degrade) {
       changed_.Wait(mutex_);
     } else if (StalledLocked(began)) {
       DegradeLocked(
@@ -154,8 +161,8 @@ absl::Status Forwarder::WaitForRoom(uint32_t volume, ByteRange range, uint64_t b
                                                     "the standby, its disk and the link")),
           volume, range);
     } else {
-      changed_.WaitFor(
-          mutex_, std::max(began, last_progress_) + options_.stall_timeout - clock_.Monotonic());
+      changed_.WaitFor(mutex_,
+                       std::max(began, last_progress_) + StallLimitLocked() - clock_.Monotonic());
     }
   }
 }

@@ -218,6 +218,7 @@ class Forwarder : private TransportEvents {
   absl::Status CheckRunningLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status WaitForRoom(uint32_t volume, ByteRange range, uint64_t bytes)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Duration StallLimitLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool StalledLocked(absl::Duration since) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<Window::Slot> QueuePiece(uint32_t volume, uint64_t offset,
                                           std::span<const char> data, uint64_t* ticket);
@@ -269,6 +270,8 @@ class Forwarder : private TransportEvents {
   void AcceptReply(const HandshakeReply& reply);
   // Whether our sequences and the secondary's fit together.
   bool KnownLocked(const HandshakeReply& reply) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether what the secondary has lost is in the window, or remembered.
+  bool LossKnownLocked(const HandshakeReply& reply) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Whether nobody here can say what the secondary misses.
   bool UnknownLocked(const HandshakeReply& reply) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckReplyLocked(const HandshakeReply& reply) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

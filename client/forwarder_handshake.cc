@@ -66,8 +66,13 @@ bool Forwarder::KnownLocked(const HandshakeReply& reply) const {
          reply.received_sequence <= window_.sent_sequence();
 }
 
+bool Forwarder::LossKnownLocked(const HandshakeReply& reply) const {
+  return KnownLocked(reply) || (reply.received_sequence >= window_.durable_sequence() &&
+                                reply.received_sequence <= window_.sent_sequence());
+}
+
 bool Forwarder::UnknownLocked(const HandshakeReply& reply) const {
-  if (!KnownLocked(reply)) return true;
+  if (!LossKnownLocked(reply)) return true;
   if (!BehindLocked(reply.incomplete, reply.received_sequence)) return false;
   if (reply.grant != grant_) return true;  // under another one another primary may have written
   return !incomplete_ && !(volume_ids_.empty() && covered_);

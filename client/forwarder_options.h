@@ -28,6 +28,9 @@ struct ForwarderOptions {
   OnFull on_full = OnFull::kDegrade;
   // How long a full window waits for an acknowledgement to advance. 500 ms; raise it for slow secondary disks.
   absl::Duration stall_timeout = absl::Milliseconds(500);
+  // In a full window the ranges of so many operations are remembered until they are durable, in place of what was received: for whoever can
+  // read them again when ForwarderListener::OnMissed() tells that the standby lost them. None; client/primary, where all volumes are tee.
+  uint64_t remembered_ranges_max = 0;
   // The standby may commit any prefix of the stream by itself when it runs out of space. False; true where checkpoints are
   // taken by interval, so that nobody has told the VM's clients which ones there are.
   bool may_checkpoint = false;

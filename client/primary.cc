@@ -56,6 +56,9 @@ absl::StatusOr<std::unique_ptr<Primary>> Primary::Create(
     options.forwarder.volumes.push_back({.name = volume.name, .size_bytes = volume.size_bytes});
     disks.push_back(std::move(disk));
   }
+  const bool all_tee =
+      std::all_of(disks.begin(), disks.end(), [](const auto& disk) { return disk != nullptr; });
+  options.forwarder.remembered_ranges_max = all_tee ? options.remembered_ranges_max : 0;
   options.forwarder.agent_id = state->record().agent_id;
   RETURN_IF_ERROR(options.forwarder.Validate());
   auto primary = std::unique_ptr<Primary>(

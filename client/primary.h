@@ -54,6 +54,8 @@ struct PrimaryOptions {
   // Regions of 4 MiB in the write-intent log before it is cleaned under pressure: what has to be compared after a crash, at most, while
   // the standby keeps up.
   uint64_t intent_regions = 1024;
+  // See ForwarderOptions; where all volumes have a local disk. 48 bytes each.
+  uint64_t remembered_ranges_max = 1 << 18;
   uint64_t resync_bytes_per_second = 0;  // of what is compared or sent; 0: no limit
   // Of the two ends of a pair that has ended, when this is the way back: what is compared with the standby, which is the old primary. For
   // a state directory that has seen nothing since; taken once.

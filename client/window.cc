@@ -122,17 +122,44 @@ void Window::Received(uint64_t sequence) {
 void Window::Durable(uint64_t sequence) {
   Received(sequence);
   durable_ = std::max(durable_, std::min(sequence, received_));
+  while (!remembered_.empty() && remembered_.front().sequence <= durable_) {
+    volume_bytes_[remembered_.front().volume] -= remembered_.front().range.size();
+    remembered_.pop_front();
+  }
   while (frames_received_ > 0 && frames_.front()->last_sequence() <= durable_) {
-    const Frame& frame = *frames_.front();
-    bytes_ -= frame.bytes();
-    received_bytes_ -= frame.bytes();
-    for (const Operation& operation : frame.operations) {
+    for (const Operation& operation : frames_.front()->operations) {
       if (operation.has_range()) volume_bytes_[IndexOf(operation.volume)] -= operation.length;
     }
-    frames_.pop_front();
-    --next_to_send_;
-    --frames_received_;
+    PopFront();
   }
+}
+
+void Window::PopFront() {
+  bytes_ -= frames_.front()->bytes();
+  received_bytes_ -= frames_.front()->bytes();
+  frames_.pop_front();
+  --next_to_send_;
+  --frames_received_;
+}
+
+bool Window::ForgetReceived(uint64_t ranges_max) {
+  bool any = false;
+  while (frames_received_ > 0 &&
+         remembered_.size() + frames_.front()->operations.size() <= ranges_max) {
+    uint64_t sequence = frames_.front()->first_sequence;
+    for (const Operation& operation : frames_.front()->operations) {
+      if (operation.has_range()) {
+        remembered_.push_back({.sequence = sequence,
+                               .volume = IndexOf(operation.volume),
+                               .range = operation.range(),
+                               .queued_at = frames_.front()->queued_at});
+      }
+      ++sequence;
+    }
+    PopFront();
+    any = true;
+  }
+  return any;
 }
 
 void Window::Rewind(uint64_t received) {
@@ -149,6 +176,7 @@ void Window::Rewind(uint64_t received) {
 
 void Window::Reset(uint64_t next_sequence) {
   frames_.clear();
+  remembered_.clear();
   chunk_ = nullptr;
   next_to_send_ = frames_received_ = 0;
   next_sequence_ = next_sequence;
@@ -167,6 +195,7 @@ uint64_t Window::sent_sequence() const {
 }
 
 void Window::ForEachRange(absl::FunctionRef<void(size_t volume, ByteRange range)> visit) const {
+  for (const Remembered& operation : remembered_) visit(operation.volume, operation.range);
   for (const auto& frame : frames_) {
     for (const Operation& operation : frame->operations) {
       if (operation.has_range()) visit(IndexOf(operation.volume), operation.range());
@@ -175,6 +204,7 @@ void Window::ForEachRange(absl::FunctionRef<void(size_t volume, ByteRange range)
 }
 
 std::optional<absl::Duration> Window::oldest() const {
+  if (!remembered_.empty()) return remembered_.front().queued_at;
   if (frames_.empty()) return std::nullopt;
   return frames_.front()->queued_at;
 }

@@ -6,6 +6,9 @@
 //     [ durable there: gone | received | sent | closed, to send | open, being built ]
 //       ^ first_available                ^ next to send           ^ next_sequence
 //
+// Whoever can read again what it has written may let go of what was received (ForgetReceived()): the ranges of its operations are
+// remembered until they are durable, and nothing else.
+//
 // Units    bytes() counts payload and packed operations of every frame held.
 // Order    sequence numbers begin at 1 and have no gaps; frames are sent in order; Rewind() goes back to what the secondary
 //          says after a reconnect.
@@ -54,6 +57,8 @@ class Window {
   void Received(uint64_t sequence);
   // Frees what is durable there.
   void Durable(uint64_t sequence);
+  // Lets go of frames that were received whole, while at most `ranges_max` ranges are remembered in their place. False: of none.
+  bool ForgetReceived(uint64_t ranges_max);
   // The connection is new and the secondary has everything through `received`: send again what comes after.
   void Rewind(uint64_t received);
   // Forgets everything; sequences go on at `next_sequence`.
@@ -70,7 +75,7 @@ class Window {
   bool all_sent() const { return next_to_send_ == frames_.size(); }
   uint64_t bytes() const { return bytes_; }
   uint64_t unreceived_bytes() const { return bytes_ - received_bytes_; }
-  // Of each operation held that has a range, in their order.
+  // Of each operation held or remembered that has a range, in their order.
   void ForEachRange(absl::FunctionRef<void(size_t volume, ByteRange range)> visit) const;
   uint64_t undurable_bytes(size_t volume) const {
     return volume_bytes_[volume];
@@ -80,7 +85,7 @@ class Window {
   uint64_t sent_sequence() const;  // of the last operation given out by NextToSend()
   uint64_t received_sequence() const { return received_; }
   uint64_t durable_sequence() const { return durable_; }
-  // When the oldest operation held was queued.
+  // When the oldest operation held or remembered was queued.
   std::optional<absl::Duration> oldest() const;
 
  private:
@@ -88,11 +93,20 @@ class Window {
   void CloseOpenFrame();
   void EnsureChunk(Frame& frame, uint64_t length);
   uint64_t Push(Frame& frame, Operation operation);
+  void PopFront();  // a received frame
+
+  struct Remembered {
+    uint64_t sequence = 0;
+    size_t volume = 0;
+    ByteRange range;
+    absl::Duration queued_at;
+  };
 
   const std::shared_ptr<FramePool> pool_;
   std::deque<std::shared_ptr<Frame>> frames_;
-  std::shared_ptr<Chunk> chunk_;  // the one that payload is taken from
-  size_t next_to_send_ = 0;       // index into frames_
+  std::deque<Remembered> remembered_;  // before frames_
+  std::shared_ptr<Chunk> chunk_;       // the one that payload is taken from
+  size_t next_to_send_ = 0;            // index into frames_
   size_t frames_received_ =
       0;  // the first so many are received whole; they count in received_bytes_
   uint64_t next_sequence_ = 1;

@@ -39,6 +39,7 @@ class ResyncFixture : public ::testing::Test {
   ChecksumSource* source_ = nullptr;
   bool forward_ = false;
   AckMode ack_ = AckMode::kForwarded;
+  uint64_t remembered_ranges_max_ = 1 << 18;
   Primary& Make() {
     primary_.reset();
     transport_.Allow();
@@ -52,6 +53,7 @@ class ResyncFixture : public ::testing::Test {
                       .backoff_max = absl::Milliseconds(20)},
         .volumes = {{.name = "disk0", .disk_path = directory_.File("disk.raw")}}};
     options.forwarder.ack = ack_;
+    options.remembered_ranges_max = remembered_ranges_max_;
     if (forward_) options.volumes = {{.name = "disk0", .size_bytes = kDiskBytes}};
     auto state = AgentState::Open(base::FileSystem::Posix(), directory_.File("state"));
     EXPECT_TRUE(state.ok()) << state.status();

@@ -1,6 +1,9 @@
 #include "client/window.h"
 
 #include <cstring>
+#include <optional>
+#include <utility>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -62,6 +65,38 @@ TEST_F(WindowTest, FramesAreKeptUntilDurableAndSentAgainAfterARewind) {
   EXPECT_TRUE(window_.empty());
   EXPECT_EQ(window_.bytes(), 0u);
   EXPECT_EQ(window_.undurable_bytes(0), 0u);
+}
+
+TEST_F(WindowTest, RangesOfWhatWasForgottenAreRememberedUntilTheyAreDurable) {
+  for (uint64_t i = 0; i < 4; ++i) {
+    Window::Slot slot = window_.AppendData(i % 2, i * 4096, 4096, absl::Seconds(i));
+    std::memset(slot.data, 'x', slot.length);
+    ASSERT_NE(window_.NextToSend(), nullptr);
+  }
+  EXPECT_FALSE(window_.ForgetReceived(10)) << "nothing was received";
+  window_.Received(3);
+  EXPECT_TRUE(window_.ForgetReceived(2));
+  EXPECT_EQ(window_.first_available_sequence(), 3u) << "two ranges, and no more";
+  EXPECT_EQ(window_.bytes(), 2 * (4096 + kOperationBytes));
+  EXPECT_FALSE(window_.ForgetReceived(2));
+  EXPECT_EQ(window_.undurable_bytes(0), 8192u);
+  std::vector<std::pair<size_t, uint64_t>> ranges;
+  const auto visit = [&](size_t volume, ByteRange range) {
+    ranges.emplace_back(volume, range.start);
+  };
+  window_.ForEachRange(visit);
+  EXPECT_EQ(ranges,
+            (std::vector<std::pair<size_t, uint64_t>>{{0, 0}, {1, 4096}, {0, 8192}, {1, 12288}}));
+  EXPECT_EQ(window_.oldest(), absl::ZeroDuration());
+  window_.Durable(1);
+  EXPECT_EQ(window_.oldest(), absl::Seconds(1));
+  EXPECT_EQ(window_.undurable_bytes(0), 4096u);
+  window_.Rewind(3);
+  EXPECT_EQ(window_.NextToSend()->first_sequence, 4u);
+  window_.Durable(4);
+  EXPECT_TRUE(window_.empty());
+  EXPECT_EQ(window_.oldest(), std::nullopt);
+  EXPECT_EQ(window_.undurable_bytes(1), 0u);
 }
 
 TEST_F(WindowTest, AFrameNeverExceedsItsLimitsWhateverTheSizes) {
