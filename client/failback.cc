@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 
 #include "client/differences.h"
 #include "client/intent_log.h"
@@ -99,6 +100,13 @@ absl::StatusOr<FailbackMap> GiveUpDisks(base::FileSystem& file_system, AgentStat
   }
   Differences differences(volumes, kDirtyMapBytes);
   RETURN_IF_ERROR(LoadDifferences(file_system, state, volumes, &differences));
+  // What had no local disk nobody followed.
+  const std::vector<std::string> forward = absl::StrSplit(record.forward, ',', absl::SkipEmpty());
+  for (uint32_t i = 0; i < volumes.size(); ++i) {
+    if (std::count(forward.begin(), forward.end(), volumes[i].name) > 0) {
+      differences.AddSuspect(i, {0, volumes[i].size_bytes});
+    }
+  }
   RETURN_IF_ERROR(state.Update([](AgentRecord& stored) { stored.handed_over = true; }));
   FailbackMap map{.group = group,
                   .of_primary = true,

@@ -162,6 +162,8 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
     absl::Duration arrived;                   // monotonic
     std::optional<uint64_t> duration_micros;  // as the index keeps it; 0: not known
     bool published = false;                   // or, when it only prepares, durable
+    // Of a first sync that has not ended: nothing that the primary's disks were like, and nothing that anybody sees.
+    bool first_sync_step() const { return unix_micros == 0; }
     std::vector<CheckpointCallback> done;
   };
   // What the index does not know yet of one frame.
@@ -241,6 +243,8 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   bool CheckpointPending() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool MayCommitItself() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CommitItself();
+  bool InFirstSync() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status StepFirstSync();
   bool AwaitApply();
   absl::Status FreeRoom(const absl::Status& full);
   absl::Status MakeRoom(uint64_t bytes);

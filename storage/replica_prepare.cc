@@ -62,6 +62,7 @@ void ReplicaImpl::AddCheckpoint(PendingCheckpoint& checkpoint, GroupRecord* reco
     record->epoch = checkpoint.result.epoch.Next();
   }
   record->committed_epoch = checkpoint.result.epoch;
+  if (checkpoint.first_sync_step()) return;
   record->committed_sequence = checkpoint.result.sequence;
   record->committed_stream = checkpoint.stream_id;
   record->committed_micros = checkpoint.unix_micros;

@@ -114,18 +114,51 @@ bool ReplicaImpl::CheckpointPending() const {
 }
 
 bool ReplicaImpl::MayCommitItself() const {
-  return may_checkpoint_ && !incomplete_ && record_.stage == Stage::kRunning && failed_.ok() &&
-         hidden_ != nullptr && hidden_->bytes() > 0;
+  const bool allowed = (may_checkpoint_ && !incomplete_) || InFirstSync();
+  return allowed && record_.stage == Stage::kRunning && failed_.ok() && hidden_ != nullptr &&
+         hidden_->bytes() > 0;
 }
 
-// Commits what was received, which is a state the primary's disks had. REQUIRES: hidden_turn_, MayCommitItself().
+// Commits what was received: a state the primary's disks had, or a step of the first sync. REQUIRES: hidden_turn_, MayCommitItself().
 absl::Status ReplicaImpl::CommitItself() {
   ASSIGN_OR_RETURN(const auto checkpoint, NewCheckpoint());
-  base::LogInfo("early_checkpoint")
-      .With("group", name_)
-      .With("epoch", checkpoint->result.epoch.value())
-      .With("overlay_bytes", overlay_usage_->load());
+  bool step = false;
+  {
+    base::MutexLock lock(mutex_);
+    step = InFirstSync();
+  }
+  if (step) {
+    checkpoint->unix_micros = 0;
+  } else {
+    base::LogInfo("early_checkpoint")
+        .With("group", name_)
+        .With("epoch", checkpoint->result.epoch.value())
+        .With("overlay_bytes", overlay_usage_->load());
+  }
   return CommitHere(checkpoint);
+}
+
+// Nobody sees the disks: there was no checkpoint, and none is on its way.
+bool ReplicaImpl::InFirstSync() const {
+  return record_.stage == Stage::kRunning && !record_.valid && incomplete_ && !CheckpointPending();
+}
+
+// What was received goes to the disks before there is a checkpoint, so that a first sync takes little room whatever it copies. What it
+// receives faster than the disks take it waits for them. REQUIRES: hidden_turn_.
+absl::Status ReplicaImpl::StepFirstSync() {
+  const uint64_t step_bytes = context_.options.first_sync_step_bytes;
+  uint64_t hidden_bytes = 0;
+  bool applying = false;
+  {
+    base::MutexLock lock(mutex_);
+    if (record_.valid || !MayCommitItself()) return absl::OkStatus();
+    hidden_bytes = hidden_->bytes();
+    applying = backlog_epochs_ > 0;
+  }
+  if (hidden_bytes < step_bytes) return absl::OkStatus();
+  if (!applying) return CommitItself();
+  if (hidden_bytes >= 2 * step_bytes) AwaitApply();
+  return absl::OkStatus();
 }
 
 // Waits until the apply job has freed segments. False: it frees none, or does not get on.
@@ -176,6 +209,7 @@ absl::Status ReplicaImpl::FreeRoom(const absl::Status& full) {
 
 // Before a frame of `bytes`. REQUIRES: hidden_turn_.
 absl::Status ReplicaImpl::MakeRoom(uint64_t bytes) {
+  RETURN_IF_ERROR(StepFirstSync());
   KeepBelowSoftMark();
   while (true) {
     const absl::Status full = CheckLimits(bytes);

@@ -28,7 +28,8 @@ ReplicaState ReplicaImpl::state() const {
   state.term = record_.term;
   state.agent_id = record_.agent_id;
   state.epoch = open_epoch_;
-  state.committed_epoch = committed_.epoch;
+  // The steps of a first sync are no checkpoints.
+  state.committed_epoch = committed_.unix_micros == 0 ? Epoch() : committed_.epoch;
   state.committed_sequence = committed_.stream_id == stream_id_ ? committed_.sequence : 0;
   state.committed_time = absl::FromUnixMicros(committed_.unix_micros);
   state.checkpoint_bytes = committed_.bytes;

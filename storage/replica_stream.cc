@@ -344,7 +344,7 @@ absl::Status ReplicaImpl::CommitHere(const std::shared_ptr<PendingCheckpoint>& c
   }
   checkpoint->stream_id = content.stream_id;
   // A marker among what was received need not wait for an answer of its own.
-  checkpoint->result.sequence = content.first_sequence - 1;
+  if (!checkpoint->first_sync_step()) checkpoint->result.sequence = content.first_sequence - 1;
   return AppendToHidden(content, checkpoint);
 }
 
@@ -363,14 +363,15 @@ void ReplicaImpl::PublishCheckpoint(const std::shared_ptr<PendingCheckpoint>& ch
   if (checkpoint->prepare) return AnswerPrepared(*checkpoint);
   Chain next = *chain();
   if (checkpoint->published) return;
-  NoteDuration(*checkpoint);
+  const bool step = checkpoint->first_sync_step();
+  if (!step) NoteDuration(*checkpoint);
   checkpoint->old_active = next.active;
   next.active = checkpoint->next_active;
   OverlayList committed = {checkpoint->sealed};
   for (const PreparedOverlay& before : checkpoint->before) committed.push_back(before.overlay);
   for (const auto& overlay : committed) overlay->SetCommitted(checkpoint->unix_micros);
   next.committed.insert(next.committed.begin(), committed.begin(), committed.end());
-  next.valid = true;
+  next.valid = next.valid || !step;
   Publish(std::make_shared<const Chain>(std::move(next)));
   const uint64_t generation = read_gate_.Advance();
   CheckpointResult result;
@@ -385,17 +386,17 @@ void ReplicaImpl::PublishCheckpoint(const std::shared_ptr<PendingCheckpoint>& ch
                   .stream_id = checkpoint->stream_id,
                   .unix_micros = checkpoint->unix_micros,
                   .bytes = result.bytes,
-                  .duration_micros = *checkpoint->duration_micros};
+                  .duration_micros = step ? 0 : *checkpoint->duration_micros};
     apply_generation_ = generation;
     RetryJob();
   }
   UpdateBacklog();
-  base::LogInfo("checkpoint_committed")
+  base::LogInfo(step ? "first_sync_step" : "checkpoint_committed")
       .With("group", name_)
       .With("epoch", result.epoch.value())
       .With("bytes", result.bytes)
       .With("took", result.duration);
-  CallListener([&](ReplicaListener& listener) { listener.OnCommitted(result); });
+  if (!step) CallListener([&](ReplicaListener& listener) { listener.OnCommitted(result); });
   if (HandsOver(*checkpoint, record())) {
     CallListener([](ReplicaListener& listener) { listener.OnHandover(true); });
   }

@@ -47,6 +47,8 @@ struct StoreOptions {
   uint64_t overlay_bytes_total = 0;  // of all groups; 0: no limit
   // Never give overlays the space that sparse secondary disks on the data directory's file system may still need.
   bool reserve_disk_space = true;
+  // Before a first sync has ended nobody can use what was received: in steps of so many bytes it goes to the secondary disks.
+  uint64_t first_sync_step_bytes = 256 << 20;
   uint64_t index_batch_bytes = 16 << 20;  // received bytes that force a durable point
   absl::Duration index_batch_delay = absl::Milliseconds(100);  // age that forces one
   // A group that has been without work for so long gives back the segments that its logs would go on in.

@@ -1,0 +1,141 @@
+// A first sync takes little room, whatever it copies: it goes to the secondary disks in steps that nobody sees.
+#include <string>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "storage/base/reason.h"
+#include "tests/storage/store_fixture.h"
+
+namespace understudy::storage {
+namespace {
+
+using testing::FileOperation;
+using ::testing::IsEmpty;
+
+constexpr uint64_t kMiB = 1 << 20;
+constexpr uint64_t kVolumeBytes = 32 * kMiB;
+
+class FirstSyncTest : public ::testing::TestWithParam<bool> {
+ protected:
+  FirstSyncTest() : f_(1, 1, kVolumeBytes), expected_(f_.initial(0)) {
+    f_.options().checkpoint_durable = GetParam();
+    f_.options().first_sync_step_bytes = 4 * kMiB;
+    f_.spec().volumes[0].initial = Initial::kSync;
+  }
+  void TearDown() override {
+    f_.files().SetHook(nullptr);
+    f_.CloseStore();
+  }
+  void Begin() {
+    ASSERT_EQ(f_.OpenStore(), absl::OkStatus());
+    ASSERT_EQ(f_.StartAndAttach(), absl::OkStatus());
+    ASSERT_TRUE(f_.replica().state().incomplete);
+  }
+  void Send(uint64_t from, uint64_t to) {
+    for (uint64_t at = from; at < to; at += kMiB) {
+      const std::string data = f_.Bytes(kMiB);
+      ASSERT_EQ(f_.PrimaryWrite(0, at, data), absl::OkStatus());
+      expected_.replace(at, data.size(), data);
+    }
+  }
+  void ExpectNothingToSee() {
+    const ReplicaState state = f_.replica().state();
+    EXPECT_FALSE(state.valid);
+    EXPECT_TRUE(state.incomplete);
+    EXPECT_EQ(state.committed_epoch, Epoch());
+    EXPECT_EQ(state.committed_sequence, 0u);
+    EXPECT_THAT(f_.replica().History(), IsEmpty());
+    EXPECT_THAT(f_.View(0), ::testing::HasSubstr("before the first sync has ended"));
+    EXPECT_TRUE(HasReason(f_.replica().Failover({}), kReasonNoCheckpoint));
+    EXPECT_TRUE(HasReason(f_.Checkpoint().status(), kReasonIncomplete));
+  }
+  void End() {
+    ASSERT_EQ(f_.Append({{.kind = OperationKind::kComplete}}, ""), absl::OkStatus());
+    const auto checkpoint = f_.MarkedCheckpoint();
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+    EXPECT_EQ(f_.replica().state().committed_epoch, checkpoint->epoch);
+    EXPECT_TRUE(f_.replica().state().valid);
+    EXPECT_TRUE(f_.View(0) == expected_);
+    ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+    EXPECT_TRUE(f_.RawDisk(0) == expected_);
+  }
+
+  StoreFixture f_;
+  std::string expected_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Durability, FirstSyncTest, ::testing::Bool());
+
+TEST_P(FirstSyncTest, TheDisksTakeItWhileItRuns) {
+  Begin();
+  uint64_t most = 0;
+  for (uint64_t at = 0; at < kVolumeBytes; at += 4 * kMiB) {
+    Send(at, at + 4 * kMiB);
+    most = std::max(most, f_.store().Space()->segment_bytes);
+    ExpectNothingToSee();
+  }
+  EXPECT_LE(most, 5 * 4 * kMiB);  // three steps, and what of their segments is not full
+  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  EXPECT_TRUE(f_.RawDisk(0).substr(0, 16 * kMiB) == expected_.substr(0, 16 * kMiB));
+  End();
+}
+
+TEST_P(FirstSyncTest, AKillInTheMiddleOfItShowsNothingEither) {
+  Begin();
+  Send(0, 10 * kMiB);
+  f_.replica().RequestDurablePoint();
+  while (f_.replica().state().durable_sequence < 10) absl::SleepFor(absl::Milliseconds(1));
+  ASSERT_EQ(f_.CrashAndOpen(), absl::OkStatus());
+  ExpectNothingToSee();
+  ASSERT_EQ(f_.replica().state().received_sequence, 10u);
+  std::string received(10 * kMiB, '\0');
+  ASSERT_EQ(f_.replica().ReadReceived(VolumeId(0), 0, std::span(received.data(), received.size())),
+            absl::OkStatus());
+  EXPECT_TRUE(received == expected_.substr(0, 10 * kMiB));
+  ASSERT_EQ(f_.replica().AttachStream(f_.replica().state().stream_id, false), absl::OkStatus());
+  Send(10 * kMiB, 25 * kMiB);
+  ExpectNothingToSee();
+  End();
+}
+
+TEST_P(FirstSyncTest, ItEndsOnceAndForAll) {
+  Begin();
+  Send(0, 10 * kMiB);
+  End();
+  // A resync later is not one: the standby stays at its last checkpoint.
+  const std::string before = expected_;
+  ASSERT_EQ(f_.Append({{.kind = OperationKind::kIncomplete}}, ""), absl::OkStatus());
+  Send(0, 12 * kMiB);
+  EXPECT_TRUE(f_.View(0) == before);
+  EXPECT_TRUE(f_.RawDisk(0) == before);
+  End();
+}
+
+TEST_P(FirstSyncTest, ALimitIsNoObstacle) {
+  f_.options().overlay_bytes_max = 16 * kMiB;
+  f_.options().first_sync_step_bytes = 1 << 30;  // never by itself
+  Begin();
+  Send(0, kVolumeBytes);
+  ExpectNothingToSee();
+  End();
+}
+
+// Nothing is lost of what the disk refuses; the sync goes on when it takes it again.
+TEST_P(FirstSyncTest, ADiskThatRefusesIsTriedAgain) {
+  Begin();
+  std::atomic<bool> failing = true;
+  const std::string disk = f_.spec().volumes[0].disk_path;
+  f_.files().SetHook([&, disk](FileOperation operation, const std::string& path) {
+    const bool fails = failing && path == disk && operation == FileOperation::kWrite;
+    return fails ? absl::InternalError("EIO") : absl::OkStatus();
+  });
+  Send(0, 7 * kMiB);
+  f_.replica().WaitForJobs(absl::InfiniteFuture()).IgnoreError();
+  failing = false;
+  Send(7 * kMiB, 20 * kMiB);
+  End();
+}
+
+}  // namespace
+}  // namespace understudy::storage
