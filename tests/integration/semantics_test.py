@@ -35,6 +35,7 @@ Stop               | not running   | -> DONE         | ignored         | not run
 Stop(failover)     | not running   | -> FAILOVER     | ignored         | -> FAILOVER     | ignored
 Remove             | gone          | in use          | in use          | in use          | gone
 Remove(force)      | gone          | in use          | in use          | gone            | gone
+Remove(map)        | not whole     | not whole       | not whole       | not whole       | gone
 write stream       | not running   | accepted        | fenced          | fenced          | fenced
 """
 
@@ -44,6 +45,7 @@ read               | EIO           | the view        | the view        | the vie
 write              | EIO           | active          | by range        | by range        | the disk
 zeroes             | EIO           | active          | by range        | by range        | the disk
 discard            | EIO           | active          | by range        | by range        | the disk
+failback map       | nothing       | nothing         | every change    | every change    | every change
 flush              | EIO           | ok              | ok              | ok              | ok
 length             | the size      | the size        | the size        | the size        | the size
 """
@@ -59,7 +61,8 @@ Stop(failover)     | not running   | -> DONE         | ignored
 Remove             | ok            | in use          | -> NONE
 """
 
-# With a local disk (tee) or without one (forward). "forwarded": it has arrived at the standby, too.
+# With a local disk (tee) or without one (forward). "forwarded": it has arrived at the standby, too; "recorded": on the local disk and in
+# the dirty map.
 PRIMARY_IO = """
 request            | NONE          | RUNNING         | DONE
 forward read       | EIO           | EIO             | EIO
@@ -69,9 +72,9 @@ forward discard    | EIO           | forwarded       | EIO
 forward flush      | EIO           | ok              | EIO
 forward length     | the size      | the size        | the size
 tee read           | local         | local           | local
-tee write          | local         | forwarded       | local
-tee zeroes         | local         | forwarded       | local
-tee discard        | local         | forwarded       | local
+tee write          | recorded      | forwarded       | recorded
+tee zeroes         | recorded      | forwarded       | recorded
+tee discard        | recorded      | forwarded       | recorded
 tee flush          | ok            | ok              | ok
 tee length         | the size      | the size        | the size
 """
@@ -84,6 +87,7 @@ EXPECT = {
     "in use": Refusal("FAILED_PRECONDITION", IN_USE, ""),
     "needs 1": Refusal("INVALID_ARGUMENT", "The parameter mode's value is invalid, needs 1, but got 0", "WRONG_MODE"),
     "needs 0": Refusal("INVALID_ARGUMENT", "The parameter mode's value is invalid, needs 0, but got 1", "WRONG_MODE"),
+    "not whole": Refusal("FAILED_PRECONDITION", "its failback map is whole in stage DONE", ""),
     "fenced": Refusal("FAILED_PRECONDITION", "stop this primary", "FENCED"),
 }
 
@@ -96,6 +100,7 @@ CALLS = {
     "Stop(failover)": ("stop", "--failover"),
     "Remove": ("remove",),
     "Remove(force)": ("remove", "--force"),
+    "Remove(map)": ("remove", "--failback-map", "{dir}/map"),
 }
 
 
@@ -118,7 +123,7 @@ class TableCase(lib.Case):
 
     def call(self, daemon, group, operation):
         command, *flags = CALLS[operation]
-        return daemon.ctl(command, group, *flags)
+        return daemon.ctl(command, group, *[flag.format(dir=self.dir) for flag in flags])
 
 
 class SecondaryTest(TableCase):
@@ -204,7 +209,7 @@ class SecondaryTest(TableCase):
             said = answer.object
             if cell == "healthy":
                 self.assertEqual(said["errors"], [])
-            elif operation not in ("Remove", "Remove(force)"):
+            elif not operation.startswith("Remove"):
                 self.assertEqual(said["ignored"], cell == "ignored", said)
             if cell == "an epoch":
                 self.assertEqual((said["stage"], int(said["epoch"])), ("RUNNING", 2))
@@ -258,6 +263,10 @@ class SecondaryTest(TableCase):
             self.assertEqual(errno_of(requests[request], 0), "ok")
         elif cell == "the view":
             self.assert_bytes(guest.read(0, SIZE), bytes(self.views[name]), f"the view in {stage}")
+        elif request == "failback map":
+            # Beside what the failover gave up and what active held then: one region each of write, zeroes and discard.
+            changed = 0 if cell == "nothing" else 5 * BLOCK
+            self.assertEqual(int(self.volume(service, name)["failback_bytes"]), changed)
         else:
             self.check_routing(service, name, disk, guest, requests[request], request, stage, cell)
 
@@ -372,7 +381,10 @@ class PrimaryTest(TableCase):
                 self.assertEqual(standby.read(offset, BLOCK), DISK * BLOCK, "seen before the checkpoint")
                 agent.call("checkpoint", group)
                 self.assertEqual(standby.read(offset, BLOCK), new)
-        elif cell != "ok":
+        elif cell == "recorded":
+            (dirty,) = [int(v["dirty_bytes"]) for v in agent.status(group)["volumes"] if v["name"] == name]
+            self.assertEqual(dirty, BLOCK * {"write": 1, "zeroes": 2, "discard": 3}[request])
+        if cell not in ("ok", "forwarded"):
             self.assertEqual(int(self.standby.status(group)["received_operations"]), operations, "it was forwarded")
 
 
