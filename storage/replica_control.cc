@@ -545,16 +545,7 @@ void ReplicaImpl::ForgetOverlays() {
 }
 
 absl::Status ReplicaImpl::Retire(std::optional<uint64_t> failback_mark) {
-  RangeHolds holds;
-  if (failback_mark.has_value()) {
-    holds = HoldAllWrites();
-    ASSIGN_OR_RETURN(const FailbackRegions failback, Failback());
-    if (failback.mark != *failback_mark) {
-      return absl::AbortedError(absl::StrCat("group ", name_,
-                                             ": its VM has written since the failback map was "
-                                             "taken: pause it, and take the map again"));
-    }
-  }
+  ASSIGN_OR_RETURN(const RangeHolds holds, HoldUnlessWritten(failback_mark));
   Close();  // and the clones with it
   base::Turn::Hold control(control_turn_);
   base::Turn::Hold hidden_turn(hidden_turn_);

@@ -113,4 +113,16 @@ absl::StatusOr<FailbackRegions> ReplicaImpl::Failback() const {
   return regions;
 }
 
+absl::StatusOr<ReplicaImpl::RangeHolds> ReplicaImpl::HoldUnlessWritten(
+    std::optional<uint64_t> mark) {
+  if (!mark.has_value()) return RangeHolds();
+  RangeHolds holds = HoldAllWrites();
+  ASSIGN_OR_RETURN(const FailbackRegions failback, Failback());
+  if (failback.mark == *mark) return holds;
+  return absl::AbortedError(
+      absl::StrCat("group ", name_,
+                   ": its VM has written since the failback map was taken: pause "
+                   "it, and take the map again"));
+}
+
 }  // namespace understudy::storage

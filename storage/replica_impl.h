@@ -318,6 +318,8 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   void MarkGivenUp();
   void MarkForFailback(VolumeId volume, ByteRange range);
   void LoseFailbackMap(const absl::Status& cause);
+  // With a mark: no write of the VM is under way, and none came since Failback() gave it.
+  absl::StatusOr<RangeHolds> HoldUnlessWritten(std::optional<uint64_t> mark);
 
   // replica_markers.cc
   void MarkDisks();

@@ -88,6 +88,12 @@ class ResyncFixture : public ::testing::Test {
     transport_.Set([&](auto& b) { b.reachable = !away; });
     if (away) transport_.Disconnect();
   }
+  // Of the standby. Until the agent has seen it nothing is incomplete.
+  void PowerCut() {
+    const size_t handshakes = transport_.seen().handshakes.size();
+    transport_.PowerCut();
+    ASSERT_TRUE(Eventually([&] { return transport_.seen().handshakes.size() > handshakes; }));
+  }
   // As kill -9: nothing is said or stored any more. The fake forgets the session.
   void Kill() {
     transport_.Set([](auto& b) { b.reachable = false; });

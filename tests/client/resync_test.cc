@@ -73,7 +73,7 @@ TEST_F(ResyncTest, AHungSyncAtTheStandbyDoesNotHoldTheGuest) {
     transport_.Set([](auto& b) { b.hung_sync = true; });
     for (uint64_t i = 0; i < 4 * kWindowBytes; i += 64 << 10) Write(i, cut ? 'c' : 'h', 64 << 10);
     EXPECT_EQ(primary.sync_state(), SyncState::kAssumed) << "nothing is missing";
-    if (cut) transport_.PowerCut();
+    if (cut) PowerCut();
     transport_.Set([](auto& b) { b.hung_sync = false; });
     ExpectEqualAfterCheckpoint();
     EXPECT_THAT(primary.errors(), IsEmpty());
@@ -96,7 +96,7 @@ TEST_F(ResyncTest, AHungSyncAtTheStandbyHoldsTheGuestForTheStallTimeoutAtMost) {
     for (uint64_t i = 0; i < 4 * kWindowBytes; i += 64 << 10) Write(i, cut ? 'c' : 'h', 64 << 10);
     EXPECT_LT(absl::Now() - began, absl::Seconds(5));
     EXPECT_EQ(primary.sync_state(), SyncState::kBehind);
-    if (cut) transport_.PowerCut();
+    if (cut) PowerCut();
     transport_.Set([](auto& b) { b.hung_sync = false; });
     ExpectEqualAfterCheckpoint();
     EXPECT_THAT(primary.errors(), IsEmpty());
