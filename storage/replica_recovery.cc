@@ -336,12 +336,14 @@ absl::Status ReplicaImpl::ReplayHidden(const ReplayedFrame& frame) {
       context_.index.KeepOverlay(checkpoint->next_active->id());
     }
     checkpoint->result.epoch = Epoch(frame.header.epoch);
-    checkpoint->result.sequence = frame.header.first_sequence + frame.operations.size() - 1;
+    checkpoint->unix_micros = frame.header.unix_micros;
+    if (checkpoint->prepare || !checkpoint->first_sync_step()) {
+      checkpoint->result.sequence = frame.header.first_sequence + frame.operations.size() - 1;
+    }
     checkpoint->stream_id = frame.header.stream_id;
     const bool handover =
         !frame.operations.empty() && frame.operations.back().kind == OperationKind::kHandover;
     if (handover) checkpoint->handover = Term(frame.header.term);
-    checkpoint->unix_micros = frame.header.unix_micros;
     checkpoint->arrived = context_.clock.Monotonic();
     checkpoint->duration_micros = 0;
     context_.index.KeepOverlay(checkpoint->next_hidden->id());

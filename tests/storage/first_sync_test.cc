@@ -1,4 +1,6 @@
 // A first sync takes little room, whatever it copies: it goes to the secondary disks in steps that nobody sees.
+#include <atomic>
+#include <filesystem>
 #include <string>
 
 #include <gmock/gmock.h>
@@ -96,6 +98,36 @@ TEST_P(FirstSyncTest, AKillInTheMiddleOfItShowsNothingEither) {
   ASSERT_EQ(f_.replica().AttachStream(f_.replica().state().stream_id, false), absl::OkStatus());
   Send(10 * kMiB, 25 * kMiB);
   ExpectNothingToSee();
+  End();
+}
+
+// A step that only the log has commits no marker either: the agent would take one of its own for committed.
+TEST_P(FirstSyncTest, AStepThatIsRedoneCommitsNoMarker) {
+  f_.options().first_sync_step_bytes = 2 * kMiB;
+  f_.options().index_batch_delay = absl::Hours(1);
+  Begin();
+  Send(0, 2 * kMiB);
+  std::atomic<bool> failing = true;
+  f_.files().SetHook([&](FileOperation operation, const std::string& path) {
+    const bool log = path.find("/segments/") != std::string::npos;
+    return failing && log && operation == FileOperation::kSync ? absl::InternalError("EIO")
+                                                               : absl::OkStatus();
+  });
+  // Whether it is taken itself, behind the step that it makes, is a race.
+  f_.PrimaryWrite(0, 2 * kMiB, f_.Bytes(kMiB)).IgnoreError();
+  const std::string copy = absl::StrCat(f_.options().data_dir, "+");
+  std::filesystem::copy(f_.options().data_dir, copy, std::filesystem::copy_options::recursive);
+  failing = false;
+  f_.CloseStore();
+  std::filesystem::remove_all(f_.options().data_dir);
+  std::filesystem::rename(copy, f_.options().data_dir);
+  ASSERT_EQ(f_.OpenStore(), absl::OkStatus());
+  ASSERT_GE(f_.replica().state().received_sequence, 2u);
+  ASSERT_GT(f_.replica().state().epoch, Epoch(1)) << "the step is there";
+  ExpectNothingToSee();
+  ASSERT_EQ(f_.replica().AttachStream(f_.replica().state().stream_id, false), absl::OkStatus());
+  f_.set_next_sequence(f_.replica().state().received_sequence + 1);
+  Send(2 * kMiB, 4 * kMiB);
   End();
 }
 
