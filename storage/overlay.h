@@ -95,6 +95,8 @@ class Overlay : private ExtentMemory::Holder {
   Epoch epoch() const { return record_.epoch; }
   // When its checkpoint was; 0 before.
   int64_t committed_micros() const { return committed_micros_.load(std::memory_order_relaxed); }
+  // Of a committed one: what it commits is no state of the primary's disks, and nobody may go back to it.
+  bool first_sync_step() const { return committed_micros() == 0; }
   void SetCommitted(int64_t unix_micros) { committed_micros_.store(unix_micros); }
   size_t volume_count() const { return bytes_.size(); }
   // What it covers.

@@ -27,7 +27,8 @@ size_t ReplicaImpl::KeptEpochs(const OverlayList& committed) const {
   size_t kept = 0;
   if (!refusing_ && options.history_epochs + options.history_bytes > 0) {
     uint64_t bytes = 0;
-    while (kept < committed.size() && kept < OrNoLimit(options.history_epochs)) {
+    while (kept < committed.size() && kept < OrNoLimit(options.history_epochs) &&
+           !committed[kept]->first_sync_step()) {
       bytes += committed[kept]->bytes();
       if (bytes > OrNoLimit(options.history_bytes)) break;
       ++kept;
@@ -85,6 +86,7 @@ std::vector<EpochInfo> ReplicaImpl::History() const {
   std::vector<EpochInfo> history;
   if (chain->stage != Stage::kRunning || !chain->valid) return history;
   for (const auto& overlay : chain->committed) {
+    if (overlay->first_sync_step()) return history;  // nothing older is a checkpoint either
     if (overlay->epoch() < record.applying_through || overlay->epoch() <= record.applied_epoch) {
       break;
     }
@@ -93,7 +95,8 @@ std::vector<EpochInfo> ReplicaImpl::History() const {
     for (const VolumeInfo& volume : volumes_) info.bytes.push_back(overlay->bytes(volume.id));
     history.push_back(std::move(info));
   }
-  if (record.applied_epoch != Epoch() && record.applying_through <= record.applied_epoch) {
+  const bool step = record.applied_micros == 0;  // of the first sync
+  if (record.applied_epoch != Epoch() && record.applying_through <= record.applied_epoch && !step) {
     history.push_back({.epoch = record.applied_epoch,
                        .time = absl::FromUnixMicros(record.applied_micros),
                        .on_disk = true});

@@ -101,6 +101,31 @@ TEST_P(FirstSyncTest, AKillInTheMiddleOfItShowsNothingEither) {
   End();
 }
 
+// Neither kept as history, nor chosen because the disk holds exactly it.
+TEST_P(FirstSyncTest, NobodyGoesBackToAStep) {
+  f_.options().history_epochs = 3;
+  Begin();
+  Send(0, 10 * kMiB);
+  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  EXPECT_EQ(f_.replica().state().history_epochs, 0u);
+  ASSERT_EQ(f_.Append({{.kind = OperationKind::kComplete}}, ""), absl::OkStatus());
+  const auto checkpoint = f_.MarkedCheckpoint();
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  for (const bool restarted : {false, true}) {
+    if (restarted) {
+      ASSERT_EQ(f_.CrashAndOpen(), absl::OkStatus());
+    }
+    const auto history = f_.replica().History();
+    ASSERT_EQ(history.size(), 1u);
+    EXPECT_EQ(history[0].epoch, checkpoint->epoch);
+    const Epoch step = Epoch(checkpoint->epoch.value() - 1);
+    EXPECT_TRUE(absl::IsNotFound(f_.replica().Failover({.epoch = step})));
+    EXPECT_TRUE(absl::IsNotFound(f_.replica().CreateClone({.name = "c", .epoch = step})));
+  }
+  EXPECT_TRUE(f_.View(0) == expected_);
+}
+
 // A step that only the log has commits no marker either: the agent would take one of its own for committed.
 TEST_P(FirstSyncTest, AStepThatIsRedoneCommitsNoMarker) {
   f_.options().first_sync_step_bytes = 2 * kMiB;
