@@ -13,7 +13,9 @@ namespace understudy::storage {
 
 bool ReplicaImpl::FailbackKnown() const { return record_.failback_known && !failback_lost_; }
 
-void ReplicaImpl::LoadFailbackMap() {
+// What is not known now must not be known again after the next restart, when the disks' files say nothing any more: the VM's writes
+// may be missing by then.
+absl::Status ReplicaImpl::LoadFailbackMap() {
   const GroupRecord record = this->record();
   const absl::Status loaded = failback_map_.Load();
   if (!loaded.ok())
@@ -23,8 +25,15 @@ void ReplicaImpl::LoadFailbackMap() {
     lost = lost || SecondaryDisk::FailbackLost(context_.file_system, volume, name_,
                                                context_.options.data_dir);
   }
-  base::MutexLock lock(mutex_);
-  failback_lost_ = lost;
+  {
+    base::MutexLock lock(mutex_);
+    failback_lost_ = lost;
+  }
+  if (!lost || !record.failback_known || !damage_.ok()) return absl::OkStatus();
+  base::Turn::Hold commit_turn(commit_turn_);
+  GroupRecord unknown = this->record();
+  unknown.failback_known = false;
+  return WriteGroup(unknown, Index::Batch(context_.index));
 }
 
 // Of a failover: for the commit job, behind its answer. A restart before that leaves the map unknown.
@@ -75,6 +84,8 @@ void ReplicaImpl::MarkForFailback(VolumeId volume, ByteRange range) {
 
 // The VM goes on. The index takes nothing any more, but may hold the map as it was when it comes back: so the disk says it, too.
 void ReplicaImpl::LoseFailbackMap(const absl::Status& cause) {
+  // Whoever comes meanwhile writes to the disk when it says so, not before; and MarkDisks() does not take it back.
+  base::Turn::Hold marker_turn(marker_turn_);
   {
     base::MutexLock lock(mutex_);
     if (std::exchange(failback_lost_, true)) return;

@@ -45,7 +45,7 @@ absl::Status ReplicaImpl::Recover(Remains remains) {
     for (const OverlayId id : stale) batch.DeleteOverlay(id);
     RETURN_IF_ERROR(context_.index.Write(std::move(batch), /*sync=*/true));
   }
-  LoadFailbackMap();
+  RETURN_IF_ERROR(LoadFailbackMap());
   if (damage_.ok()) {
     RETURN_IF_ERROR(report_.written);  // a disk that takes nothing is not damage
     RETURN_IF_ERROR(FlushIndex(/*sync=*/true));

@@ -170,6 +170,33 @@ TEST_F(FailbackTest, ACommitJobThatFailsCostsNothing) {
   EXPECT_THAT(Runs(), ElementsAre(Region(3)));
 }
 
+// The file beside the disk, which says that a mark was lost, is gone with the end of the commit job.
+TEST_F(FailbackTest, WhatWasLostOnceIsNotKnownAgainAfterTheCommitJob) {
+  Begin();
+  PrimaryWrite(3);
+  std::atomic<bool> failing = true;
+  f_.files().SetHook([&](FileOperation, const std::string& path) {
+    const bool disk = path.find("/disk") != std::string::npos;
+    return failing && disk ? absl::InternalError("EIO") : absl::OkStatus();
+  });
+  ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
+  f_.replica().WaitForJobs(absl::InfiniteFuture()).IgnoreError();
+  ASSERT_EQ(f_.replica().state().usage[0].failback_bytes, kRegion) << "known";
+  f_.CloseStore();
+  failing = false;
+  const std::string marker = f_.spec().volumes[0].disk_path + ".understudy";
+  std::string text = *base::FileSystem::Posix().ReadWholeFile(marker);
+  text.insert(text.rfind("term "),
+              "After its failover not every write could be marked for the way back.\n");
+  ASSERT_TRUE(base::FileSystem::Posix().WriteFileAtomically(marker, text).ok());
+
+  ASSERT_EQ(f_.OpenStore(), absl::OkStatus());
+  FailOver();
+  EXPECT_THAT(Runs(), ElementsAre(ByteRange{0, kVolumeBytes}));
+  ASSERT_EQ(f_.CrashAndOpen(), absl::OkStatus());
+  EXPECT_THAT(Runs(), ElementsAre(ByteRange{0, kVolumeBytes}));
+}
+
 // Nobody knows any more what was given up.
 TEST_F(FailbackTest, AKillBeforeTheMapHasWhatWasGivenUpMakesItEverything) {
   Begin();
