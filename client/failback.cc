@@ -100,6 +100,8 @@ absl::StatusOr<FailbackMap> GiveUpDisks(base::FileSystem& file_system, AgentStat
   }
   Differences differences(volumes, kDirtyMapBytes);
   RETURN_IF_ERROR(LoadDifferences(file_system, state, volumes, &differences));
+  // A verify has said that there is more, and not all of where.
+  if (record.proof == Proof::kRefuted) differences.SuspectAll();
   // What had no local disk nobody followed.
   const std::vector<std::string> forward = absl::StrSplit(record.forward, ',', absl::SkipEmpty());
   for (uint32_t i = 0; i < volumes.size(); ++i) {

@@ -169,6 +169,21 @@ TEST_F(FailbackTest, AStateDirectoryThatLostAFileGivesUpEverything) {
   EXPECT_THAT(map->volumes[0].ranges, ElementsAre(ByteRange{0, kDiskBytes}));
 }
 
+// The new pair forgets the verdict, so the regions must not be left out.
+TEST_F(FailbackTest, WhatAVerifyHasRefutedIsGivenUpWhole) {
+  {
+    auto primary = a_.Run(at_b_);
+    ASSERT_TRUE((*primary)->Start(false, Soon()).ok());
+    ASSERT_TRUE(Eventually([&] { return Complete(**primary); }));
+    at_b_.Corrupt(20 * kMiB, 'z');
+    ASSERT_TRUE((*primary)->Verify(0).ok());
+    ASSERT_TRUE(Eventually([&] { return (*primary)->sync_state() == SyncState::kDiverged; }));
+  }
+  const auto map = a_.GiveUp();
+  ASSERT_TRUE(map.ok()) << map.status();
+  EXPECT_THAT(map->volumes[0].ranges, ElementsAre(ByteRange{0, kDiskBytes}));
+}
+
 TEST_F(FailbackTest, AnAgentThatHasRunSinceDoesNotTakeThem) {
   const std::vector<FailbackMap> maps = EndOfThePair();
   { ASSERT_TRUE(b_.Run(at_a_).ok()); }
