@@ -91,6 +91,11 @@ class FakeTransport : public Transport, public ChecksumSource {
     aborted_sequence_ = 0;
     committed_epoch_ = Epoch();
   }
+  // With StartAfresh(): and it has an incarnation of its own.
+  void NewIncarnation() {
+    base::MutexLock lock(mutex_);
+    ++grant_.incarnation.low;
+  }
   void Track() {
     base::MutexLock lock(mutex_);
     track_ = true;
@@ -368,7 +373,7 @@ class FakeTransport : public Transport, public ChecksumSource {
   Behaviour behaviour_ ABSL_GUARDED_BY(mutex_);
   Seen seen_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::string> disks_ ABSL_GUARDED_BY(mutex_);
-  const Grant grant_{.incarnation = {.high = 0x1122334455667788, .low = 7}, .term = Term(3)};
+  Grant grant_{.incarnation = {.high = 0x1122334455667788, .low = 7}, .term = Term(3)};
   uint64_t stream_id_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t received_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t durable_ ABSL_GUARDED_BY(mutex_) = 0;

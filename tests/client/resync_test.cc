@@ -274,6 +274,34 @@ class HeldSource : public ChecksumSource {
   ChecksumSource* const inner_;
 };
 
+// What one standby held proves nothing of another one, which was only declared to be equal.
+TEST_F(ResyncTest, AVerifyDoesNotOutliveItsPairing) {
+  HeldSource source(&transport_);
+  source_ = &source;
+  Primary& primary = Make();
+  ASSERT_TRUE(primary.Start(false, Soon()).ok());
+  Write(0, 'a');
+  ASSERT_TRUE(primary.Checkpoint(Soon()).ok());
+  source.hold = true;
+  ASSERT_TRUE(primary.Verify(0).ok());
+  ASSERT_TRUE(Eventually([&] { return source.reached.load(); }));
+  Outage(true);
+  ASSERT_TRUE(primary.Stop(true, Soon()).ok());
+  ASSERT_TRUE(primary.Remove().ok());
+  transport_.StartAfresh();
+  transport_.NewIncarnation();
+  transport_.Corrupt(20 * kMiB, 'z');
+  Outage(false);
+  ASSERT_TRUE(primary.Start(false, Soon()).ok());
+  ASSERT_TRUE(Eventually([&] { return Complete(); }));
+  source.hold = false;
+  ASSERT_TRUE(
+      Eventually([&] { return primary.resync().verify().outcome != VerifyOutcome::kRunning; }));
+  EXPECT_EQ(primary.resync().verify().outcome, VerifyOutcome::kStopped);
+  EXPECT_EQ(primary.sync_state(), SyncState::kAssumed);
+  primary_.reset();
+}
+
 TEST_F(ResyncTest, AResyncDoesNotOutliveItsPairing) {
   HeldSource source(&transport_);
   source_ = &source;
