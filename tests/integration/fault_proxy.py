@@ -1,4 +1,4 @@
-"""A TCP proxy that does to a connection what networks do: delay, stall, cut, go silent, damage a byte. It never reorders.
+"""A TCP proxy that does to a connection what networks do: delay, be slow, stall, cut, go silent, damage a byte. It never reorders.
 
     with FaultProxy(target="unix:/run/standby.sock") as proxy:   # target: host:port or unix:/path
         agent = start_agent(server=proxy.address)                # 127.0.0.1 and a free port
@@ -40,6 +40,7 @@ class FaultProxy:
         self.address = None
         self._random = random.Random(seed)
         self._delay_seconds = 0
+        self._bytes_per_second = 0  # 0: no limit
         self._damage_wanted = 0  # so many bytes on, counted from 1; 0: nowhere
         self._damage_after = 0
         self._damage_from_client = True
@@ -65,6 +66,10 @@ class FaultProxy:
     def delay(self, seconds):
         """Each byte arrives that much later, in both directions; order and bandwidth stay."""
         self._call(self._set("_delay_seconds", seconds))
+
+    def limit(self, bytes_per_second):
+        """Bandwidth of each direction of each connection; 0: no limit."""
+        self._call(self._set("_bytes_per_second", bytes_per_second))
 
     def stall(self):
         """Nothing arrives any more, nothing is lost; until resume()."""
@@ -197,6 +202,7 @@ class FaultProxy:
             await queue.put((self._loop.time() + self._delay_seconds, data))
 
     async def _send(self, connection, queue, writer, from_client):
+        free = 0  # when a limited line can take the next
         while True:
             due, data = await queue.get()
             if due > self._loop.time():
@@ -212,6 +218,9 @@ class FaultProxy:
                 return
             writer.write(self._spoil(connection, data, from_client))
             await writer.drain()
+            if self._bytes_per_second:
+                free = max(free, self._loop.time()) + len(data) / self._bytes_per_second
+                await asyncio.sleep(free - self._loop.time())
 
     def _spoil(self, connection, data, from_client):
         at = connection.sent_bytes[from_client]

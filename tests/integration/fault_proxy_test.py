@@ -72,6 +72,19 @@ class FaultProxyTest(unittest.TestCase):
         client.shutdown(socket.SHUT_WR)
         self.assertEqual(client.recv(1), b"")
 
+    def test_a_limit_is_bandwidth_not_latency(self):
+        self.proxy.limit(4 << 20)
+        client = self.connect()
+        begun = time.monotonic()
+        self.assert_echoes(client)
+        self.assertLess(time.monotonic() - begun, 1)
+        sender = threading.Thread(target=client.sendall, args=(bytes(4 << 20),))
+        begun = time.monotonic()
+        sender.start()
+        self.receive(client, 4 << 20)
+        self.assertGreater(time.monotonic() - begun, 0.9)
+        sender.join()
+
     def test_a_delay_is_latency_not_bandwidth(self):
         client = self.connect()
         self.assert_echoes(client)
