@@ -8,76 +8,29 @@ calls go over one connection, through understudy_stub beside it, unless a row sa
 directory; sparse disks. Standard library only.
 """
 
-import argparse
 import os
 import pathlib
-import shutil
 import statistics
-import sys
-import tempfile
 import time
 
-SOURCE = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(SOURCE / "tests/integration"))
-parser = argparse.ArgumentParser()
-parser.add_argument("--bin", type=pathlib.Path, default=SOURCE / "build/release/bin")
-parser.add_argument("--groups", type=int, default=1000)
-parser.add_argument("--volumes", type=int, default=64)
-OPTIONS = parser.parse_args()
-for variable, program in (
-    ("UNDERSTUDYD", "understudyd"),
-    ("UNDERSTUDY_AGENT", "understudy-agent"),
-    ("UNDERSTUDYCTL", "understudyctl"),
-    ("UNDERSTUDY_STUB", "../tests/understudy_stub"),
-):
-    os.environ[variable] = str((OPTIONS.bin / program).resolve())
+import bench  # before lib
+from bench import MIB, processor_seconds, resident_bytes, row, table, timed
+import lib
+import stub
+from nbd import Disk
 
-import lib  # noqa: E402: reads the variables above
-import stub  # noqa: E402
-from nbd import Disk  # noqa: E402
-
-MIB = 1 << 20
+bench.PARSER.add_argument("--groups", type=int, default=1000)
+bench.PARSER.add_argument("--volumes", type=int, default=64)
+OPTIONS = bench.PARSER.parse_args()
 # Sparse; the data directory keeps free what they may grow by.
 IDLE_DISK_BYTES = 64 << 20
 DISK_BYTES = 256 << 20
 
 
-class Place:
-    """The directory and the daemons of one measurement: what lib.Service and lib.Agent need of a test case."""
-
-    def __init__(self):
-        self.daemons = []
-
-    def __enter__(self):
-        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="us-"))
-        return self
-
+class Place(bench.Place):
     def __exit__(self, *error):
-        for daemon in self.daemons:
-            if daemon.running:
-                daemon.kill()
         stub.disconnect()
-        if error[0] is not None:
-            for log in self.dir.glob("*.log"):
-                print(f"---- {log.name}\n{log.read_text(errors='replace')[-3000:]}", file=sys.stderr)
-        shutil.rmtree(self.dir)
-
-    def assertEqual(self, found, wanted, what=""):
-        if found != wanted:
-            raise AssertionError(f"{found!r} is not {wanted!r}: {what}")
-
-    def disk(self, name, size):
-        path = self.dir / name
-        with open(path, "wb") as file:
-            file.truncate(size)
-        return path
-
-
-def timed(action):
-    """(seconds, what the action returned)"""
-    begun = time.monotonic()
-    answer = action()
-    return time.monotonic() - begun, answer
+        super().__exit__(*error)
 
 
 def call(service, method, **fields):
@@ -99,28 +52,13 @@ class Costs:
         process = pathlib.Path(f"/proc/{service.daemon.pid}")
         status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
         self.threads = int(status["Threads"])
-        self.memory = int(status["VmRSS"].split()[0]) * 1024
+        self.memory = resident_bytes(service.daemon)
         self.files = len(list((process / "fd").iterdir()))
         self.segments = disk_usage(service.data_dir / "segments")
         # Without what RocksDB allocates ahead.
         self.index = sum(path.stat().st_size for path in (service.data_dir / "index").iterdir())
         markers = service.case.dir.glob("*.understudy")
         self.markers = sum(path.lstat().st_blocks * 512 for path in markers)
-
-
-def processor_seconds(service):
-    stat = pathlib.Path(f"/proc/{service.daemon.pid}/stat").read_text()
-    return sum(map(int, stat.rsplit(")", 1)[1].split()[11:13])) / os.sysconf("SC_CLK_TCK")
-
-
-def row(*cells):
-    print("|", " | ".join(str(cell) for cell in cells), "|", flush=True)
-
-
-def table(*head):
-    print()
-    row(*head)
-    row(*["---"] * len(head))
 
 
 def milliseconds(seconds):
@@ -174,8 +112,8 @@ def many_groups(count):
         status_one = timed(lambda: call(service, "GetStatus", group=names[count // 2]))[0]
         listed = timed(lambda: lib.run(lib.CTL, "--server", service.address, "list"))[0]
         scrape, page = timed(service.scrape)
-        begun, _ = processor_seconds(service), time.sleep(3)
-        processor = (processor_seconds(service) - begun) / 3
+        begun, _ = processor_seconds(service.daemon), time.sleep(3)
+        processor = (processor_seconds(service.daemon) - begun) / 3
         _, ready_killed = restart(service, kill=True)
         ended, ready = restart(service, kill=False)
         call(service, "GetStatus", group="")

@@ -7,90 +7,27 @@ Called by run.sh. Guest latency is fio's (4 KiB random writes, queue depth 1, th
 run; all else is wall clock, seen by understudyctl; of a first sync the agent's start is part. Everything lies in a temporary directory. Needs fio with its nbd engine.
 """
 
-import argparse
-import json
 import os
-import pathlib
-import shutil
 import signal
-import subprocess
-import sys
-import tempfile
+import statistics
 import time
 
-SOURCE = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(SOURCE / "tests/integration"))
-parser = argparse.ArgumentParser()
-parser.add_argument("--bin", type=pathlib.Path, default=SOURCE / "build/release/bin")
-parser.add_argument("--seconds", type=int, default=5)
-OPTIONS = parser.parse_args()
-for variable, program in (
-    ("UNDERSTUDYD", "understudyd"),
-    ("UNDERSTUDY_AGENT", "understudy-agent"),
-    ("UNDERSTUDYCTL", "understudyctl"),
-):
-    os.environ[variable] = str((OPTIONS.bin / program).resolve())
+import bench  # before lib
+from bench import MIB, fio, max_ms, nothing, p99_ms, resident_bytes, row, table, timed
+from fault_proxy import FaultProxy
 
-import lib  # noqa: E402: reads the variables above
-
-MIB = 1 << 20
+bench.PARSER.add_argument("--seconds", type=int, default=5)
+OPTIONS = bench.PARSER.parse_args()
 DISK_BYTES = 512 * MIB
 HOT_BYTES = 256 * MIB
+VOLUMES = 16
+TURNS = 3
+WINDOW = ("--window-bytes", "16M")
 
 
-class Pair:
-    """A service and an agent in tee mode, in a directory of their own: what lib.Service and lib.Agent need of a test case."""
-
-    def __init__(self, primary, secondary, *options, initial=""):
-        self.daemons = []
-        self.primary, self.secondary, self.options, self.initial = primary, secondary, options, initial
-
-    def __enter__(self):
-        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="us-"))
-        for name, fill in (("p", self.primary), ("s", self.secondary)):
-            with open(self.dir / name, "wb") as file:
-                fill(file)
-                file.truncate(DISK_BYTES)
-                os.fsync(file.fileno())
-        self.standby = lib.Service(self).start()
-        self.standby.start_group(f"vda,disk={self.dir / 's'}{self.initial}")
-        self.host = lib.Agent(self, self.standby, f"vda,disk={self.dir / 'p'}", options=self.options)
-        return self
-
-    def __exit__(self, *error):
-        for daemon in self.daemons:
-            if daemon.running:
-                daemon.signal(signal.SIGCONT)
-                daemon.kill()
-        if error[0] is not None:
-            for log in self.dir.glob("*.log"):
-                print(f"---- {log.name}\n{log.read_text(errors='replace')[-3000:]}", file=sys.stderr)
-        shutil.rmtree(self.dir)
-
-    def assertEqual(self, found, wanted, what=""):
-        if found != wanted:
-            raise AssertionError(f"{found!r} is not {wanted!r}: {what}")
-
-    def sync(self):
-        """Seconds until nothing is missing, and bytes sent."""
-        begun = time.monotonic()
-        answer = self.host.ctl("sync", "vm1", "--wait", timeout="600s")
-        self.assertEqual(answer.status, 0, answer.error)
-        return time.monotonic() - begun, int(self.host.metric("understudy_resync_applied_bytes_total"))
-
-
-def fio(disk, mode="randwrite", depth=1, block="4k", seconds=OPTIONS.seconds, size=HOT_BYTES):
-    """One job; its `write` object."""
-    done = subprocess.run(
-        ["fio", "--name=guest", "--ioengine=nbd", f"--uri={disk}", f"--rw={mode}", f"--bs={block}", f"--iodepth={depth}",
-         "--time_based", f"--runtime={seconds}", f"--size={size}", "--randrepeat=0", "--output-format=json"],
-        capture_output=True, text=True, timeout=seconds + 120, check=True,
-    )  # fmt: skip
-    return json.loads(done.stdout[done.stdout.index("{") :])["jobs"][0]["write"]
-
-
-def p99_ms(write):
-    return write["clat_ns"]["percentile"]["99.000000"] / 1e6
+class Pair(bench.Pair):
+    def __init__(self, *arguments, disk_bytes=DISK_BYTES, **named):
+        super().__init__(*arguments, disk_bytes=disk_bytes, **named)
 
 
 def dense(file):
@@ -105,13 +42,14 @@ def fragmented(file):
         file.write(os.urandom(4096))
 
 
-def nothing(_):
-    pass
+def guest(host, **options):
+    """4 KiB random writes, one at a time."""
+    return fio(host.uri(), rw="randwrite", bs="4k", size=HOT_BYTES, seconds=OPTIONS.seconds, **options)
 
 
 def guest_latency():
-    print("\n| standby | p99 of a 4 KiB write, ms | of the healthy one | longest, ms | writes/s |\n|---|--:|--:|--:|--:|")
-    with Pair(dense, dense, "--start", "--window-bytes", "16M") as pair:
+    table("standby", "p99 of a 4 KiB write, ms", "of the healthy one", "longest, ms", "writes/s")
+    with Pair(dense, dense, *WINDOW) as pair:
         host = pair.host.start().wait_connected()
         healthy = None
         for name, make_so, mend in (
@@ -122,22 +60,92 @@ def guest_latency():
             ("dead (kill -9)", pair.standby.kill, pair.standby.restart),
         ):  # fmt: skip
             make_so()
-            write = fio(host.uri())
+            write = guest(host)
             mend()
             healthy = healthy or p99_ms(write)
-            print(
-                f"| {name} | {p99_ms(write):.2f} | {p99_ms(write) / healthy:.2f} "
-                f"| {write['clat_ns']['max'] / 1e6:.0f} | {write['iops']:.0f} |"
-            )
+            row(name, f"{p99_ms(write):.2f}", f"{p99_ms(write) / healthy:.2f}", f"{max_ms(write):.0f}", f"{write['iops']:.0f}")
         pair.sync()
+
+
+def slow_line():
+    """The line between agent and service is a proxy that delays or limits; the healthy one runs through it as well. In turns, medians."""
+    mbit = 1_000_000 // 8
+    lines = (  # name, delay each way, bytes per second, writes per second of the guest
+        ("no delay", 0, 0, 0),
+        ("20 ms each way", 0.02, 0, 0),
+        ("no delay, 1,000 writes/s", 0, 0, 1000),
+        ("100 Mbit/s, 1,000 writes/s (33 Mbit/s)", 0, 100 * mbit, 1000),
+        ("20 ms each way and 100 Mbit/s, 1,000 writes/s", 0.02, 100 * mbit, 1000),
+        ("100 Mbit/s, as fast as it can", 0, 100 * mbit, 0),
+    )
+    runs = {line: [] for line in lines}
+    with FaultProxy("") as proxy, Pair(dense, dense, *WINDOW, line=proxy) as pair:
+        host = pair.host.start().wait_connected()
+        for line in TURNS * lines:
+            _, delay, limit, rate = line
+            proxy.delay(delay)
+            proxy.limit(limit)
+            runs[line].append(guest(host, **({"rate_iops": rate} if rate else {})))
+            pair.drain()
+    table("line to the standby", "p99 of a 4 KiB write, ms", "of the one without delay", "longest, ms", "writes/s")
+    for line, writes in runs.items():
+        healthy = runs[lines[2] if line[3] else lines[0]]
+        p99, reference = (statistics.median(map(p99_ms, of)) for of in (writes, healthy))
+        row(line[0], f"{p99:.2f}", f"{p99 / reference:.2f}", f"{max(map(max_ms, writes)):.0f}",
+            f"{statistics.median(write['iops'] for write in writes):,.0f}")  # fmt: skip
+
+
+def many_volumes():
+    """One agent with 16 volumes, beside one volume of the same bytes: all are written to, the standby is away, all are written to."""
+    table("one agent", "1 volume", f"{VOLUMES} volumes", "of one")
+    figures = [volumes_away(1), volumes_away(VOLUMES)]
+    for name, (one, digits) in figures[0].items():
+        many = figures[1][name][0]
+        row(name, f"{one:,.{digits}f}", f"{many:,.{digits}f}", f"{many / one:.2f}" if one else "")
+
+
+def volumes_away(volumes):
+    """{what: (figure, digits)}"""
+    each = 2 * DISK_BYTES // volumes
+    figures = {}
+    with Pair(bench.zeroes(each), bench.zeroes(each), disk_bytes=each, volumes=volumes) as pair:
+        host = pair.host.start().wait_connected()
+        uris = [host.uri(name) for name in pair.names]
+        idle = resident_bytes(host.daemon)
+
+        def write(**options):
+            return fio(*uris, rw="write", bs="64k", iodepth=VOLUMES // volumes, size=each, **options)
+
+        written = write(io_size=each // 2)
+        pair.drain()
+        figures["64 KiB writes to all of them, MiB/s"] = written["bw_bytes"] / MIB, 0
+        figures["checkpoint after 512 MiB, ms"] = timed(lambda: host.call("checkpoint", "vm1"))[0] * 1000, 0
+        figures["checkpoint after nothing, median of 5, ms"] = (
+            statistics.median(timed(lambda: host.call("checkpoint", "vm1"))[0] for _ in range(5)) * 1000, 0)  # fmt: skip
+        healthy = resident_bytes(host.daemon)
+        pair.standby.kill()
+        write()
+        away = resident_bytes(host.daemon)
+        changed = sum(int(volume["dirty_bytes"]) for volume in host.status()["volumes"])
+        pair.standby.restart()
+        host.wait_connected()
+        seconds, sent = pair.sync()
+        figures["resync after an outage in which 1 GiB changed, seconds"] = seconds, 1
+        figures["resync, MiB sent per second"] = sent / MIB / seconds, 0
+        figures["sent to changed"] = sent / changed, 2
+        figures["resident memory of the agent, idle, MiB"] = idle / MIB, 0
+        figures["… after the writes (`--window-bytes` 64M)"] = healthy / MIB, 0
+        figures["… in the outage (`--dirty-map-bytes` 16M beside it)"] = away / MIB, 0
+        figures["… after the resync"] = resident_bytes(host.daemon) / MIB, 0
+    return figures
 
 
 def outage():
     print("\n| outage | changed, MiB | sent, MiB | of what changed | seconds |\n|---|--:|--:|--:|--:|")
-    with Pair(dense, dense, "--start", "--window-bytes", "16M") as pair:
+    with Pair(dense, dense, *WINDOW) as pair:
         host = pair.host.start().wait_connected()
         pair.standby.kill()
-        fio(host.uri(), mode="write", block="64k", depth=8, seconds=OPTIONS.seconds)
+        fio(host.uri(), rw="write", bs="64k", iodepth=8, size=HOT_BYTES, seconds=OPTIONS.seconds)
         changed = int(host.status()["volumes"][0]["dirty_bytes"])
         pair.standby.restart()
         seconds, sent = pair.sync()
@@ -152,7 +160,7 @@ def first_sync():
         ("256 MiB in 4 KiB pieces, standby empty", fragmented, nothing),
         ("512 MiB of zeroes on both sides", nothing, nothing),
     ):
-        with Pair(primary, secondary, "--start", initial=",initial=sync") as pair:
+        with Pair(primary, secondary, initial=",initial=sync") as pair:
             begun = time.monotonic()  # the agent begins by itself
             pair.host.start()
             _, sent = pair.sync()
@@ -164,7 +172,7 @@ def first_sync():
 
 
 def verify():
-    with Pair(dense, nothing, "--start", initial=",initial=sync") as pair:
+    with Pair(dense, nothing, initial=",initial=sync") as pair:
         host = pair.host.start()
         pair.sync()
         begun = time.monotonic()
@@ -175,9 +183,11 @@ def verify():
 
 def main():
     guest_latency()
+    slow_line()
     outage()
     first_sync()
     verify()
+    many_volumes()
 
 
 main()

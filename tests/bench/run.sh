@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Measures Understudy on this machine: writes through the agent to the service, checkpoints, the apply job, many groups. docs/performance.md
-# explains the figures. Prints Markdown.
+# Measures Understudy on this machine: writes through the agent to the service, checkpoints, the apply job, many groups, outages, processor
+# time, the write-intent log. docs/performance.md explains the figures. Prints Markdown.
 #
-#   tests/bench/run.sh              installs what is missing, builds, measures; about four minutes after the build
+#   tests/bench/run.sh              installs what is missing, builds, measures; about twelve minutes after the build
 #   tests/bench/run.sh --bin DIR    uses the programs in DIR
 #   UNDERSTUDY_BENCH_SECONDS=10     per fio job, default 6
 #
@@ -206,6 +206,7 @@ if [[ -x $bin/../tests/understudy_stub ]]; then
   echo
   python3 -B "$repository/tests/bench/groups.py" --bin "$bin"
 fi
-
-echo
-python3 -B "$repository/tests/bench/resync.py" --bin "$bin"
+for part in resync cpu intent; do
+  echo
+  python3 -B "$repository/tests/bench/$part.py" --bin "$bin"
+done
