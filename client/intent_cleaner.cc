@@ -25,10 +25,14 @@ IntentCleaner::~IntentCleaner() {
   thread_.join();
 }
 
-absl::Status IntentCleaner::CleanOnce() {
-  const std::vector<IntentLog::Region> regions = intents_->Cleanable(
-      forwarder_->durable_ticket(),
-      [this](uint32_t volume, ByteRange region) { return differences_->Holds(volume, region); });
+absl::Status IntentCleaner::Clean(Round round) {
+  if (round == Round::kExcess && !intents_->over_limit()) return absl::OkStatus();
+  const auto keep = [this](uint32_t volume, ByteRange region) {
+    return differences_->Holds(volume, region);
+  };
+  const uint64_t durable = forwarder_->durable_ticket();
+  const std::vector<IntentLog::Region> regions =
+      round == Round::kQuiet ? intents_->Cleanable(durable, keep) : intents_->Excess(durable, keep);
   for (Volume* const volume : volumes_) {
     const bool touched = std::any_of(regions.begin(), regions.end(), [&](const auto& region) {
       return region.volume == volume->options().index;
@@ -39,14 +43,16 @@ absl::Status IntentCleaner::CleanOnce() {
 }
 
 void IntentCleaner::Run() {
+  const int64_t rounds_until_quiet = kQuietInterval / kInterval;
   bool failing = false;
-  while (true) {
+  for (int64_t round = 1;; ++round) {
     {
       base::MutexLock lock(mutex_);
       if (!stopping_) wake_.WaitFor(mutex_, kInterval);
       if (stopping_) return;
     }
-    const absl::Status status = CleanOnce();
+    const absl::Status status =
+        Clean(round % rounds_until_quiet == 0 ? Round::kQuiet : Round::kExcess);
     if (!status.ok() && !failing) {
       base::LogError("intent_log_not_cleaned")
           .With("status", status)

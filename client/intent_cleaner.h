@@ -3,6 +3,9 @@
 // IntentCleaner takes regions out of the write-intent log when they are the same on both sides for sure: everything written there
 // is durable at the standby, the local disk has been synced since, and nobody has touched them meanwhile.
 //
+// Pace     every kInterval what exceeds the log's limit, least recently touched first; every kQuietInterval what was not touched since
+//          the time before. A region that is cleaned costs its next write a sync, one that is not costs a crash 4 MiB of
+//          comparing: so up to the limit, which bounds that, regions stay for minutes (docs/performance.md#write-intent-log).
 // Cost     an fdatasync of the local disks every kInterval at most, and none while there is nothing to clean.
 // Threads  one of its own.
 #ifndef UNDERSTUDY_CLIENT_INTENT_CLEANER_H_
@@ -22,16 +25,17 @@ namespace understudy::client {
 class IntentCleaner {
  public:
   static constexpr absl::Duration kInterval = absl::Seconds(2);
+  static constexpr absl::Duration kQuietInterval = absl::Minutes(5);
 
   // All of them outlive this.
   IntentCleaner(IntentLog* intents, Forwarder* forwarder, const Differences* differences,
                 std::vector<Volume*> volumes);
   ~IntentCleaner();
 
-  // One round; what the thread does.
-  absl::Status CleanOnce();
-
  private:
+  enum class Round { kExcess, kQuiet };
+
+  absl::Status Clean(Round round);
   void Run();
 
   IntentLog* const intents_;

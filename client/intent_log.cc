@@ -369,14 +369,31 @@ std::vector<IntentLog::Region> IntentLog::Cleanable(uint64_t durable_sequence, K
   for (const auto& [region, range] : candidates.quiet) {
     if (!keep(region.volume, range)) regions.push_back(region);
   }
-  if (candidates.over <= regions.size()) return regions;
-  std::sort(candidates.recent.begin(), candidates.recent.end(),
+  TakeOldest(std::move(candidates.recent), candidates.over, keep, regions);
+  return regions;
+}
+
+std::vector<IntentLog::Region> IntentLog::Excess(uint64_t durable_sequence, Keep keep) const {
+  Candidates candidates;
+  {
+    base::MutexLock lock(mutex_);
+    candidates = CandidatesLocked(durable_sequence);
+  }
+  std::vector<Region> regions;
+  TakeOldest(std::move(candidates.quiet), candidates.over, keep, regions);
+  TakeOldest(std::move(candidates.recent), candidates.over, keep, regions);
+  return regions;
+}
+
+void IntentLog::TakeOldest(std::vector<Candidate> from, uint64_t total, Keep keep,
+                           std::vector<Region>& regions) {
+  if (regions.size() >= total) return;
+  std::sort(from.begin(), from.end(),
             [](const auto& a, const auto& b) { return a.region.stamp < b.region.stamp; });
-  for (const auto& [region, range] : candidates.recent) {
-    if (regions.size() >= candidates.over) break;
+  for (const auto& [region, range] : from) {
+    if (regions.size() >= total) return;
     if (!keep(region.volume, range)) regions.push_back(region);
   }
-  return regions;
 }
 
 absl::Status IntentLog::Clear(std::span<const Region> regions) {

@@ -65,7 +65,7 @@ class IntentLog {
     uint64_t stamp = 0;  // when it was last touched, in Begins and Ends
   };
 
-  // Reads `path`, or makes it. While more than `regions_max` are set, Cleanable() proposes recently written regions too; Begin()
+  // Reads `path`, or makes it. While more than `regions_max` are set, recently written regions are proposed, too; Begin()
   // does not wait for it. kFailedPrecondition, naming the file and the remedy, when it is of other volumes or of a newer
   // release; kDataLoss likewise when its header is damaged. `file_system` outlives the log.
   static absl::StatusOr<std::unique_ptr<IntentLog>> Open(base::FileSystem& file_system,
@@ -91,12 +91,14 @@ class IntentLog {
   // forwarder's tickets.
   void End(uint32_t volume, ByteRange range, uint64_t stream_sequence);
 
-  // ---- cleaning, by one thread of the owner, every second or so: propose, sync the local disks, clear ------------------
+  // ---- cleaning, by one thread of the owner: propose, sync the local disks, clear ---------------------------------------
   // The regions that are set, have no writer, were not touched since the call before this one, have no sequence above
   // `durable_sequence` and are not kept; while more than regions_max are set also the touched ones, least recently touched first.
   // `keep` is called without the mutex held.
   using Keep = absl::FunctionRef<bool(uint32_t volume, ByteRange region)>;
   std::vector<Region> Cleanable(uint64_t durable_sequence, Keep keep);
+  // Between two such calls: only as many as are set above regions_max, least recently touched first.
+  std::vector<Region> Excess(uint64_t durable_sequence, Keep keep) const;
   // Clears those that were not touched since. REQUIRES: the local disks were synced after Cleanable() returned.
   absl::Status Clear(std::span<const Region> regions);
 
@@ -129,6 +131,9 @@ class IntentLog {
     std::vector<Candidate> recent;  // touched since the call before
     uint64_t over = 0;              // how many more than regions_max are set
   };
+  // Appends candidates that are not kept, least recently touched first, until there are `total`.
+  static void TakeOldest(std::vector<Candidate> from, uint64_t total, Keep keep,
+                         std::vector<Region>& regions);
   using Sectors = std::map<uint64_t, std::string>;  // contents by number in the file
 
   IntentLog(std::string path, std::vector<VolumeSpec> volumes, uint64_t regions_max);

@@ -177,6 +177,21 @@ TEST_F(IntentLogTest, OverTheLimitTheLeastRecentlyWrittenGoFirst) {
   EXPECT_FALSE(log->over_limit());
 }
 
+TEST_F(IntentLogTest, TheExcessIsWhatWasTouchedLongestAgoAndNoMore) {
+  const auto log = Open(/*regions_max=*/2);
+  for (const uint64_t region : {9U, 1U}) Write(*log, In(region), 1);
+  EXPECT_THAT(log->Excess(1, Nothing), IsEmpty());
+  for (const uint64_t region : {3U, 5U, 7U}) Write(*log, In(region), 1);
+  Write(*log, In(3), 2);
+  Write(*log, In(9), 1);
+  const auto kept = [](uint32_t, ByteRange range) { return range == Whole(1); };
+  EXPECT_THAT(Indexes(log->Excess(1, kept)), ElementsAre(5U, 7U, 9U)) << "3 is not durable";
+  EXPECT_THAT(log->Cleanable(0, Nothing), IsEmpty()) << "nothing counts as looked at";
+  EXPECT_THAT(Indexes(log->Excess(1, Nothing)), ElementsAre(1U, 5U, 7U));
+  ASSERT_TRUE(log->Clear(log->Excess(1, Nothing)).ok());
+  EXPECT_FALSE(log->over_limit());
+}
+
 // Goal: group commit. Method: the first sync is held up until everybody has asked for a bit of a region of its own; then one more
 // sync is enough for all.
 TEST_F(IntentLogTest, ThoseWhoWaitShareOneSyncAndNobodyReturnsBeforeItsEnd) {
