@@ -206,7 +206,7 @@ if [[ -x $bin/../tests/understudy_stub ]]; then
   echo
   python3 -B "$repository/tests/bench/groups.py" --bin "$bin"
 fi
-for part in resync cpu intent; do
+for part in resync cpu intent failback; do
   echo
   python3 -B "$repository/tests/bench/$part.py" --bin "$bin"
 done
