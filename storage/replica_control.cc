@@ -373,13 +373,13 @@ absl::Status ReplicaImpl::RetryFailover() {
   return absl::OkStatus();
 }
 
-// That there is a state to take over with, or a damage that says why nothing can be copied.
+// That there is a state to take over with, or a damage that says why nothing can be copied. With --durability=none the first checkpoint
+// may be shown already, and lost with the log's sync.
 absl::Status ReplicaImpl::CheckValid(const Chain& chain) const {
-  if (chain.valid || !damage_.ok()) return absl::OkStatus();
-  {
-    base::MutexLock lock(mutex_);
-    RETURN_IF_ERROR(failed_);  // a disk that could not be opened
-  }
+  if (!damage_.ok()) return absl::OkStatus();
+  base::MutexLock lock(mutex_);
+  if (chain.valid && (failed_.ok() || record_.valid)) return absl::OkStatus();
+  if (!chain.valid) RETURN_IF_ERROR(failed_);  // a disk that could not be opened
   return WithReason(absl::FailedPreconditionError(absl::StrCat(
                         "group ", name_,
                         ": there is no checkpoint to fail over to: the first sync has not ended")),

@@ -156,6 +156,24 @@ TEST_P(FirstSyncTest, AStepThatIsRedoneCommitsNoMarker) {
   End();
 }
 
+// With --durability=none it is shown before it is durable. What is older than it is half a disk.
+TEST_P(FirstSyncTest, AFirstCheckpointThatIsLostLeavesNothingToFailOverTo) {
+  Begin();
+  Send(0, 10 * kMiB);
+  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(f_.Append({{.kind = OperationKind::kComplete}}, ""), absl::OkStatus());
+  f_.files().SetHook([](FileOperation operation, const std::string& path) {
+    const bool log = path.find("/segments/") != std::string::npos;
+    return log && operation == FileOperation::kSync ? absl::InternalError("EIO") : absl::OkStatus();
+  });
+  EXPECT_EQ(f_.MarkedCheckpoint().ok(), !GetParam());
+  while (f_.Checkpoint().ok()) absl::SleepFor(absl::Milliseconds(1));
+  f_.files().SetHook(nullptr);
+  const absl::Status refused = f_.replica().Failover({});
+  EXPECT_TRUE(GetParam() ? !refused.ok() : HasReason(refused, kReasonNoCheckpoint)) << refused;
+  EXPECT_EQ(f_.replica().state().stage, Stage::kRunning);
+}
+
 TEST_P(FirstSyncTest, ItEndsOnceAndForAll) {
   Begin();
   Send(0, 10 * kMiB);
