@@ -292,7 +292,12 @@ class Executor {
           invocation_.failback_map, proto::SealedBytes(answer.map())));
       request.set_failback_mark(answer.mark());
       const auto removed = Repeat(&ControlClient::Remove, request);
-      if (!absl::IsAborted(removed.status()) || tries == kMapTries) return removed;
+      if (absl::IsAborted(removed.status()) && tries < kMapTries) continue;
+      // Of a group that goes on it is not the last word, and nothing in it says so. Gone it may be when the answer was lost.
+      const bool goes_on =
+          absl::IsAborted(removed.status()) || absl::IsFailedPrecondition(removed.status());
+      if (goes_on) base::FileSystem::Posix().Remove(invocation_.failback_map).IgnoreError();
+      return removed;
     }
   }
 

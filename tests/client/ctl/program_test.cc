@@ -88,6 +88,12 @@ class FakeService : public v1::Replication::Service {
     remove = *request;
     return Answer();
   }
+  grpc::Status GetFailbackMap(grpc::ServerContext*, const v1::GetFailbackMapRequest* request,
+                              v1::GetFailbackMapResponse* response) override {
+    response->mutable_map()->set_group(request->group());
+    response->set_mark(7);
+    return grpc::Status::OK;
+  }
 
   grpc::Status History(grpc::ServerContext*, const v1::HistoryRequest* request,
                        v1::HistoryResponse* response) override {
@@ -203,6 +209,21 @@ TEST_F(ProgramTest, EveryCallHasARequestIdOfItsOwnUnlessItIsGivenOne) {
   ASSERT_EQ(Run("remove vm1 --request-id r").exit_status, 0);
   EXPECT_EQ(service_.remove.request_id(), "r");
   EXPECT_EQ(Run("--request-id '' stop vm1").exit_status, 2);
+}
+
+// Else the file could be taken for the last word after a remove without it.
+TEST_F(ProgramTest, AFailbackMapOfAGroupThatIsNotRemovedIsNotLeftBehind) {
+  const std::string words = "remove vm1 --failback-map " + dir_.File("b.map");
+  EXPECT_EQ(Run(words).exit_status, 0);
+  EXPECT_EQ(service_.remove.failback_mark(), 7u);
+  EXPECT_NE(Read("b.map"), "");
+  service_.status = absl::AbortedError("its VM has written");
+  EXPECT_NE(Run(words).exit_status, 0);
+  EXPECT_EQ(Read("b.map"), "");
+  // It may have been removed all the same.
+  service_.status = absl::UnavailableError("lost on the way");
+  EXPECT_NE(Run("--timeout 1s " + words).exit_status, 0);
+  EXPECT_NE(Read("b.map"), "");
 }
 
 // Nobody is there for the first two tries.
