@@ -52,8 +52,8 @@ struct PrimaryOptions {
   // steps of 4 MiB. 16 MiB is enough for 256 GiB that were written everywhere.
   uint64_t dirty_map_bytes = 16 << 20;
   // Regions of 4 MiB in the write-intent log before it is cleaned under pressure: what has to be compared after a crash, at most, while
-  // the standby keeps up.
-  uint64_t intent_regions = 1024;
+  // the standby keeps up. 16 GiB.
+  uint64_t intent_regions = 4096;
   // See ForwarderOptions; where all volumes have a local disk. 48 bytes each.
   uint64_t remembered_ranges_max = 1 << 18;
   uint64_t resync_bytes_per_second = 0;  // of what is compared or sent; 0: no limit

@@ -50,7 +50,7 @@ std::vector<Flag> Flags() {
        "Memory for what is missing at the standby; beyond it is known in steps of 4 MiB only "
        "[16M]"},
       {"intent-regions",
-       "Regions of 4 MiB marked as being written, before they are cleaned under pressure [1024]"},
+       "Regions of 4 MiB marked as written, before the least recently written are cleaned [4096]"},
       {"resync-bytes-per-second", "Limit of what a resync compares or sends [none]"},
       {"stall-timeout", "How long a full window waits for an acknowledgement to advance [500ms]"},
       {"checkpoint-interval",

@@ -64,6 +64,7 @@ def without(load):
 def spans(load):
     for gib in (1, 4, 16, 64):
         yield f"within {gib} GiB", agent(load, gib * GIB)
+    yield "within 16 GiB, `--intent-regions 1024`", agent(load, 16 * GIB, "--intent-regions", 1024)
 
 
 def main():
