@@ -17,11 +17,6 @@ constexpr uint64_t kVersion = 1;
 constexpr char kProved[] = "PROVED";
 constexpr char kRefuted[] = "REFUTED";
 
-std::string NewAgentId() {
-  std::random_device device;
-  return absl::StrFormat("agent-%08x%08x", device(), device());
-}
-
 absl::StatusOr<Stage> StageFromName(absl::string_view name) {
   for (const Stage stage : {Stage::kNone, Stage::kRunning, Stage::kDone}) {
     if (name == StageName(stage)) return stage;
@@ -70,11 +65,20 @@ bool Apply(absl::string_view key, absl::string_view value, uint64_t& version, ui
   }
   if (key == "incarnation") return ApplyIncarnation(value, record.grant.incarnation);
   if (key == "pair") return ApplyIncarnation(value, record.pair);
+  if (key == "pair_agent") {
+    record.pair_agent = std::string(value);
+    return true;
+  }
   if (key == "failback_of") return ApplyIncarnation(value, record.failback_of);
   return false;
 }
 
 }  // namespace
+
+std::string NewAgentId() {
+  std::random_device device;
+  return absl::StrFormat("agent-%08x%08x", device(), device());
+}
 
 std::string EncodeAgentRecord(const AgentRecord& record) {
   std::string text = absl::StrCat(
@@ -83,7 +87,9 @@ std::string EncodeAgentRecord(const AgentRecord& record) {
       "\nfenced=", record.fenced ? "1" : "0", "\nhanded_over=", record.handed_over ? "1" : "0",
       "\n");
   if (record.clean) absl::StrAppend(&text, "clean=1\n");
-  if (!record.pair.none()) absl::StrAppend(&text, "pair=", record.pair.ToHex(), "\n");
+  if (!record.pair.none()) {
+    absl::StrAppend(&text, "pair=", record.pair.ToHex(), "\npair_agent=", record.pair_agent, "\n");
+  }
   if (!record.failback_of.none()) {
     absl::StrAppend(&text, "failback_of=", record.failback_of.ToHex(), "\n");
   }

@@ -10,7 +10,7 @@
 //     fenced=1             refused for good, until the next Start
 //     handed_over=1        the VM's writes are refused, in every stage, until the secondary lets us in again
 //     clean=1              ended in order: `differences` says all that may differ at the secondary
-//     pair=                the incarnation of the newest grant, over stages
+//     pair=, pair_agent=   the incarnation of the newest grant and whom it was given to, over stages
 //     failback_of=         the pair whose failback maps are where `differences` began
 //     failback_new=1       no grant since: whoever lets us in first is the other end of that pair
 //     stored=              when this file was written, in unix microseconds
@@ -63,11 +63,14 @@ struct AgentRecord {
   std::string forward;
   ResumePoint resume;
   Incarnation pair;
+  std::string pair_agent;
   Incarnation failback_of;
   bool failback_new = false;
   int64_t stored_micros = 0;
   friend bool operator==(const AgentRecord& a, const AgentRecord& b) = default;
 };
+
+std::string NewAgentId();
 
 std::string EncodeAgentRecord(const AgentRecord& record);
 // kDataLoss naming the line that is wrong; kFailedPrecondition for a newer version.

@@ -109,11 +109,15 @@ absl::StatusOr<FailbackMap> GiveUpDisks(base::FileSystem& file_system, AgentStat
       differences.AddSuspect(i, {0, volumes[i].size_bytes});
     }
   }
-  RETURN_IF_ERROR(state.Update([](AgentRecord& stored) { stored.handed_over = true; }));
+  // Whoever comes back after this has to take over, and is another primary than the one that the map is of.
+  RETURN_IF_ERROR(state.Update([](AgentRecord& stored) {
+    stored.handed_over = true;
+    stored.agent_id = NewAgentId();
+  }));
   FailbackMap map{.group = group,
                   .of_primary = true,
                   .incarnation = record.pair,
-                  .agent_id = record.agent_id,
+                  .agent_id = record.pair_agent,
                   .taken = absl::Now()};
   for (uint32_t i = 0; i < volumes.size(); ++i) {
     map.volumes.push_back({.spec = volumes[i], .ranges = RangesOf(differences, i)});

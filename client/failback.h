@@ -43,7 +43,7 @@ absl::Status CheckFailback(const std::vector<FailbackMap>& maps, const std::stri
                            const std::vector<VolumeSpec>& volumes);
 
 // The old primary's part, from its state directory, which `state` has locked. From now on its agent refuses the VM's writes, over any
-// restart, until a standby lets it in again. May be repeated. kFailedPrecondition when it was never a primary.
+// restart, until a standby lets it in again, as another agent: with a takeover, if it is the old one. May be repeated. kFailedPrecondition when it was never a primary.
 absl::StatusOr<FailbackMap> GiveUpDisks(base::FileSystem& file_system, AgentState& state,
                                         const std::string& group,
                                         const std::vector<VolumeSpec>& volumes);

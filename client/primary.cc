@@ -203,6 +203,7 @@ absl::Status Primary::OnGrant(const Grant& grant) {
   RETURN_IF_ERROR(state_->Update([&](AgentRecord& record) {
     record.grant = grant;
     record.pair = grant.incarnation;
+    record.pair_agent = record.agent_id;
     record.failback_new = false;
     record.proof = proof;
   }));

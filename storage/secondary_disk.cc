@@ -248,9 +248,11 @@ absl::Status SecondaryDisk::WriteMarker(const std::string& group, const std::str
 
 bool SecondaryDisk::FailbackLost(base::FileSystem& file_system, const VolumeRecord& disk,
                                  const std::string& group, const std::string& data_dir) {
-  const auto found = file_system.ReadWholeFile(MarkerPath(disk.disk_path, disk.identity, data_dir));
-  return found.ok() && TermIn(*found, group).has_value() &&
-         absl::StrContains(*found, kFailbackLost);
+  const std::string path = MarkerPath(disk.disk_path, disk.identity, data_dir);
+  if (!file_system.Exists(path)) return false;
+  const auto found = file_system.ReadWholeFile(path);
+  return !found.ok() ||
+         (TermIn(*found, group).has_value() && absl::StrContains(*found, kFailbackLost));
 }
 
 absl::Status SecondaryDisk::CheckMarker(base::FileSystem& file_system, const VolumeRecord& disk,

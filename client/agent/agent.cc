@@ -30,6 +30,17 @@ absl::StatusOr<std::vector<FailbackMap>> ReadFailbackMaps(const std::vector<std:
   return maps;
 }
 
+// Whoever has taken them must not do so again after its state directory was lost: its VM has written since.
+void PutAway(const std::vector<std::string>& paths) {
+  base::FileSystem& files = base::FileSystem::Posix();
+  for (const std::string& path : paths) {
+    if (!files.Exists(path)) continue;
+    const absl::Status renamed = files.Rename(path, path + ".taken");
+    if (renamed.ok()) continue;
+    base::LogWarning("failback_map_not_put_away").With("file", path).With("status", renamed);
+  }
+}
+
 }  // namespace
 
 absl::Status WriteFailbackMap(const AgentOptions& options) {
@@ -73,6 +84,7 @@ absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(const AgentOptions& options)
   agent->service_ =
       std::make_unique<AgentService>(agent->primary_.get(), &agent->pool_, options.nbd_socket);
   RETURN_IF_ERROR(agent->primary_->Resume());
+  PutAway(options.failback_maps);
   if (options.start && agent->primary_->stage() == Stage::kNone) {
     // Refused with FENCED it stays in NONE, visible in status; the exports and the control service come up all the same.
     const auto started = agent->primary_->Start(/*takeover=*/false, absl::Now() + absl::Seconds(1));

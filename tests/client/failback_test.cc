@@ -149,12 +149,29 @@ TEST_F(FailbackTest, AnotherStandbyIsComparedWhole) {
 }
 
 TEST_F(FailbackTest, WhoHasGivenUpItsDisksRefusesWritesOverARestart) {
-  EndOfThePair();
+  const std::vector<FailbackMap> maps = EndOfThePair();
   auto primary = a_.Run(at_b_);
   ASSERT_TRUE(primary.ok()) << primary.status();
   EXPECT_TRUE(HasReason(Write(**primary, 0), kReasonHandedOver));
   primary->reset();
-  EXPECT_TRUE(a_.GiveUp().ok()) << "once more";
+  const auto again = a_.GiveUp();
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->agent_id, maps[0].agent_id) << "once more, the same";
+}
+
+// The map of one who went on writing afterwards is not the last word: it has become another primary.
+TEST_F(FailbackTest, WhoComesBackAfterwardsIsNotTheOneOfTheMap) {
+  const std::vector<FailbackMap> maps = EndOfThePair();
+  auto primary = a_.Run(at_b_);
+  ASSERT_TRUE(primary.ok()) << primary.status();
+  EXPECT_NE((*primary)->agent_id(), maps[0].agent_id);
+  ASSERT_TRUE((*primary)->Start(/*takeover=*/true, Soon()).ok());
+  ASSERT_TRUE(Eventually([&] { return Write(**primary, 20 * kMiB).ok(); }));
+  primary->reset();
+  const auto newer = a_.GiveUp();
+  ASSERT_TRUE(newer.ok()) << newer.status();
+  EXPECT_EQ(newer->incarnation, maps[0].incarnation);
+  EXPECT_NE(newer->agent_id, maps[0].agent_id);
 }
 
 TEST_F(FailbackTest, WhoeverWasNeverAPrimaryHasNothingToGiveUp) {

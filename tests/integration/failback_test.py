@@ -178,6 +178,7 @@ class FailbackTest(lib.Case):
         self.agent_a.call("checkpoint", "vm1")
         self.assert_export(self.service_b.uri(), image, "B's view, as standby again")
         self.agent_a.daemon.end()
+        self.assertEqual([path.exists() for path in maps], [False, False], "maps that were taken lie there")
         self.agent_a.restart()  # with maps that it has taken
         self.agent_a.wait_connected()
         self.assertEqual(self.agent_a.daemon.events("failback_begun"), [])
