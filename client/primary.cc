@@ -141,9 +141,11 @@ absl::Status Primary::Resume() {
   if (record.resume.stream_id != 0 && !record.handed_over) {
     RETURN_IF_ERROR(state_->Update([](AgentRecord& stored) { stored.resume = {}; }));
   }
+  const bool away = WasAway(record);
+  if (away) SuspectForward();
   return forwarder_->Start({.grant = record.grant,
                             .handed_over = record.handed_over,
-                            .resume = record.resume,
+                            .resume = away ? ResumePoint() : record.resume,
                             .incomplete = any(/*tee=*/true) && !differences_->empty(),
                             .covered = intents_ != nullptr});
 }

@@ -140,6 +140,8 @@ class Primary : private ForwarderListener {
   absl::Status OpenIntents(base::FileSystem& file_system, const PrimaryOptions& options);
   absl::StatusOr<bool> TakeFailback();  // true: the differences are those of failback_
   absl::Status LoadDifferences(const AgentRecord& record);
+  bool WasAway(const AgentRecord& record) const;
+  void SuspectForward();
   void SuspectIntents(Stage stage);
   absl::Status StoreDifferences();
   bool any(bool tee) const;  // volumes with, without a local disk

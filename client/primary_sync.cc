@@ -17,6 +17,7 @@
 namespace understudy::client {
 namespace {
 constexpr absl::Duration kLook = absl::Milliseconds(50);
+constexpr absl::Duration kForwardAbsenceMax = absl::Seconds(8);
 }  // namespace
 
 bool Primary::any(bool tee) const {
@@ -165,16 +166,34 @@ void Primary::StoreProof(Proof proof) {
   if (!stored.ok()) base::LogError("proof_lost").With("group", group()).With("error", stored);
 }
 
+// QEMU waits for an agent that is restarted, but not for ever: then it goes on with its own disk.
+bool Primary::WasAway(const AgentRecord& record) const {
+  const absl::Time ended = absl::FromUnixMicros(record.stored_micros);
+  const bool away = any(/*tee=*/false) && record.resume.stream_id != 0 && !record.handed_over &&
+                    absl::Now() - ended > kForwardAbsenceMax;
+  if (away) {
+    base::LogWarning("was_away")
+        .With("group", group())
+        .With("for", absl::Now() - ended)
+        .With("consequence", "volumes without a local disk have to be mirrored again");
+  }
+  return away;
+}
+
 // Of a volume without a local disk nobody knows how its owner went on without the agent.
+void Primary::SuspectForward() {
+  for (const auto& volume : volumes_) {
+    const VolumeOptions& options = volume->options();
+    if (!volume->tee()) differences_->AddSuspect(options.index, {0, options.size_bytes});
+  }
+}
+
 void Primary::SuspectIntents(Stage stage) {
+  if (stage == Stage::kRunning) SuspectForward();
   uint64_t bytes = 0;
   for (const auto& volume : volumes_) {
+    if (!volume->tee()) continue;
     const uint32_t index = volume->options().index;
-    if (!volume->tee()) {
-      if (stage == Stage::kRunning)
-        differences_->AddSuspect(index, {0, volume->options().size_bytes});
-      continue;
-    }
     for (const ByteRange& range : intents_->Loaded(index)) {
       differences_->AddSuspect(index, range);
       bytes += range.size();

@@ -352,6 +352,29 @@ TEST_F(ResyncTest, ATimeInForwardModeIsNotForgotten) {
   ExpectEqualAfterCheckpoint();
 }
 
+// QEMU's quorum goes on with its own disk when the agent stays away.
+TEST_F(ResyncTest, WhoWasAwayInForwardModeDoesNotKnowWhatWasWritten) {
+  forward_ = true;
+  Make();
+  ASSERT_TRUE(primary_->Start(false, Soon()).ok());
+  Write(0, 'a');
+  ASSERT_TRUE(primary_->Checkpoint(Soon()).ok());
+  for (const int seconds : {1, 60}) {
+    primary_->Shutdown(absl::Seconds(1));
+    primary_.reset();
+    const std::string path = directory_.File("state/agent");
+    std::string text = *base::FileSystem::Posix().ReadWholeFile(path);
+    const std::string now = absl::StrCat(absl::ToUnixMicros(absl::Now() - absl::Seconds(seconds)));
+    text.replace(text.find("stored=") + 7, now.size(), now);
+    ASSERT_TRUE(base::FileSystem::Posix().WriteFileAtomically(path, text).ok());
+    Make();
+    const auto checkpoint = primary_->Checkpoint(Soon());
+    EXPECT_EQ(checkpoint.ok(), seconds == 1) << checkpoint.status();
+  }
+  EXPECT_TRUE(Eventually([&] { return primary_->forwarder().state().incomplete; }));
+  EXPECT_EQ(transport_.seen().committed, Epoch(2));
+}
+
 TEST_F(ResyncTest, AStandbyThatRefusesEveryFrameHoldsNoWriter) {
   ack_ = AckMode::kReceived;
   Make();
