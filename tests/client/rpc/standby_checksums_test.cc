@@ -16,6 +16,7 @@
 #include "server/rpc/write_stream.h"
 #include "server/service.h"
 #include "storage/base/block_hash.h"
+#include "storage/base/mutex.h"
 #include "storage/base/reason.h"
 #include "tests/storage/store_fixture.h"
 #include "tests/testing/seed.h"
@@ -250,17 +251,30 @@ TEST_F(StandbyChecksumsTest, AStandbyThatIsNotThereIsUnavailable) {
 
 class ScriptedService : public v1::PrimaryWrites::Service {
  public:
-  std::vector<v1::ChecksumsResponse> answers;
-  bool hangs = false;  // after them, until the call is cancelled
+  std::atomic<bool> hangs = false;  // after the answers, until the call is cancelled
+  // To the calls that begin from now on: one that was given up may still be answering.
+  void SetAnswers(std::vector<v1::ChecksumsResponse> answers) {
+    const base::MutexLock lock(mutex_);
+    answers_ = std::move(answers);
+  }
 
   grpc::Status Checksums(grpc::ServerContext* context, const v1::ChecksumsRequest* /*request*/,
                          grpc::ServerWriter<v1::ChecksumsResponse>* writer) override {
+    std::vector<v1::ChecksumsResponse> answers;
+    {
+      const base::MutexLock lock(mutex_);
+      answers = answers_;
+    }
     for (const v1::ChecksumsResponse& answer : answers) writer->Write(answer);
     while (hangs && !context->IsCancelled()) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     return grpc::Status::OK;
   }
+
+ private:
+  base::Mutex mutex_;
+  std::vector<v1::ChecksumsResponse> answers_ ABSL_GUARDED_BY(mutex_);
 };
 
 class ScriptedChecksumsTest : public ::testing::Test {
@@ -278,7 +292,7 @@ class ScriptedChecksumsTest : public ::testing::Test {
     return response;
   }
   absl::Status Say(std::vector<v1::ChecksumsResponse> answers) {
-    service_.answers = std::move(answers);
+    service_.SetAnswers(std::move(answers));
     return FetchAll(source_, Grant{}, range_).status;
   }
 
@@ -330,7 +344,7 @@ TEST_F(ScriptedChecksumsTest, SilenceIsUnavailable) {
 TEST_F(ScriptedChecksumsTest, CancelEndsAFetchUnderWayAndLaterOnes) {
   StandbyChecksums patient(address_);
   service_.hangs = true;
-  service_.answers = {Zero(0, 4096)};
+  service_.SetAnswers({Zero(0, 4096)});
   absl::Status status;
   std::atomic<bool> began = false;
   std::thread fetch([&] {
