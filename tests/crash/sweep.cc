@@ -79,11 +79,11 @@ Outcome Sweep::RunOne(const CrashRun& run) {
     scenario_.before(rig_);
   }
   uint64_t count = 0;
-  std::optional<testing::SimIoKind> failed;
+  AtomicKind failed;  // set by whoever does that I/O
   const Lie lie = make_lie_ == nullptr ? nullptr : make_lie_();
   rig_.disk().SetHook([&](const SimIo& io) {
     if (++count == run.io) {
-      failed = io.kind;
+      failed.store(io.kind);
       return run.fault;
     }
     return lie != nullptr && lie(io) ? SimFault::kIgnore : SimFault::kNone;
@@ -92,13 +92,13 @@ Outcome Sweep::RunOne(const CrashRun& run) {
   if (scenario_.before == nullptr) opened = rig_.OpenStore();
   if (opened.ok()) scenario_.operation(rig_);
   if (rig_.running()) rig_.Settle().IgnoreError();
-  Outcome outcome{.reached = failed.has_value(), .verdict = Verify(run, failed)};
+  Outcome outcome{.reached = failed.load().has_value(), .verdict = Verify(run, failed)};
   rig_.End(Ending::kClosed);
   return outcome;
 }
 
 // `failed`: the kind of I/O that the fault came at, once it has come; an orderly end does I/O, too.
-absl::Status Sweep::Verify(const CrashRun& run, const std::optional<testing::SimIoKind>& failed) {
+absl::Status Sweep::Verify(const CrashRun& run, const AtomicKind& failed) {
   RETURN_IF_ERROR(rig_.clone_verdict());
   rig_.random().seed(run.seed);
   Ending ending = run.fault == SimFault::kKill ? Ending::kKill : Ending::kPowerCut;
@@ -109,7 +109,7 @@ absl::Status Sweep::Verify(const CrashRun& run, const std::optional<testing::Sim
     return rig_.Recover(ending, ending, second);
   }
   // After a failed sync what was not durable may be gone at once: a read says so, or finds it.
-  const auto sync_failed = [&] { return failed == testing::SimIoKind::kSync; };
+  const auto sync_failed = [&] { return failed.load() == testing::SimIoKind::kSync; };
   // An error at a store's opening isolates the group; what counts is the next opening.
   if (rig_.running() && scenario_.before != nullptr) {
     const absl::Status live = rig_.Check(Ending::kStillRunning,

@@ -6,6 +6,7 @@
 #ifndef UNDERSTUDY_TESTS_CRASH_SWEEP_H_
 #define UNDERSTUDY_TESTS_CRASH_SWEEP_H_
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -40,7 +41,8 @@ class Sweep {
   std::string Trace();
 
  private:
-  absl::Status Verify(const CrashRun& run, const std::optional<testing::SimIoKind>& failed);
+  using AtomicKind = std::atomic<std::optional<testing::SimIoKind>>;
+  absl::Status Verify(const CrashRun& run, const AtomicKind& failed);
 
   const Scenario& scenario_;
   const std::function<Lie()> make_lie_;
