@@ -24,6 +24,11 @@ absl::StatusOr<std::vector<FailbackMap>> ReadFailbackMaps(const std::vector<std:
       base::LogInfo("failback_map_gone").With("file", path);
       return std::vector<FailbackMap>();
     }
+    if (absl::IsNotFound(map.status())) {
+      return absl::NotFoundError(
+          absl::StrCat("--failback-map: ", path,
+                       " is missing: take it again, or give none, and everything is compared"));
+    }
     if (!map.ok()) return Annotate(map.status(), "--failback-map");
     maps.push_back(*std::move(map));
   }
@@ -49,7 +54,11 @@ absl::Status WriteFailbackMap(const AgentOptions& options) {
     return absl::NotFoundError(absl::StrCat("state directory ", options.state_dir,
                                             " is missing: what differs is not known here"));
   }
-  ASSIGN_OR_RETURN(const auto state, AgentState::Open(files, options.state_dir));
+  auto opened = AgentState::Open(files, options.state_dir);
+  if (absl::IsFailedPrecondition(opened.status())) {
+    return Annotate(opened.status(), "the agent must have ended before it gives up its disks");
+  }
+  ASSIGN_OR_RETURN(const auto state, std::move(opened));
   std::vector<VolumeSpec> volumes;
   for (const PrimaryVolumeOptions& volume : options.primary.volumes) {
     if (volume.disk_path.empty()) {

@@ -165,7 +165,10 @@ int Main(int argc, char** argv) {
   }
   if (options.write_failback_map.empty()) return RunInNbdkit(options);
   const absl::Status written = WriteFailbackMap(options);
-  return written.ok() ? 0 : Fail(kExitFailed, written.message());
+  if (!written.ok()) return Fail(kExitFailed, written.message());
+  std::cout << "wrote " << options.write_failback_map
+            << "; the disks are given up: this agent refuses writes from now on" << std::endl;
+  return 0;
 }
 
 }  // namespace

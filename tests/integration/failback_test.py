@@ -188,7 +188,9 @@ class FailbackTest(lib.Case):
         service_b = self.service(name="service-b")
         service_b.start_group(f"vda,disk={disk_b}")
         agent_a = self.agent(service_b, f"vda,disk={disk_a}", name="agent-a").wait_connected()
-        self.assertIn("is in use by another understudy-agent", self.refused(agent_a, "--write-failback-map", self.dir / "early"))
+        early = self.refused(agent_a, "--write-failback-map", self.dir / "early")
+        self.assertIn("the agent must have ended before it gives up its disks", early)
+        self.assertIn("is in use by another understudy-agent", early)
         self.assertIn("its failback map is whole in stage DONE", self.refused_ctl(service_b, "remove", "vm1", "--failback-map", self.dir / "early"))
         agent_a.call("checkpoint", "vm1")
         agent_a.kill()
@@ -201,6 +203,7 @@ class FailbackTest(lib.Case):
 
         agent_b = lib.Agent(self, service_a, f"vda,disk={disk_b}", name="agent-b")
         self.assertIn("both ends of the old pair", self.refused(agent_b, "--failback-map", map_b))
+        self.assertIn("take it again, or give none", self.refused(agent_b, "--failback-map", self.dir / "nowhere"))
         damaged = self.dir / "damaged"
         damaged.write_bytes(map_b.read_bytes()[:-9] + b"\0" + map_b.read_bytes()[-8:])
         self.assertIn("no whole failback map", self.refused(agent_b, "--failback-map", map_a, "--failback-map", damaged))

@@ -53,6 +53,15 @@ class FailbackTest : public ::testing::Test {
     ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
     ASSERT_EQ(f_.replica().state().stage, Stage::kDone);
   }
+  // The disks refuse everything while `failing`, so the commit job fails.
+  void FailOverWithoutDisk(const std::atomic<bool>& failing) {
+    f_.files().SetHook([&](FileOperation, const std::string& path) {
+      const bool disk = path.find("/disk") != std::string::npos;
+      return failing && disk ? absl::InternalError("EIO") : absl::OkStatus();
+    });
+    ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
+    f_.replica().WaitForJobs(absl::InfiniteFuture()).IgnoreError();
+  }
   std::vector<ByteRange> Runs(size_t volume = 0) {
     const auto failback = f_.replica().Failback();
     EXPECT_TRUE(failback.ok()) << failback.status();
@@ -158,12 +167,7 @@ TEST_F(FailbackTest, ACommitJobThatFailsCostsNothing) {
   Begin();
   PrimaryWrite(3);
   std::atomic<bool> failing = true;
-  f_.files().SetHook([&](FileOperation, const std::string& path) {
-    const bool disk = path.find("/disk") != std::string::npos;
-    return failing && disk ? absl::InternalError("EIO") : absl::OkStatus();
-  });
-  ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
-  f_.replica().WaitForJobs(absl::InfiniteFuture()).IgnoreError();
+  FailOverWithoutDisk(failing);
   EXPECT_THAT(f_.replica().Failback().status().message(), HasSubstr("whole in stage DONE"));
   failing = false;
   FailOver();
@@ -175,12 +179,7 @@ TEST_F(FailbackTest, WhatWasLostOnceIsNotKnownAgainAfterTheCommitJob) {
   Begin();
   PrimaryWrite(3);
   std::atomic<bool> failing = true;
-  f_.files().SetHook([&](FileOperation, const std::string& path) {
-    const bool disk = path.find("/disk") != std::string::npos;
-    return failing && disk ? absl::InternalError("EIO") : absl::OkStatus();
-  });
-  ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
-  f_.replica().WaitForJobs(absl::InfiniteFuture()).IgnoreError();
+  FailOverWithoutDisk(failing);
   ASSERT_EQ(f_.replica().state().usage[0].failback_bytes, kRegion) << "known";
   f_.CloseStore();
   failing = false;
