@@ -137,11 +137,15 @@ absl::Status Primary::Resume() {
     return absl::OkStatus();
   }
   // Good for this one run: its first operation, be it a marker, makes it untrue. Who has handed over queues none before it is taken
-  // back, which forgets it as well.
-  if (record.resume.stream_id != 0 && !record.handed_over) {
-    RETURN_IF_ERROR(state_->Update([](AgentRecord& stored) { stored.resume = {}; }));
+  // back, which forgets it as well. Nor is a forward volume followed by anybody when this run is killed, had it written or not.
+  const bool forward = any(/*tee=*/false);
+  if ((record.resume.stream_id != 0 || (record.clean && forward)) && !record.handed_over) {
+    RETURN_IF_ERROR(state_->Update([&](AgentRecord& stored) {
+      stored.resume = {};
+      stored.clean = stored.clean && !forward;
+    }));
   }
-  const bool away = WasAway(record);
+  const bool away = forward && WasAway(record);
   if (away) SuspectForward();
   return forwarder_->Start({.grant = record.grant,
                             .handed_over = record.handed_over,

@@ -169,15 +169,14 @@ void Primary::StoreProof(Proof proof) {
 // QEMU waits for an agent that is restarted, but not for ever: then it goes on with its own disk.
 bool Primary::WasAway(const AgentRecord& record) const {
   const absl::Time ended = absl::FromUnixMicros(record.stored_micros);
-  const bool away = any(/*tee=*/false) && record.resume.stream_id != 0 && !record.handed_over &&
-                    absl::Now() - ended > kForwardAbsenceMax;
-  if (away) {
-    base::LogWarning("was_away")
-        .With("group", group())
-        .With("for", absl::Now() - ended)
-        .With("consequence", "volumes without a local disk have to be mirrored again");
+  if (!record.clean || record.handed_over || absl::Now() - ended <= kForwardAbsenceMax) {
+    return false;
   }
-  return away;
+  base::LogWarning("was_away")
+      .With("group", group())
+      .With("for", absl::Now() - ended)
+      .With("consequence", "volumes without a local disk have to be mirrored again");
+  return true;
 }
 
 // Of a volume without a local disk nobody knows how its owner went on without the agent.

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -111,6 +112,43 @@ class MixedGroupTest : public ::testing::Test {
   FakeTransport transport_;
   std::unique_ptr<Primary> primary_;
 };
+
+// QEMU's quorum goes on alone with the disk of the forward volume, whether or not the agent had written in that run.
+TEST_F(MixedGroupTest, AnIdleAgentThatIsKilledKnowsNothingOfTheForwardVolume) {
+  Started();
+  Write(kTee, 0, 't');
+  ASSERT_TRUE(primary_->Checkpoint(Soon()).ok());
+  primary_->Shutdown(absl::Seconds(1));
+  Make();
+  ASSERT_TRUE(Eventually([&] { return Complete(); })) << "an orderly restart costs nothing";
+  EXPECT_TRUE(primary_->differences().empty());
+  Outage(true);
+  file_system_.SetHook(
+      [](testing::FileOperation, const std::string&) { return absl::InternalError("dead"); });
+  primary_.reset();
+  file_system_.SetHook(nullptr);
+  Outage(false);
+  Make();
+  ASSERT_TRUE(Eventually([&] { return TeeIsBack(); }));
+  EXPECT_TRUE(primary_->differences().Holds(kForward, {0, kDiskBytes}));
+  EXPECT_TRUE(HasReason(primary_->Checkpoint(Soon()).status(), kReasonIncomplete));
+}
+
+TEST_F(MixedGroupTest, WhoWasAwayForLongKnowsNothingOfTheForwardVolumeOverAKill) {
+  Started();
+  primary_->Shutdown(absl::Seconds(1));
+  primary_.reset();
+  const std::string path = directory_.File("state/agent");
+  std::string text = *base::FileSystem::Posix().ReadWholeFile(path);
+  const std::string then = absl::StrCat(absl::ToUnixMicros(absl::Now() - absl::Minutes(1)));
+  text.replace(text.find("stored=") + 7, then.size(), then);
+  ASSERT_TRUE(base::FileSystem::Posix().WriteFileAtomically(path, text).ok());
+  for (int run = 0; run < 2; ++run) {  // the second one after a kill
+    Make();
+    EXPECT_TRUE(primary_->differences().Holds(kForward, {0, kDiskBytes}));
+    EXPECT_TRUE(HasReason(primary_->Checkpoint(Soon()).status(), kReasonIncomplete));
+  }
+}
 
 TEST_F(MixedGroupTest, WhatOnlyTeeVolumesMissedIsMadeGoodByItself) {
   Started();
