@@ -203,6 +203,8 @@ class ResyncTest(lib.Case):
     def test_a_killed_agent_compares_what_was_hot(self):
         host = self.start_pair("--window-bytes", "8M", "--intent-regions", "16").wait_connected()
         qemu_io(host.uri(), *(f"write -q -P {at + 1} {at}M 1M" for at in range(0, 160)))
+        # Where the guest will write is what was touched last.
+        qemu_io(host.uri(), *(f"write -q -P {at + 1} {at}M 4k" for at in range(0, 64, 4)))
         host.call("checkpoint", "vm1")
         # Those written longest ago leave the write-intent log when it is over its limit.
         lib.wait_for(lambda: host.metric("understudy_intent_bytes") <= 64 * MIB, "the write-intent log to be cleaned")
