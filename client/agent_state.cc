@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 
+#include "storage/base/log.h"
 #include "storage/base/status_macros.h"
 
 namespace understudy::client {
@@ -189,6 +190,25 @@ absl::Status AgentState::MarkUnclean() {
     record.resume = {};
     record.clean = false;
   });
+}
+
+absl::StatusOr<bool> LoadDifferences(base::FileSystem& file_system, const AgentState& state,
+                                     bool has_intents, Differences* differences) {
+  const std::string path = state.PathOf(kDifferencesFile);
+  absl::Status loaded = absl::DataLossError("a file of the state directory is missing");
+  if (has_intents && file_system.Exists(path)) {
+    ASSIGN_OR_RETURN(const std::string encoded, file_system.ReadWholeFile(path));
+    loaded = differences->DecodeAll(encoded);
+  }
+  if (loaded.ok()) return true;
+  if (!absl::IsDataLoss(loaded)) {
+    return Annotate(loaded, absl::StrCat(path, " (remedy: remove it, then all is compared)"));
+  }
+  base::LogWarning("differences_unknown")
+      .With("file", path)
+      .With("status", loaded)
+      .With("consequence", "everything is compared, and sent where it differs");
+  return false;
 }
 
 }  // namespace understudy::client

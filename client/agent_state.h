@@ -42,6 +42,7 @@
 #include "absl/strings/string_view.h"
 
 #include "client/client_types.h"
+#include "client/differences.h"
 #include "client/forwarder.h"
 #include "storage/base/file_system.h"
 #include "storage/base/mutex.h"
@@ -106,6 +107,11 @@ class AgentState {
   AgentRecord record_ ABSL_GUARDED_BY(mutex_);
   std::atomic<bool> unclean_{false};  // neither is stored
 };
+
+// Adds what `STATE-DIR/differences` says. False, and logged: it or the other file, which `has_intents` tells of, is lost or damaged, so
+// nothing is known. kFailedPrecondition, naming file and remedy, when it is of other volumes or of a newer release.
+absl::StatusOr<bool> LoadDifferences(base::FileSystem& file_system, const AgentState& state,
+                                     bool has_intents, Differences* differences);
 
 }  // namespace understudy::client
 

@@ -7,7 +7,6 @@
 
 #include "client/differences.h"
 #include "client/intent_log.h"
-#include "storage/base/log.h"
 #include "storage/base/status_macros.h"
 
 namespace understudy::client {
@@ -26,23 +25,14 @@ absl::Status CheckVolumes(const FailbackMap& map, const std::vector<VolumeSpec>&
   return absl::InvalidArgumentError("the failback maps are of other volumes than this agent's");
 }
 
-// What the state directory says; everything, when it has lost one of its files.
-absl::Status LoadDifferences(base::FileSystem& file_system, const AgentState& state,
-                             const std::vector<VolumeSpec>& volumes, Differences* differences) {
-  const std::string path = state.PathOf(kDifferencesFile);
+// What the state directory of an agent that has ended says.
+absl::Status LoadAll(base::FileSystem& file_system, const AgentState& state,
+                     const std::vector<VolumeSpec>& volumes, Differences* differences) {
   const std::string intent_path = state.PathOf(kIntentFile);
-  absl::Status loaded = absl::DataLossError("a file of the state directory is missing");
-  if (file_system.Exists(path) && file_system.Exists(intent_path)) {
-    ASSIGN_OR_RETURN(const std::string encoded, file_system.ReadWholeFile(path));
-    loaded = differences->DecodeAll(encoded);
-  }
-  if (absl::IsDataLoss(loaded)) {
-    base::LogWarning("differences_unknown").With("file", path).With("status", loaded);
-    differences->SuspectAll();
-    return absl::OkStatus();
-  }
-  RETURN_IF_ERROR(Annotate(loaded, path));
-  if (state.record().clean) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const bool known, LoadDifferences(file_system, state,
+                                                     file_system.Exists(intent_path), differences));
+  if (!known) differences->SuspectAll();
+  if (!known || state.record().clean) return absl::OkStatus();
   ASSIGN_OR_RETURN(const auto intents, IntentLog::Open(file_system, intent_path, volumes, 1));
   for (uint32_t i = 0; i < volumes.size(); ++i) {
     for (const ByteRange& range : intents->Loaded(i)) differences->AddSuspect(i, range);
@@ -99,7 +89,7 @@ absl::StatusOr<FailbackMap> GiveUpDisks(base::FileSystem& file_system, AgentStat
         "group ", group, ": the agent of this state directory was never a standby's primary"));
   }
   Differences differences(volumes, kDirtyMapBytes);
-  RETURN_IF_ERROR(LoadDifferences(file_system, state, volumes, &differences));
+  RETURN_IF_ERROR(LoadAll(file_system, state, volumes, &differences));
   // A verify has said that there is more, and not all of where.
   if (record.proof == Proof::kRefuted) differences.SuspectAll();
   // What had no local disk nobody followed.

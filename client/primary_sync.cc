@@ -98,24 +98,13 @@ absl::Status Primary::LoadDifferences(const AgentRecord& record) {
     return file_system_.SyncDirectory(state_->PathOf(""));
   }
   const std::string path = state_->PathOf(kDifferencesFile);
-  const bool kept = file_system_.Exists(path);
-  absl::Status loaded;
-  if (kept) {
-    ASSIGN_OR_RETURN(const std::string encoded, file_system_.ReadWholeFile(path));
-    loaded = differences_->DecodeAll(encoded);
-    if (!loaded.ok() && !absl::IsDataLoss(loaded)) {
-      return Annotate(loaded, absl::StrCat(path, " (remedy: remove it, then all is compared)"));
-    }
+  const bool fresh = !file_system_.Exists(path) && intents_->created() && record.grant.none();
+  bool known = fresh;
+  if (!fresh) {
+    ASSIGN_OR_RETURN(known, client::LoadDifferences(file_system_, *state_, !intents_->created(),
+                                                    differences_.get()));
   }
-  const bool fresh = !kept && intents_->created() && record.grant.none();
-  if (!fresh && (!kept || !loaded.ok() || intents_->created())) {
-    base::LogWarning("differences_unknown")
-        .With("group", group())
-        .With("file", path)
-        .With("status", loaded)
-        .With("consequence", "everything is compared, and sent where it differs");
-    return SuspectAll();
-  }
+  if (!known) return SuspectAll();
   if (!record.clean) SuspectIntents(record.stage);
   return fresh ? StoreDifferences() : absl::OkStatus();
 }
