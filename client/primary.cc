@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 
 #include "storage/base/log.h"
@@ -27,13 +28,11 @@ absl::Status NotRunning(const std::string& group) {
                     kReasonNotRunning);
 }
 
-absl::Status FencedStatus(const std::string& group) {
-  return WithReason(
-      absl::FailedPreconditionError(absl::StrCat(
-          "group ", group,
-          ": another primary has taken over; remedy: if this one is to be the primary, "
-          "start it with takeover")),
-      kReasonFenced);
+bool IsOfFencing(const base::LatchedError& error) { return error.reason == kReasonFenced; }
+
+absl::Status InUse(const std::string& group) {
+  return absl::FailedPreconditionError(absl::StrCat(
+      "group ", group, ": Block device is in use by internal backup job; stop replication first"));
 }
 
 absl::StatusOr<std::unique_ptr<PrimaryDisk>> OpenDisk(base::FileSystem& file_system,
@@ -113,7 +112,7 @@ Primary::~Primary() {
 }
 
 absl::Status Primary::Resume() {
-  const base::MutexLock lock(control_);
+  const auto pass = control_.Enter(absl::InfiniteFuture());
   ASSIGN_OR_RETURN(const bool failback, TakeFailback());
   const AgentRecord record = state_->record();
   stage_ = record.stage;
@@ -131,9 +130,8 @@ absl::Status Primary::Resume() {
   if (record.fenced) {
     SetFenced(true);
     const std::vector<base::LatchedError> kept = errors();
-    const bool told = std::any_of(kept.begin(), kept.end(),
-                                  [](const auto& error) { return error.reason == kReasonFenced; });
-    if (!told) forwarder_->errors().Latch("", "connect", FencedStatus(group()));
+    const bool told = std::any_of(kept.begin(), kept.end(), IsOfFencing);
+    if (!told) forwarder_->errors().Latch("", "connect", FencedError());
     return absl::OkStatus();
   }
   // Good for this one run: its first operation, be it a marker, makes it untrue. Who has handed over queues none before it is taken
@@ -162,7 +160,8 @@ void Primary::Shutdown(absl::Duration grace) {
   if (!quiet) base::LogWarning("io_stuck_at_shutdown").With("group", group());
   // Before the drain, so that it queues nothing more; but it may wait for a range that a stuck request holds until the forwarder ends.
   if (quiet) resync_->Stop();
-  const base::MutexLock lock(control_);
+  urgent_.fetch_add(1);
+  const auto pass = control_.Enter(absl::InfiniteFuture());
   EndForwarding(deadline, quiet);
   resync_->Stop();
   forwarder_->errors().Store();
@@ -188,9 +187,24 @@ absl::Status Primary::SetStage(Stage stage) {
     record.grant = {};
   }));
   stage_.store(stage, std::memory_order_release);
-  journal_.Append({.kind = base::EventKind::kStage, .group = group(), .stage = stage});
-  base::LogInfo("stage").With("group", group()).With("stage", std::string(StageName(stage)));
+  TellStage();
   return absl::OkStatus();
+}
+
+void Primary::TellStage() {
+  journal_.Append({.kind = base::EventKind::kStage, .group = group(), .stage = stage()});
+  base::LogInfo("stage").With("group", group()).With("stage", std::string(StageName(stage())));
+}
+
+// In the standby's words.
+absl::Status Primary::FencedError() const {
+  const std::vector<base::LatchedError> latched = errors();
+  const auto told = std::find_if(latched.begin(), latched.end(), IsOfFencing);
+  const std::string text =
+      told != latched.end()
+          ? told->message
+          : absl::StrCat("group ", group(), ": the standby has another primary, or none any more");
+  return WithReason(absl::FailedPreconditionError(text), kReasonFenced);
 }
 
 // Of the stage that ended. Stored at once: a control call may wait for it.
@@ -206,7 +220,13 @@ void Primary::SetFenced(bool fenced) {
 
 absl::Status Primary::OnGrant(const Grant& grant) {
   const Proof proof = FirstProof();
+  const bool was_fenced = fenced();  // a takeover has brought it back
   RETURN_IF_ERROR(state_->Update([&](AgentRecord& record) {
+    if (was_fenced) {
+      record.resume = {};
+      record.clean = false;
+      record.fenced = false;
+    }
     record.grant = grant;
     record.pair = grant.incarnation;
     record.pair_agent = record.agent_id;
@@ -214,6 +234,11 @@ absl::Status Primary::OnGrant(const Grant& grant) {
     record.proof = proof;
   }));
   resync_->SetProof(proof);
+  if (was_fenced) {
+    ClearErrors();
+    SetFenced(false);
+    TellStage();
+  }
   return absl::OkStatus();
 }
 
@@ -228,23 +253,27 @@ void Primary::OnFenced(const absl::Status& status) {
 }
 
 absl::StatusOr<Primary::Outcome> Primary::Start(bool takeover, const base::Deadline& deadline) {
-  const base::MutexLock lock(control_);
+  const auto refused = [&] {
+    const bool out = takeover && (fenced() || handed_over());
+    return stage() == Stage::kRunning && !out;
+  };
+  if (refused()) return RunningOrDone(group());
+  ASSIGN_OR_RETURN(const base::Gate::Pass pass, control_.Enter(deadline));
+  if (refused()) return RunningOrDone(group());
   if (stage() == Stage::kDone) return Outcome{.stage = Stage::kDone, .ignored = true};
-  if (stage() == Stage::kRunning) {
-    const bool out = fenced() || handed_over();
-    if (!out || !takeover) return RunningOrDone(group());
-    forwarder_->Stop(false).IgnoreError();
+  if (stage() == Stage::kRunning) forwarder_->Stop(false).IgnoreError();
+  const bool was_fenced = fenced();  // and is until OnGrant()
+  if (!was_fenced) {
+    RETURN_IF_ERROR(SetStage(Stage::kRunning));
+    ClearErrors();
+    resync_->SetProof(Proof::kNone);
   }
-  RETURN_IF_ERROR(SetStage(Stage::kRunning));
-  ClearErrors();
-  SetFenced(false);
-  resync_->SetProof(Proof::kNone);
   if (absl::Status status = forwarder_->Start(
           {.takeover = takeover,
            .handed_over = handed_over(),
            .missing = [this] { return any(/*tee=*/true) && !differences_->empty(); }});
       !status.ok()) {
-    SetStage(Stage::kNone).IgnoreError();
+    if (!was_fenced) SetStage(Stage::kNone).IgnoreError();
     return status;
   }
   const absl::Time wait = std::min(deadline.time(), absl::Now() + kFirstAnswer);
@@ -258,29 +287,43 @@ absl::StatusOr<Primary::Outcome> Primary::Start(bool takeover, const base::Deadl
   if (!state.fenced) return Outcome{.stage = Stage::kRunning};
   base::LogError("start_refused").With("group", group()).With("reason", std::string(kReasonFenced));
   forwarder_->Stop(false).IgnoreError();
+  const absl::Status told = FencedError();
+  if (was_fenced) return told;
   SetFenced(false);
-  const absl::Status back = SetStage(Stage::kNone);
-  ClearErrors();
-  RETURN_IF_ERROR(back);
-  return FencedStatus(group());
+  RETURN_IF_ERROR(SetStage(Stage::kNone));
+  return told;
 }
 
 absl::StatusOr<Primary::Outcome> Primary::Checkpoint(const base::Deadline& deadline) {
   if (stage() != Stage::kRunning) return Outcome{.stage = stage(), .ignored = true};
-  if (fenced()) return FencedStatus(group());
+  if (fenced()) return FencedError();
   ASSIGN_OR_RETURN(const CheckpointResult result, forwarder_->Checkpoint(deadline));
   return Outcome{.stage = stage(), .checkpoint = result};
 }
 
 absl::StatusOr<Primary::Outcome> Primary::Prepare(const base::Deadline& deadline) {
   if (stage() != Stage::kRunning) return Outcome{.stage = stage(), .ignored = true};
-  if (fenced()) return FencedStatus(group());
+  if (fenced()) return FencedError();
   ASSIGN_OR_RETURN(const CheckpointResult result, forwarder_->Prepare(deadline));
   return Outcome{.stage = stage(), .checkpoint = result};
 }
 
+absl::Status Primary::Drain(const base::Deadline& deadline) {
+  const base::Deadline until(deadline.time(),
+                             [&] { return deadline.gone() || urgent_.load() > 0; });
+  absl::Status status = forwarder_->Stop(true, until);
+  if (status.ok() || urgent_.load() == 0) return status;
+  return absl::CancelledError(absl::StrCat(
+      "group ", group(),
+      ": a stop with failover came while this one drained, or the agent is shutting down"));
+}
+
 absl::StatusOr<Primary::Outcome> Primary::Stop(bool failover, const base::Deadline& deadline) {
-  const base::MutexLock lock(control_);
+  if (failover) urgent_.fetch_add(1);
+  const auto no_longer = absl::MakeCleanup([&] {
+    if (failover) urgent_.fetch_sub(1);
+  });
+  ASSIGN_OR_RETURN(const base::Gate::Pass pass, control_.Enter(deadline));
   if (stage() == Stage::kNone) return NotRunning(group());
   if (stage() == Stage::kDone) return Outcome{.stage = Stage::kDone, .ignored = true};
   const ForwarderState state = forwarder_->state();
@@ -292,7 +335,7 @@ absl::StatusOr<Primary::Outcome> Primary::Stop(bool failover, const base::Deadli
                                           "; stop with failover to end replication without them")),
           kReasonIncomplete);
     }
-    RETURN_IF_ERROR(forwarder_->Stop(drain, deadline));
+    RETURN_IF_ERROR(drain ? Drain(deadline) : forwarder_->Stop(false));
   }
   RETURN_IF_ERROR(SetStage(Stage::kDone));
   SetFenced(false);
@@ -300,13 +343,10 @@ absl::StatusOr<Primary::Outcome> Primary::Stop(bool failover, const base::Deadli
   return Outcome{.stage = Stage::kDone};
 }
 
-absl::StatusOr<Primary::Outcome> Primary::Remove() {
-  const base::MutexLock lock(control_);
-  if (stage() == Stage::kRunning) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("group ", group(),
-                     ": Block device is in use by internal backup job; stop replication first"));
-  }
+absl::StatusOr<Primary::Outcome> Primary::Remove(const base::Deadline& deadline) {
+  if (stage() == Stage::kRunning) return InUse(group());
+  ASSIGN_OR_RETURN(const base::Gate::Pass pass, control_.Enter(deadline));
+  if (stage() == Stage::kRunning) return InUse(group());
   if (stage() == Stage::kDone) RETURN_IF_ERROR(SetStage(Stage::kNone));
   return Outcome{.stage = Stage::kNone};
 }

@@ -5,7 +5,8 @@
 //
 // Stages   NONE, RUNNING, DONE; what each call does in each: docs/semantics.md section 2. The stage and the grant are stored in
 //          the agent's state before they are used.
-// Threads  all methods from any thread. Start, Stop and Remove run one at a time.
+// Threads  all methods from any thread. Start, Stop and Remove run one at a time; what waits for another one gives up at its deadline, and
+//          a drain under way gives way to a Stop with failover and to Shutdown.
 // Errors   of replication are latched, see errors(); fenced: kFailedPrecondition with reason FENCED.
 #ifndef UNDERSTUDY_CLIENT_PRIMARY_H_
 #define UNDERSTUDY_CLIENT_PRIMARY_H_
@@ -30,6 +31,7 @@
 #include "client/volume.h"
 #include "storage/base/clock.h"
 #include "storage/base/event_journal.h"
+#include "storage/base/gate.h"
 #include "storage/base/io_gate.h"
 #include "storage/base/mutex.h"
 #include "storage/base/request_log.h"
@@ -87,14 +89,14 @@ class Primary : private ForwarderListener {
     CheckpointResult checkpoint;  // of Checkpoint() and not ignored
   };
   // Succeeds when the secondary cannot be reached, and goes on trying; refused with FENCED it leaves the stage as it was. While
-  // fenced or handed over in RUNNING, a takeover is accepted and starts anew.
+  // fenced or handed over in RUNNING, a takeover is accepted and starts anew; the VM's writes are refused until it is granted.
   absl::StatusOr<Outcome> Start(bool takeover, const base::Deadline& deadline);
   absl::StatusOr<Outcome> Checkpoint(const base::Deadline& deadline);
   // Seals the epoch at the secondary, where the orchestrator commits or abandons it.
   absl::StatusOr<Outcome> Prepare(const base::Deadline& deadline);
   // `failover`: drops what is queued, otherwise drains it; kAborted reason INCOMPLETE when the standby misses writes.
   absl::StatusOr<Outcome> Stop(bool failover, const base::Deadline& deadline);
-  absl::StatusOr<Outcome> Remove();
+  absl::StatusOr<Outcome> Remove(const base::Deadline& deadline);
   // See understudy.v1.Replication.Sync. Ignored when there is nothing to do. kFailedPrecondition reason NOT_RUNNING, FENCED, and for a
   // mode that the volumes cannot do; kAborted when writes were missed since the copy began that is declared complete.
   absl::StatusOr<Outcome> Sync(SyncMode mode, const base::Deadline& deadline);
@@ -164,7 +166,10 @@ class Primary : private ForwarderListener {
   void EndHandover(const absl::StatusOr<ResumePoint>& outcome);
   void SetHandedOver(bool handed_over);
   absl::Status SetStage(Stage stage);
+  void TellStage();
   void ClearErrors();
+  absl::Status Drain(const base::Deadline& deadline);
+  absl::Status FencedError() const;
   // Drains, ends the stream and stores where it can go on, when no request was left inside.
   void EndForwarding(absl::Time deadline, bool quiet);
   void SetFenced(bool fenced);
@@ -183,8 +188,8 @@ class Primary : private ForwarderListener {
   base::Mutex store_mutex_;             // orders the writers of the differences' file
   std::unique_ptr<Forwarder> forwarder_;
   std::vector<std::unique_ptr<Volume>> volumes_;
-  base::Mutex
-      control_;  // orders Start, Stop and Remove; held across I/O on purpose, no request takes it
+  base::Gate control_;          // orders Start, Stop and Remove; no request takes it
+  std::atomic<int> urgent_{0};  // calls that a drain gives way to
   std::atomic<Stage> stage_{Stage::kNone};
   std::atomic<bool> fenced_{false};
   std::atomic<bool> handed_over_{false};

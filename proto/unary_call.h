@@ -1,18 +1,33 @@
 // proto/unary_call.h
 //
-// A unary callback RPC whose work may block: it runs on a WorkerPool, never on a gRPC thread.
+// A unary callback RPC whose work may block: it runs on a WorkerPool, never on a gRPC thread; and how long it may.
 #ifndef UNDERSTUDY_PROTO_UNARY_CALL_H_
 #define UNDERSTUDY_PROTO_UNARY_CALL_H_
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include <grpcpp/grpcpp.h>
 
 #include "proto/status_codec.h"
+#include "storage/base/deadline.h"
 #include "storage/base/worker_pool.h"
 
 namespace understudy::proto {
+
+// The call's deadline, a minute from now when the client set none; or its cancellation. A little early, so that the answer that time is
+// up, which says more than the client's own, gets there first. `context` outlives it.
+inline base::Deadline DeadlineOf(const grpc::CallbackServerContext& context) {
+  const auto gone = [&context] { return context.IsCancelled(); };
+  const absl::Time now = absl::Now();
+  const absl::Time given = absl::FromChrono(context.deadline());
+  if (given >= now + absl::Hours(24 * 365)) return {now + absl::Minutes(1), gone};
+  const absl::Duration left = std::max(absl::ZeroDuration(), given - now);
+  return {given - std::min(left / 10, absl::Milliseconds(100)), gone};
+}
 
 // Calls `handle` (returning absl::Status, filling the response) on `pool` and finishes the call with its status. A call whose
 // client has gone away before it begins is not handled.

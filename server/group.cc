@@ -109,7 +109,7 @@ absl::StatusOr<StartOutcome> Group::Start(bool secondary, const Expected& expect
   const Verb verb = secondary ? Verb::kStartSecondary : Verb::kStartPrimary;
   ASSIGN_OR_RETURN(bool ignored, Ask(verb, expected));
   if (!ignored) {
-    ASSIGN_OR_RETURN(const Gate::Pass pass, gate_.Enter(deadline));
+    ASSIGN_OR_RETURN(const base::Gate::Pass pass, gate_.Enter(deadline));
     ASSIGN_OR_RETURN(ignored, Ask(verb, expected));  // another call was in the gate
     const uint64_t mark = MarkErrors();
     if (!ignored) {
@@ -184,7 +184,7 @@ absl::StatusOr<std::shared_ptr<Group::PlannedStop>> Group::BeginStop(
     base::MutexLock lock(mutex_);
     if (stopping_ != nullptr) return stopping_;
   }
-  ASSIGN_OR_RETURN(Gate::Pass pass, gate_.Enter(deadline));
+  ASSIGN_OR_RETURN(base::Gate::Pass pass, gate_.Enter(deadline));
   ASSIGN_OR_RETURN(const bool done_meanwhile, Ask(Verb::kStop, expected));
   if (done_meanwhile) return ignored;
   const auto stop = std::make_shared<PlannedStop>();
@@ -273,7 +273,7 @@ void Group::OnScrubEnded(const storage::ScrubState& result) {
 
 absl::Status Group::Remove(bool force, const Expected& expected, const base::Deadline& deadline,
                            const std::function<absl::Status()>& forget) {
-  ASSIGN_OR_RETURN(const Gate::Pass pass, gate_.Enter(deadline));
+  ASSIGN_OR_RETURN(const base::Gate::Pass pass, gate_.Enter(deadline));
   RETURN_IF_ERROR(CheckExpected(expected));
   RETURN_IF_ERROR(
       Judge(force ? Verb::kForceRemove : Verb::kRemove, replica_->state().stage).refusal);

@@ -25,7 +25,6 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 
-#include "server/gate.h"
 #include "server/group_status.h"
 #include "server/stage_table.h"
 #include "server/stats.h"
@@ -35,6 +34,7 @@
 #include "storage/base/error_file.h"
 #include "storage/base/error_log.h"
 #include "storage/base/event_journal.h"
+#include "storage/base/gate.h"
 #include "storage/base/mutex.h"
 #include "storage/base/operation.h"
 #include "storage/base/worker_pool.h"
@@ -314,7 +314,7 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
   GroupStats stats_;
   std::vector<std::unique_ptr<IoStats>> io_stats_;  // by VolumeId
 
-  Gate gate_;
+  base::Gate gate_;
 
   mutable base::Mutex mutex_;
   base::CondVar marker_done_;

@@ -85,7 +85,7 @@ void Group::FailHandoverWaiters(const absl::Status& status) {
 }
 
 absl::Status Group::TakeBackHandover(const base::Deadline& deadline) {
-  ASSIGN_OR_RETURN(const Gate::Pass pass, gate_.Enter(deadline));
+  ASSIGN_OR_RETURN(const base::Gate::Pass pass, gate_.Enter(deadline));
   const storage::ReplicaState state = replica_->state();
   const Verdict verdict = Judge(Verb::kCheckpoint, state.stage);
   RETURN_IF_ERROR(Annotate(verdict.refusal, absl::StrCat("group ", name())));

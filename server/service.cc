@@ -151,7 +151,7 @@ absl::StatusOr<OpenOutcome> Service::OpenLocked(Mode mode, const storage::GroupS
 
 absl::StatusOr<OpenOutcome> Service::Open(Mode mode, const storage::GroupSpec& spec,
                                           const base::Deadline& deadline) {
-  ASSIGN_OR_RETURN(const Gate::Pass pass, open_gate_.Enter(deadline));
+  ASSIGN_OR_RETURN(const base::Gate::Pass pass, open_gate_.Enter(deadline));
   return OpenLocked(mode, spec);
 }
 
@@ -163,7 +163,7 @@ absl::StatusOr<StartOutcome> Service::Start(Mode mode, const storage::GroupSpec&
     ASSIGN_OR_RETURN(const std::shared_ptr<Group> group, FindGroup(spec.name));
     return group->Start(mode == Mode::kSecondary, expected, deadline);
   }
-  ASSIGN_OR_RETURN(const Gate::Pass pass, open_gate_.Enter(deadline));
+  ASSIGN_OR_RETURN(const base::Gate::Pass pass, open_gate_.Enter(deadline));
   const std::vector<std::string> missing = MissingDisks(spec);
   ASSIGN_OR_RETURN(const OpenOutcome opened, OpenLocked(mode, spec));
   absl::StatusOr<StartOutcome> started =
@@ -199,7 +199,7 @@ void Service::UndoOpen(const std::shared_ptr<Group>& group,
 absl::Status Service::Remove(const std::string& name, bool force, const Expected& expected,
                              const base::Deadline& deadline,
                              std::optional<uint64_t> failback_mark) {
-  ASSIGN_OR_RETURN(const Gate::Pass pass, open_gate_.Enter(deadline));
+  ASSIGN_OR_RETURN(const base::Gate::Pass pass, open_gate_.Enter(deadline));
   ASSIGN_OR_RETURN(const std::shared_ptr<Group> group, FindGroup(name));
   return RemoveLocked(group, force, expected, deadline, failback_mark);
 }

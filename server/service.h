@@ -19,12 +19,12 @@
 #include "absl/time/time.h"
 
 #include "server/export.h"
-#include "server/gate.h"
 #include "server/group.h"
 #include "server/stats.h"
 #include "storage/base/clock.h"
 #include "storage/base/event_journal.h"
 #include "storage/base/file_system.h"
+#include "storage/base/gate.h"
 #include "storage/base/io_gate.h"
 #include "storage/base/mutex.h"
 #include "storage/base/request_log.h"
@@ -113,7 +113,7 @@ class Service {
   ServiceStats stats_;
   base::EventJournal journal_;
   base::IoGate io_gate_;
-  Gate open_gate_;
+  base::Gate open_gate_;
 
   mutable base::Mutex mutex_;
   std::map<std::string, std::shared_ptr<Group>> groups_ ABSL_GUARDED_BY(mutex_);

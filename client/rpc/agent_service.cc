@@ -1,8 +1,9 @@
 #include "client/rpc/agent_service.h"
 
-#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -17,21 +18,36 @@
 namespace understudy::client {
 namespace {
 
-constexpr absl::Duration kDeadlineDefault = absl::Seconds(60);
+using proto::DeadlineOf;
 
-// A little before the client's own, so that our answer, which says more, gets there first.
-base::Deadline DeadlineOf(const grpc::CallbackServerContext& context) {
-  const absl::Time now = absl::Now();
-  const absl::Duration left =
-      std::min(absl::FromChrono(context.deadline()) - now, kDeadlineDefault);
-  return {now + left - std::min(left / 10, absl::Milliseconds(100)),
-          [&context] { return context.IsCancelled(); }};
-}
+// How things were before a call: "STAGE TERM COMMITTED-EPOCH OUT".
+struct Before {
+  explicit Before(Primary& primary)
+      : stage(StageName(primary.stage())),
+        term(primary.grant().term.value()),
+        epoch(primary.forwarder().state().committed_epoch.value()),
+        out(primary.fenced() || primary.handed_over()) {}
+  explicit Before(const std::string& note) {
+    const std::vector<std::string> fields = absl::StrSplit(note, ' ');
+    if (fields.size() != 4 || !absl::SimpleAtoi(fields[1], &term) ||
+        !absl::SimpleAtoi(fields[2], &epoch)) {
+      return;
+    }
+    stage = fields[0];
+    out = fields[3] == "1";
+  }
+  std::string Note() const { return absl::StrCat(stage, " ", term, " ", epoch, " ", out ? 1 : 0); }
 
-// "STAGE TERM COMMITTED-EPOCH" before a call.
-std::string Note(Primary& primary) {
-  return absl::StrCat(StageName(primary.stage()), " ", primary.grant().term.value(), " ",
-                      primary.forwarder().state().committed_epoch.value());
+  std::string stage;  // empty: not known
+  uint64_t term = 0;
+  uint64_t epoch = 0;
+  bool out = false;  // fenced, or handed over
+};
+
+absl::Status NotRunning(const std::string& group, absl::string_view why = "") {
+  return WithReason(absl::FailedPreconditionError(
+                        absl::StrCat("group ", group, ": Block replication is not running", why)),
+                    kReasonNotRunning);
 }
 
 absl::Status CheckStart(const v1::StartRequest& request) {
@@ -59,6 +75,10 @@ absl::Status AgentService::CheckGroup(const std::string& group) const {
 }
 
 absl::Status AgentService::CheckExpected(const v1::Expected& expected) const {
+  if (!expected.incarnation().empty() && expected.incarnation().size() != 16) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("expected incarnation of ", expected.incarnation().size(), " bytes, not 16"));
+  }
   const Grant grant = primary_.grant();
   const bool same_incarnation = expected.incarnation().empty() ||
                                 DecodeIncarnation(expected.incarnation()) == grant.incarnation;
@@ -122,7 +142,8 @@ absl::Status AgentService::DoStart(const v1::StartRequest& request, const base::
 }
 
 void AgentService::FillStart(v1::StartResponse& response) const {
-  const Grant grant = primary_.grant();
+  const Grant grant =
+      primary_.fenced() ? Grant() : primary_.grant();  // a takeover that waits for its own
   response.set_stage(ToProto(primary_.stage()));
   if (!grant.none()) response.set_incarnation(EncodeIncarnation(grant.incarnation));
   response.set_term(grant.term.value());
@@ -134,11 +155,14 @@ grpc::ServerUnaryReactor* AgentService::Start(grpc::CallbackServerContext* conte
   return proto::RunRepeatable(
       context, pool_, primary_.requests(), request, response,
       [=, this] { return DoStart(*request, DeadlineOf(*context), *response); },
-      {.before = [this] { return Note(primary_); },
+      {.before = [this] { return Before(primary_).Note(); },
        .derive =
-           [this](const std::string& before, v1::StartResponse& derived) {
-             if (!absl::StartsWith(before, StageName(Stage::kNone)) || primary_.fenced() ||
-                 primary_.stage() != Stage::kRunning) {
+           [this](const std::string& note, v1::StartResponse& derived) {
+             const Before before(note);
+             const Before now(primary_);
+             const bool begun = before.stage == StageName(Stage::kNone);
+             const bool taken_over = before.out && now.term > before.term;
+             if ((!begun && !taken_over) || now.out || now.stage != StageName(Stage::kRunning)) {
                return false;
              }
              FillStart(derived);
@@ -151,6 +175,11 @@ absl::Status AgentService::DoCheckpoint(const v1::CheckpointRequest& request,
                                         v1::CheckpointResponse& response) {
   RETURN_IF_ERROR(CheckGroup(request.group()));
   RETURN_IF_ERROR(CheckExpected(request.expected()));
+  if (!v1::CheckpointMode_IsValid(request.mode())) {
+    return absl::InvalidArgumentError(absl::StrCat("group ", request.group(), ": checkpoint mode ",
+                                                   static_cast<int>(request.mode()),
+                                                   " is not known"));
+  }
   const bool prepare = request.mode() == v1::CHECKPOINT_MODE_PREPARE;
   if (!prepare && request.mode() != v1::CHECKPOINT_MODE_UNSPECIFIED &&
       request.mode() != v1::CHECKPOINT_MODE_FULL) {
@@ -183,13 +212,17 @@ grpc::ServerUnaryReactor* AgentService::Checkpoint(grpc::CallbackServerContext* 
 grpc::ServerUnaryReactor* AgentService::GetError(grpc::CallbackServerContext* context,
                                                  const v1::GetErrorRequest* request,
                                                  v1::GetErrorResponse* response) {
-  return proto::RunUnary(context, pool_, [=, this]() -> absl::Status {
+  return proto::RunUnary(context, quick_pool_, [=, this]() -> absl::Status {
     RETURN_IF_ERROR(CheckGroup(request->group()));
     const Stage stage = primary_.stage();
     if (stage == Stage::kNone) {
-      return WithReason(absl::FailedPreconditionError(absl::StrCat(
-                            "group ", primary_.group(), ": Block replication is not running")),
-                        kReasonNotRunning);
+      std::string refused;
+      for (const base::LatchedError& error : primary_.errors()) {
+        if (error.reason == kReasonFenced) {
+          refused = absl::StrCat("; its last start was refused: ", error.message);
+        }
+      }
+      return NotRunning(primary_.group(), refused);
     }
     response->set_stage(ToProto(stage));
     for (const base::LatchedError& error : primary_.errors())
@@ -202,6 +235,10 @@ absl::Status AgentService::DoStop(const v1::StopRequest& request, const base::De
                                   v1::StopResponse& response) {
   RETURN_IF_ERROR(CheckGroup(request.group()));
   RETURN_IF_ERROR(CheckExpected(request.expected()));
+  if (request.received() && !request.failover()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "group ", request.group(), ": received is for a stop with failover, at the service"));
+  }
   const uint64_t term = primary_.grant().term.value();
   ASSIGN_OR_RETURN(const Primary::Outcome outcome, primary_.Stop(request.failover(), deadline));
   response.set_stage(ToProto(outcome.stage));
@@ -214,23 +251,20 @@ absl::Status AgentService::DoStop(const v1::StopRequest& request, const base::De
 grpc::ServerUnaryReactor* AgentService::Stop(grpc::CallbackServerContext* context,
                                              const v1::StopRequest* request,
                                              v1::StopResponse* response) {
+  // A failover waits for no other call.
   return proto::RunRepeatable(
-      context, pool_, primary_.requests(), request, response,
+      context, request->failover() ? quick_pool_ : pool_, primary_.requests(), request, response,
       [=, this] { return DoStop(*request, DeadlineOf(*context), *response); },
-      {.before = [this] { return Note(primary_); },
+      {.before = [this] { return Before(primary_).Note(); },
        .derive =
-           [this](const std::string& before, v1::StopResponse& derived) {
-             const std::vector<std::string> fields = absl::StrSplit(before, ' ');
-             uint64_t term = 0;
-             uint64_t epoch = 0;
-             if (primary_.stage() != Stage::kDone || fields.size() != 3 ||
-                 fields[0] != StageName(Stage::kRunning) || !absl::SimpleAtoi(fields[1], &term) ||
-                 !absl::SimpleAtoi(fields[2], &epoch)) {
+           [this](const std::string& note, v1::StopResponse& derived) {
+             const Before before(note);
+             if (primary_.stage() != Stage::kDone || before.stage != StageName(Stage::kRunning)) {
                return false;
              }
              derived.set_stage(v1::STAGE_DONE);
-             derived.set_term(term);
-             derived.set_epoch(epoch);
+             derived.set_term(before.term);
+             derived.set_epoch(before.epoch);
              return true;
            }});
 }
@@ -238,7 +272,7 @@ grpc::ServerUnaryReactor* AgentService::Stop(grpc::CallbackServerContext* contex
 grpc::ServerUnaryReactor* AgentService::GetStatus(grpc::CallbackServerContext* context,
                                                   const v1::GetStatusRequest* request,
                                                   v1::GetStatusResponse* response) {
-  return proto::RunUnary(context, pool_, [=, this]() -> absl::Status {
+  return proto::RunUnary(context, quick_pool_, [=, this]() -> absl::Status {
     if (!request->group().empty()) RETURN_IF_ERROR(CheckGroup(request->group()));
     *response->add_groups() = CurrentStatus();
     return absl::OkStatus();
@@ -248,17 +282,17 @@ grpc::ServerUnaryReactor* AgentService::GetStatus(grpc::CallbackServerContext* c
 grpc::ServerUnaryReactor* AgentService::ListGroups(grpc::CallbackServerContext* context,
                                                    const v1::ListGroupsRequest*,
                                                    v1::ListGroupsResponse* response) {
-  return proto::RunUnary(context, pool_, [=, this] {
+  return proto::RunUnary(context, quick_pool_, [=, this] {
     response->add_groups(primary_.group());
     return absl::OkStatus();
   });
 }
 
 absl::Status AgentService::DoRemove(const v1::RemoveRequest& request,
-                                    v1::RemoveResponse& response) {
+                                    const base::Deadline& deadline, v1::RemoveResponse& response) {
   RETURN_IF_ERROR(CheckGroup(request.group()));
   RETURN_IF_ERROR(CheckExpected(request.expected()));
-  ASSIGN_OR_RETURN(const Primary::Outcome outcome, primary_.Remove());
+  ASSIGN_OR_RETURN(const Primary::Outcome outcome, primary_.Remove(deadline));
   response.set_ignored(outcome.ignored);
   return absl::OkStatus();
 }
@@ -266,8 +300,9 @@ absl::Status AgentService::DoRemove(const v1::RemoveRequest& request,
 grpc::ServerUnaryReactor* AgentService::Remove(grpc::CallbackServerContext* context,
                                                const v1::RemoveRequest* request,
                                                v1::RemoveResponse* response) {
-  return proto::RunRepeatable(context, pool_, primary_.requests(), request, response,
-                              [=, this] { return DoRemove(*request, *response); });
+  return proto::RunRepeatable(context, pool_, primary_.requests(), request, response, [=, this] {
+    return DoRemove(*request, DeadlineOf(*context), *response);
+  });
 }
 
 absl::StatusOr<v1::GroupStatus> AgentService::Status(const std::string& group) {

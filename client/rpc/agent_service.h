@@ -5,7 +5,8 @@
 //
 // Errors   unknown group kNotFound naming the agent's group; another incarnation or term than expected kFailedPrecondition reason
 //          FENCED; the rest is Primary's.
-// Threads  calls run on `pool`, side by side; a call without a deadline gets 60 s.
+// Threads  calls that may wait for the standby or for each other run on `pool`, side by side; others, and a stop with failover, on a pool of
+//          their own. A call without a deadline gets 60 s.
 // Repeats  proto/repeatable_call.h; an agent that ended in between finds out by its stage whether Start and Stop had their effect.
 #ifndef UNDERSTUDY_CLIENT_RPC_AGENT_SERVICE_H_
 #define UNDERSTUDY_CLIENT_RPC_AGENT_SERVICE_H_
@@ -98,7 +99,8 @@ class AgentService : public v1::Replication::CallbackService, private proto::Wat
                             v1::CheckpointResponse& response);
   absl::Status DoStop(const v1::StopRequest& request, const base::Deadline& deadline,
                       v1::StopResponse& response);
-  absl::Status DoRemove(const v1::RemoveRequest& request, v1::RemoveResponse& response);
+  absl::Status DoRemove(const v1::RemoveRequest& request, const base::Deadline& deadline,
+                        v1::RemoveResponse& response);
   absl::Status DoSync(const v1::SyncRequest& request, const base::Deadline& deadline,
                       v1::SyncResponse& response);
   absl::Status DoVerify(const v1::VerifyRequest& request, v1::VerifyResponse& response);
@@ -110,6 +112,7 @@ class AgentService : public v1::Replication::CallbackService, private proto::Wat
 
   Primary& primary_;
   base::WorkerPool& pool_;
+  base::WorkerPool quick_pool_{"agent-quick", 4};
   const std::string nbd_socket_;
   proto::WatchStreams watch_streams_;
 };

@@ -12,9 +12,7 @@
 namespace understudy::server {
 namespace {
 
-constexpr absl::Duration kDefaultDeadline = absl::Minutes(1);
 constexpr absl::Duration kTimeToLiveMax = absl::Hours(24 * 365);
-constexpr absl::Duration kAnswerMargin = absl::Milliseconds(100);
 
 void StoreBigEndian(uint64_t value, char* to) {
   value = __builtin_bswap64(value);
@@ -295,18 +293,6 @@ v1::WriteResponse ToProto(const Answer& answer) {
   v1::WriteResponse response;
   std::visit([&](const auto& value) { Put(value, response); }, answer);
   return response;
-}
-
-base::Deadline DeadlineOf(const grpc::CallbackServerContext& context) {
-  const auto gone = [&context] { return context.IsCancelled(); };
-  const auto deadline = context.deadline();
-  if (deadline >= std::chrono::system_clock::now() + std::chrono::hours(24 * 365)) {
-    return {absl::Now() + kDefaultDeadline, gone};
-  }
-  // The answer that time is up must reach the client before its own clock says so.
-  const absl::Time given = absl::FromChrono(deadline);
-  const absl::Duration left = std::max(absl::ZeroDuration(), given - absl::Now());
-  return {given - std::min(left / 10, kAnswerMargin), gone};
 }
 
 }  // namespace understudy::server

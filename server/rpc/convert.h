@@ -12,6 +12,7 @@
 #include <grpcpp/grpcpp.h>
 
 #include "proto/replication_codec.h"
+#include "proto/unary_call.h"
 #include "server/group.h"
 #include "server/service.h"
 #include "server/stream_types.h"
@@ -47,8 +48,7 @@ absl::StatusOr<storage::CloneSpec> CloneSpecFrom(const v1::CloneRequest& request
 absl::StatusOr<Handshake> HandshakeFrom(const v1::Handshake& handshake);
 v1::WriteResponse ToProto(const Answer& answer);
 
-// The call's deadline, a minute from now when the client set none; or its cancellation. `context` outlives it.
-base::Deadline DeadlineOf(const grpc::CallbackServerContext& context);
+using proto::DeadlineOf;
 
 }  // namespace understudy::server
 

@@ -210,7 +210,7 @@ TEST_F(HandoverTest, ItOutlivesStopAndOnlyAStartThatIsLetInEndsIt) {
   HandOver();
   ASSERT_TRUE(primary_->Stop(false, Soon()).ok());
   EXPECT_TRUE(HasReason(Write(0, 'b'), kReasonHandedOver));
-  ASSERT_TRUE(primary_->Remove().ok());
+  ASSERT_TRUE(primary_->Remove(Soon()).ok());
   EXPECT_TRUE(HasReason(Write(0, 'b'), kReasonHandedOver));
   ASSERT_TRUE(primary_->Start(false, Soon()).ok());  // goes on trying
   EXPECT_TRUE(HasReason(Write(0, 'b'), kReasonHandedOver));

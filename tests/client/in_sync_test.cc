@@ -105,7 +105,7 @@ TEST_F(InSyncTest, ANewPairHasProvedNothing) {
   Verify();
   ASSERT_EQ(primary_->sync_state(), SyncState::kInSync);
   ASSERT_TRUE(primary_->Stop(true, Soon()).ok());
-  ASSERT_TRUE(primary_->Remove().ok());
+  ASSERT_TRUE(primary_->Remove(Soon()).ok());
   ASSERT_TRUE(primary_->Start(false, Soon()).ok());
   ASSERT_TRUE(Eventually([&] { return Complete(); }));
   EXPECT_EQ(primary_->sync_state(), SyncState::kAssumed);

@@ -287,7 +287,7 @@ TEST_F(ResyncTest, AVerifyDoesNotOutliveItsPairing) {
   ASSERT_TRUE(Eventually([&] { return source.reached.load(); }));
   Outage(true);
   ASSERT_TRUE(primary.Stop(true, Soon()).ok());
-  ASSERT_TRUE(primary.Remove().ok());
+  ASSERT_TRUE(primary.Remove(Soon()).ok());
   transport_.StartAfresh();
   transport_.NewIncarnation();
   transport_.Corrupt(20 * kMiB, 'z');
@@ -314,7 +314,7 @@ TEST_F(ResyncTest, AResyncDoesNotOutliveItsPairing) {
   ASSERT_TRUE(Eventually([&] { return source.reached.load(); }));
   Outage(true);
   ASSERT_TRUE(primary.Stop(true, Soon()).ok());
-  ASSERT_TRUE(primary.Remove().ok());
+  ASSERT_TRUE(primary.Remove(Soon()).ok());
   ASSERT_TRUE(primary.Start(false, Soon()).ok());
   // Another standby, initial=sync: it has nothing.
   transport_.StartAfresh();
@@ -422,7 +422,7 @@ class ResyncFuzzTest : public ResyncTest {
   }
   void StopAndStart(bool write_between) {
     EXPECT_TRUE(primary_->Stop(true, Soon()).ok());
-    EXPECT_TRUE(primary_->Remove().ok());
+    EXPECT_TRUE(primary_->Remove(Soon()).ok());
     if (write_between) Write(random_() % 1000 * 4096, 'y');
     EXPECT_TRUE(primary_->Start(false, absl::Now()).ok());
   }

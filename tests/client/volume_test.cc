@@ -257,7 +257,7 @@ TEST_F(VolumeTest, AfterStopAndRemoveBothEndsStartAfresh) {
   ASSERT_TRUE(Disk().Write(0, Block('a'), false).ok());
   ASSERT_TRUE(primary.Checkpoint(Soon()).ok());
   ASSERT_TRUE(primary.Stop(false, Soon()).ok());
-  ASSERT_TRUE(primary.Remove().ok());
+  ASSERT_TRUE(primary.Remove(Soon()).ok());
   transport_.StartAfresh();
   ASSERT_TRUE(primary.Start(false, Soon()).ok());
   ASSERT_TRUE(primary.forwarder().WaitForAnswer(Soon()).connected);
@@ -339,15 +339,15 @@ TEST_F(VolumeTest, StagesFollowTheTable) {
   Primary& primary = Make(/*tee=*/true);
   EXPECT_TRUE(primary.Checkpoint(Soon())->ignored);
   EXPECT_EQ(primary.Stop(false, Soon()).status().code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_TRUE(primary.Remove().ok());
+  EXPECT_TRUE(primary.Remove(Soon()).ok());
   ASSERT_TRUE(primary.Start(false, Soon()).ok());
   EXPECT_EQ(primary.Start(false, Soon()).status().code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_EQ(primary.Remove().status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(primary.Remove(Soon()).status().code(), absl::StatusCode::kFailedPrecondition);
   ASSERT_TRUE(primary.Stop(true, Soon()).ok());
   EXPECT_TRUE(primary.Start(false, Soon())->ignored);
   EXPECT_TRUE(primary.Stop(true, Soon())->ignored);
   EXPECT_TRUE(primary.Checkpoint(Soon())->ignored);
-  ASSERT_TRUE(primary.Remove().ok());
+  ASSERT_TRUE(primary.Remove(Soon()).ok());
   EXPECT_EQ(primary.stage(), Stage::kNone);
 }
 

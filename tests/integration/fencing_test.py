@@ -91,6 +91,53 @@ class FencingTest(lib.Case):
         self.assert_export(self.standby.uri(), b"\1" * 65536 + self.image[65536:], "the standby")
 
 
+class TakeoverTest(lib.Case):
+    """A fenced primary that is to take over serves its VM when that is granted, and not before."""
+
+    size = MIB
+
+    def setUp(self):
+        super().setUp()
+        self.standby = self.service()
+        self.standby.start_group(f"vda,disk={self.disk('s', self.size)}")
+        self.agent_a = self.agent(self.standby, f"vda,disk={self.disk('p', self.size)}").wait_connected()
+
+    def take_over(self):
+        return self.agent_a.ctl("start", "vm1", "--mode", "primary", "--takeover")
+
+    def assert_stopped(self):
+        with Disk(self.agent_a.nbd_socket, "vm1/vda") as guest:
+            self.assertEqual(errno_of(guest.write, 0, b"\x99" * 512), "EIO")
+        self.assertEqual(self.agent_a.status()["stage"], "RUNNING")
+        self.assertEqual([error["reason"] for error in self.agent_a.call_errors()], ["FENCED"])
+
+    def test_one_that_is_refused_changes_nothing(self):
+        self.standby.call("stop", "vm1", "--failover")
+        lib.wait_for(self.agent_a.call_errors, "the agent to be fenced")
+        for restarted in (False, True):
+            if restarted:
+                self.agent_a.kill()
+                self.agent_a.restart()
+            self.assert_refused(self.take_over(), "FAILED_PRECONDITION", "takes no more writes: stop this primary (FENCED)")
+            self.assert_stopped()
+
+    def test_while_the_standby_is_away(self):
+        second = self.agent(self.standby, f"vda,size={self.size}", name="second", options=())
+        second.call("start", "vm1", "--mode", "primary", "--takeover")
+        lib.wait_for(self.agent_a.call_errors, "the agent to be fenced")
+        second.kill()
+        self.standby.kill()
+        answer = self.take_over()
+        self.assertEqual((answer.status, answer.object["stage"], answer.object["term"]), (0, "RUNNING", 0), answer.error)
+        self.assert_stopped()
+        self.standby.restart()
+        self.agent_a.wait_connected()
+        self.assertEqual((self.agent_a.status()["term"], self.agent_a.call_errors()), (3, []))
+        qemu_io(self.agent_a.uri(), "write -q -P 5 0 64k")
+        self.agent_a.call("checkpoint", "vm1")
+        self.assert_export(self.standby.uri(), b"\5" * 65536 + bytes(self.size - 65536), "the standby")
+
+
 class FencedTest(lib.Case):
     """Each way in which an old primary may come back: no byte of the standby changes, and the one who came is told FENCED."""
 
@@ -300,6 +347,8 @@ class FencedTest(lib.Case):
         self.assertGreater(self.standby.metric("understudy_fenced_requests_total"), refused)
         self.assertGreater(second.metric("understudy_replication_errors_total", reason="fenced"), 0)
         self.assertEqual([event["reason"] for event in second.daemon.events("start_refused")], ["FENCED"])
+        self.assert_refused(second.ctl("get-error", "vm1"), "FAILED_PRECONDITION", "not running; its last start was refused: group vm1")
+        self.assertEqual([error["reason"] for error in second.status()["errors"]], ["FENCED"])
         self.assertEqual(self.bytes_now(), before)
         # The first one has not noticed.
         qemu_io(first.uri(), "write -q -P 2 0 64k")

@@ -216,11 +216,29 @@ class RepeatTest(lib.Case):
         self.assertEqual(self.host.ctl("--request-id", "s2", *start).object["stage"], "RUNNING")
         self.assert_refused(self.host.ctl(*start), "FAILED_PRECONDITION", "running or done")
 
+    def test_a_takeover_whose_agent_dies_under_it(self):
+        """It waits for a little of the resync of the disk, which another one may have written to."""
+        self.secondary.unlink()
+        self.secondary, self.size = self.disk("s", 256 * MIB), 256 * MIB
+        self.start_pair()
+        second = self.agent(self.standby, f"vda,size={self.size}", name="second", options=())
+        second.call("start", "vm1", "--mode", "primary", "--takeover")
+        lib.wait_for(self.host.call_errors, "the first one to be fenced")
+        second.kill()
+        words = ("--request-id", "t1", "start", "vm1", "--mode", "primary", "--takeover")
+        process = self.spawn(*words, timeout="30s", at=self.host.address)
+        lib.wait_for(lambda: len(self.host.daemon.events("stream_connected")) > 1, "the takeover to be granted")
+        self.host.kill()
+        self.host.restart()
+        self.assertEqual(self.finish(process)["term"], 3)
+        self.assertEqual(self.host.ctl(*words).object["term"], 3)
+        self.assert_refused(self.host.ctl(*words[2:]), "FAILED_PRECONDITION", "running or done")
+
     # ---- while the first one is at work -----------------------------------------------------------------------------------
 
-    def spawn(self, *words, timeout="60s"):
+    def spawn(self, *words, timeout="60s", at=None):
         process = subprocess.Popen(
-            [lib.CTL, "--server", self.standby.address, "--json", "--timeout", timeout, *words],
+            [lib.CTL, "--server", at or self.standby.address, "--json", "--timeout", timeout, *words],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.addCleanup(process.kill)

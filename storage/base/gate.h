@@ -1,9 +1,9 @@
-// server/gate.h
+// storage/base/gate.h
 //
 // A Gate lets one control call through at a time, as base::Turn, but a caller waits no longer than its deadline: a call that
 // is stuck on a dead disk must not take the callers behind it along. May be held across I/O; never taken under a Mutex.
-#ifndef UNDERSTUDY_SERVER_GATE_H_
-#define UNDERSTUDY_SERVER_GATE_H_
+#ifndef UNDERSTUDY_STORAGE_BASE_GATE_H_
+#define UNDERSTUDY_STORAGE_BASE_GATE_H_
 
 #include <utility>
 
@@ -13,7 +13,7 @@
 #include "storage/base/deadline.h"
 #include "storage/base/mutex.h"
 
-namespace understudy::server {
+namespace understudy::base {
 
 class Gate {
  public:
@@ -30,11 +30,17 @@ class Gate {
     Gate* gate_;
   };
 
-  // kDeadlineExceeded when another call is still inside at `deadline`; kCancelled when the caller has gone.
-  absl::StatusOr<Pass> Enter(const base::Deadline& deadline) {
-    base::MutexLock lock(mutex_);
-    while (taken_) {
-      if (deadline.Wait(left_, mutex_) || !taken_) continue;
+  // kDeadlineExceeded when another call is still inside at `deadline`; kCancelled when the caller has gone. Whoever had to wait for
+  // longer than that does not get in: nobody waits for its answer.
+  absl::StatusOr<Pass> Enter(const Deadline& deadline) {
+    MutexLock lock(mutex_);
+    bool late = false;
+    while (taken_ && !late) {
+      deadline.Wait(left_, mutex_);
+      late = deadline.gone() || absl::Now() >= deadline.time();
+    }
+    if (late) {
+      if (!taken_) left_.NotifyOne();
       return deadline.Passed(
           "another control call has not ended yet; look at the disks it works on, then try again");
     }
@@ -44,16 +50,16 @@ class Gate {
 
  private:
   void Leave() {
-    base::MutexLock lock(mutex_);
+    MutexLock lock(mutex_);
     taken_ = false;
     left_.NotifyOne();
   }
 
-  base::Mutex mutex_;
-  base::CondVar left_;
+  Mutex mutex_;
+  CondVar left_;
   bool taken_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-}  // namespace understudy::server
+}  // namespace understudy::base
 
-#endif  // UNDERSTUDY_SERVER_GATE_H_
+#endif  // UNDERSTUDY_STORAGE_BASE_GATE_H_
