@@ -74,7 +74,10 @@ absl::StatusOr<ResumePoint> Forwarder::HandOver() {
     TellLocked({.kind = base::EventKind::kHandedOver});
     return ResumePoint{.stream_id = stream_id_, .next_sequence = window_.next_sequence()};
   }
-  if (HasReason(outcome->status(), kReasonIncomplete)) handover_ = Handover::kNone;
+  if (HasReason(outcome->status(), kReasonIncomplete)) {
+    handover_ = Handover::kNone;
+    MarkStartIncompleteLocked();  // what was refused meanwhile
+  }
   return outcome->status();
 }
 

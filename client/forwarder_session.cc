@@ -158,7 +158,8 @@ absl::Status Forwarder::Stop(bool drain, const base::Deadline& deadline) {
     changing_ = true;
     running_ = false;
     draining_ = false;
-    resumable_ = !incomplete_ && !fenced_ && !grant_.none() &&
+    const bool begun = !grant_.none() || window_.next_sequence() == 1;  // else nobody was told
+    resumable_ = !incomplete_ && !fenced_ && begun &&
                  window_.received_sequence() + 1 == window_.next_sequence();
     MissWindowLocked();
     window_.Reset(window_.next_sequence());

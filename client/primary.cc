@@ -144,12 +144,15 @@ absl::Status Primary::Resume() {
     }));
   }
   const bool away = forward && WasAway(record);
-  if (away) SuspectForward();
-  return forwarder_->Start({.grant = record.grant,
-                            .handed_over = record.handed_over,
-                            .resume = away ? ResumePoint() : record.resume,
-                            .incomplete = any(/*tee=*/true) && !differences_->empty(),
-                            .covered = intents_ != nullptr});
+  // Without any file of differences only the standby can know that a stream does not go on, and not one that never had a stream.
+  const bool forgotten = forward && intents_ == nullptr && record.resume.stream_id == 0;
+  if (away || forgotten) SuspectForward();
+  return forwarder_->Start(
+      {.grant = record.grant,
+       .handed_over = record.handed_over,
+       .resume = away ? ResumePoint() : record.resume,
+       .incomplete = (any(/*tee=*/true) || away || forgotten) && !differences_->empty(),
+       .covered = intents_ != nullptr});
 }
 
 void Primary::Shutdown(absl::Duration grace) {

@@ -158,7 +158,8 @@ void Primary::StoreProof(Proof proof) {
 // QEMU waits for an agent that is restarted, but not for ever: then it goes on with its own disk.
 bool Primary::WasAway(const AgentRecord& record) const {
   const absl::Time ended = absl::FromUnixMicros(record.stored_micros);
-  if (!record.clean || record.handed_over || absl::Now() - ended <= kForwardAbsenceMax) {
+  const absl::Duration absence = absl::Now() - ended;
+  if (!record.clean || (absence >= absl::ZeroDuration() && absence <= kForwardAbsenceMax)) {
     return false;
   }
   base::LogWarning("was_away")
@@ -317,7 +318,8 @@ absl::Status Primary::StoreCleanEnd(const ResumePoint& resume, bool handed_over)
   return state_->Update([&](AgentRecord& record) {
     if (handed_over && !record.handed_over) return;
     record.clean = true;
-    record.resume = resume;
+    record.resume = intents_ == nullptr && Differs(/*tee=*/false) ? ResumePoint() : resume;
+    if (resync_->proof() == Proof::kRefuted) record.proof = Proof::kRefuted;
   });
 }
 

@@ -75,7 +75,8 @@ absl::Status Volume::CheckRequest(const base::IoGate::Pass& pass, uint64_t offse
 }
 
 absl::Status Volume::CheckMayChange() const {
-  if (!handed_over_.load(std::memory_order_acquire)) return absl::OkStatus();
+  // Without a local disk the VM may go on with its own: the forwarder refuses the write, and notes that it is missing.
+  if (!tee() || !handed_over_.load(std::memory_order_acquire)) return absl::OkStatus();
   return WithReason(
       absl::FailedPreconditionError(absl::StrCat(
           "volume ", options_.name,

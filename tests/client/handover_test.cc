@@ -6,6 +6,7 @@
 #include <thread>
 #include <unistd.h>
 
+#include "absl/strings/str_cat.h"
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -243,6 +244,50 @@ TEST_F(HandoverTest, AnAgentThatHasForgottenItIsTold) {
   ASSERT_TRUE(Eventually([&] { return primary_->handed_over(); }));
   EXPECT_TRUE(HasReason(Write(0, 'b'), kReasonHandedOver));
   EXPECT_TRUE(Eventually([&] { return ToldHandedOver(); }));
+}
+
+// A forward volume's owner has a disk of its own and may go on when we refuse (QEMU's quorum with vote-threshold=1, a mirror whose job
+// ends): what was refused is on that disk and not at the standby.
+TEST_F(HandoverTest, WhatAForwardVolumeWasRefusedIsMissingWhenItIsTakenBack) {
+  transport_.Set([](auto& b) { b.strict_streams = true; });
+  Started(/*tee=*/false);
+  ASSERT_TRUE(Write(0, 'a').ok());
+  HandOver();
+  ASSERT_TRUE(HasReason(Write(0, 'b'),
+                        kReasonHandedOver));  // QEMU: "child failed", and its own disk has the 'b'
+  transport_.Disconnect();
+  Refuse(false);
+  ASSERT_TRUE(Eventually([&] { return !primary_->handed_over(); }));
+  ASSERT_TRUE(primary_->forwarder().WaitForAnswer(Soon()).connected);
+  const auto checkpoint = primary_->Checkpoint(Soon());
+  EXPECT_TRUE(HasReason(checkpoint.status(), kReasonIncomplete))
+      << "a checkpoint without the 'b' was committed as complete: " << checkpoint.status()
+      << ", standby has '" << transport_.seen().disk0[0] << "'";
+}
+
+// Nobody refuses a VM's writes while the agent is dead.
+TEST_F(HandoverTest, AForwardVolumeWhoseAgentWasAwayWhileHandedOverIsNotKnown) {
+  transport_.Set([](auto& b) { b.strict_streams = true; });
+  Started(/*tee=*/false);
+  ASSERT_TRUE(Write(0, 'a').ok());
+  HandOver();
+  const std::string path = directory_ + "/state/agent";
+  std::string text;
+  ASSERT_TRUE(Eventually([&] {
+    text = *base::FileSystem::Posix().ReadWholeFile(path);
+    return text.find("next_sequence=3") != std::string::npos;
+  }));
+  primary_.reset();  // killed; a day passes, in which the VM runs on with its own disk
+  const std::string then = absl::StrCat(absl::ToUnixMicros(absl::Now() - absl::Hours(24)));
+  text.replace(text.find("stored=") + 7, then.size(), then);
+  ASSERT_TRUE(base::FileSystem::Posix().WriteFileAtomically(path, text).ok());
+  Refuse(false);  // taken back
+  Make(/*tee=*/false);
+  ASSERT_TRUE(Eventually([&] { return !primary_->handed_over(); }));
+  ASSERT_TRUE(primary_->forwarder().WaitForAnswer(Soon()).connected);
+  const auto checkpoint = primary_->Checkpoint(Soon());
+  EXPECT_TRUE(HasReason(checkpoint.status(), kReasonIncomplete))
+      << "claims to be complete: " << checkpoint.status();
 }
 
 }  // namespace

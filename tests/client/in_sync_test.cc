@@ -1,4 +1,5 @@
 // "In sync" is said when it is known, and what was known once stays known over restarts of the agent: what may differ since is in its files.
+#include <filesystem>
 #include <string>
 
 #include <gmock/gmock.h>
@@ -127,6 +128,22 @@ TEST_F(InSyncTest, WhoeverWroteTheDiskInForwardModeNeedsToBeCompared) {
   Make();
   ExpectEqualAfterCheckpoint();
   EXPECT_GE(transport_.seen().compared_bytes - compared, kDiskBytes);
+}
+
+// The state directory's file system is full, or takes nothing for another reason, just then.
+TEST_F(InSyncTest, ARefutationThatCouldNotBeStoredIsStoredLater) {
+  Started();
+  Verify();
+  ASSERT_EQ(primary_->sync_state(), SyncState::kInSync);
+  transport_.Corrupt(20 * kMiB, 'z');
+  std::filesystem::create_directory(
+      directory_.File("state/agent.tmp"));  // the file cannot be replaced
+  Verify();
+  ASSERT_EQ(primary_->sync_state(), SyncState::kDiverged);
+  std::filesystem::remove(directory_.File("state/agent.tmp"));
+  Write(9 * kMiB, 'b');
+  RestartInOrder();
+  EXPECT_EQ(primary_->sync_state(), SyncState::kDiverged);
 }
 
 }  // namespace

@@ -375,6 +375,32 @@ TEST_F(ResyncTest, WhoWasAwayInForwardModeDoesNotKnowWhatWasWritten) {
   EXPECT_EQ(transport_.seen().committed, Epoch(2));
 }
 
+TEST_F(ResyncTest, AForwardAgentThatEndsBeforeItsFirstHandshakeHasLostWrites) {
+  forward_ = true;
+  for (const bool killed : {true, false}) {
+    SCOPED_TRACE(killed ? "killed" : "ended in order");
+    std::filesystem::remove_all(directory_.File("state"));
+    transport_.StartAfresh();  // started with initial=equal, and nobody has attached
+    Outage(true);
+    Make();
+    ASSERT_TRUE(primary_->Start(false, absl::Now()).ok());
+    Write(0, 'a');  // answered; the VM's own disk has it
+    if (killed) {
+      Kill();
+    } else {
+      primary_->Shutdown(absl::Milliseconds(50));
+      primary_.reset();
+    }
+    Outage(false);
+    Make();
+    ASSERT_TRUE(Eventually([&] { return primary_->forwarder().state().connected; }));
+    const auto checkpoint = primary_->Checkpoint(Soon());
+    EXPECT_TRUE(HasReason(checkpoint.status(), kReasonIncomplete))
+        << "committed as complete without the write: " << checkpoint.status();
+    primary_.reset();
+  }
+}
+
 TEST_F(ResyncTest, AStandbyThatRefusesEveryFrameHoldsNoWriter) {
   ack_ = AckMode::kReceived;
   Make();
