@@ -138,9 +138,10 @@ absl::Status ReplicaImpl::CommitItself() {
   return CommitHere(checkpoint);
 }
 
-// Nobody sees the disks: there was no checkpoint, and none is on its way.
+// Nobody sees the disks: there was no checkpoint, and none is on its way or prepared.
 bool ReplicaImpl::InFirstSync() const {
-  return record_.stage == Stage::kRunning && !record_.valid && incomplete_ && !CheckpointPending();
+  return record_.stage == Stage::kRunning && !record_.valid && incomplete_ &&
+         record_.prepared_epoch == Epoch() && !CheckpointPending();
 }
 
 // What was received goes to the disks before there is a checkpoint, so that a first sync takes little room whatever it copies. What it

@@ -1,6 +1,7 @@
 // A first sync takes little room, whatever it copies: it goes to the secondary disks in steps that nobody sees.
 #include <atomic>
 #include <filesystem>
+#include <future>
 #include <string>
 
 #include <gmock/gmock.h>
@@ -210,6 +211,29 @@ TEST_P(FirstSyncTest, ADiskThatRefusesIsTriedAgain) {
   failing = false;
   Send(7 * kMiB, 20 * kMiB);
   End();
+}
+
+// PREPARE was answered: the epoch is sealed, whole and durable, and the orchestrator may have loaded the VM's state for it.
+TEST_P(FirstSyncTest, AStepDoesNotTakeAPreparedFirstCheckpointAway) {
+  Begin();
+  Send(0, 3 * kMiB);
+  ASSERT_EQ(f_.Append({{.kind = OperationKind::kComplete}}, ""), absl::OkStatus());
+  std::promise<absl::StatusOr<CheckpointResult>> promise;
+  auto future = promise.get_future();
+  ASSERT_EQ(f_.Append({{.kind = OperationKind::kPrepare}}, "",
+                      [&](absl::StatusOr<CheckpointResult> result) { promise.set_value(result); }),
+            absl::OkStatus());
+  const auto prepared = future.get();
+  ASSERT_TRUE(prepared.ok()) << prepared.status();
+  const std::string at_marker = expected_;
+  // The agent dies and comes back with a new stream, or a write is skipped.
+  ASSERT_EQ(f_.Append({{.kind = OperationKind::kIncomplete}}, ""), absl::OkStatus());
+  Send(8 * kMiB, 20 * kMiB);
+  const auto committed = f_.replica().CommitPrepared(prepared->epoch);
+  EXPECT_TRUE(committed.ok()) << committed.status();
+  EXPECT_TRUE(f_.replica().state().valid);
+  EXPECT_TRUE(f_.View(0) == at_marker);
+  EXPECT_EQ(f_.replica().Failover({}), absl::OkStatus()) << "the primary dies now";
 }
 
 }  // namespace
