@@ -122,6 +122,7 @@ absl::Status ReplicaImpl::Start() {
   record.applied_micros = absl::ToUnixMicros(context_.clock.Now());
   base::Turn::Hold commit_turn(commit_turn_);
   RETURN_IF_ERROR(StoreStart(&record, *hidden, *next.active));
+  TrustFailbackMap(next, record.incarnation);
   Publish(std::make_shared<const Chain>(std::move(next)));
   ResetForStart(epoch, hidden, /*incomplete=*/!record.valid);
   base::LogInfo("replication_started")
@@ -578,6 +579,7 @@ absl::Status ReplicaImpl::Retire(std::optional<uint64_t> failback_mark) {
     base::MutexLock lock(mutex_);
     record_.stage = Stage::kNone;
   }
+  DistrustFailbackMap(*old_chain);
   return UnmarkDisks(*old_chain);
 }
 

@@ -13,8 +13,19 @@ namespace understudy::storage {
 
 bool ReplicaImpl::FailbackKnown() const { return record_.failback_known && !failback_lost_; }
 
-// What is not known now must not be known again after the next restart, when the disks' files say nothing any more: the VM's writes
-// may be missing by then.
+void ReplicaImpl::TrustFailbackMap(const Chain& chain, const Incarnation& incarnation) {
+  bool lost = false;
+  for (const auto& disk : chain.disks) {
+    const absl::Status told = disk->TrustFailback(context_.options.data_dir, incarnation);
+    if (told.ok()) continue;
+    lost = true;
+    base::LogWarning("failback_map_unknown").With("group", name_).With("status", told);
+  }
+  base::MutexLock lock(mutex_);
+  failback_lost_ = lost;
+}
+
+// What is not known now must not be known again after the next restart: the VM's writes may be missing by then.
 absl::Status ReplicaImpl::LoadFailbackMap() {
   const GroupRecord record = this->record();
   const absl::Status loaded = failback_map_.Load();
@@ -22,8 +33,8 @@ absl::Status ReplicaImpl::LoadFailbackMap() {
     base::LogWarning("failback_map_unknown").With("group", name_).With("status", loaded);
   bool lost = !loaded.ok();
   for (const VolumeRecord& volume : record.volumes) {
-    lost = lost || SecondaryDisk::FailbackLost(context_.file_system, volume, name_,
-                                               context_.options.data_dir);
+    lost = lost || !SecondaryDisk::FailbackTrusted(context_.file_system, volume,
+                                                   context_.options.data_dir, record.incarnation);
   }
   {
     base::MutexLock lock(mutex_);
@@ -82,24 +93,28 @@ void ReplicaImpl::MarkForFailback(VolumeId volume, ByteRange range) {
   if (!marked.ok()) LoseFailbackMap(marked);
 }
 
-// The VM goes on. The index takes nothing any more, but may hold the map as it was when it comes back: so the disk says it, too.
+// The VM goes on. The index takes nothing any more, but may hold the map as it was when it comes back: so the disks say that it is not
+// whole, by what is no longer beside them.
 void ReplicaImpl::LoseFailbackMap(const absl::Status& cause) {
-  // Whoever comes meanwhile writes to the disk when it says so, not before; and MarkDisks() does not take it back.
+  // Whoever comes meanwhile writes to the disk when it says so, not before.
   base::Turn::Hold marker_turn(marker_turn_);
   {
     base::MutexLock lock(mutex_);
     if (std::exchange(failback_lost_, true)) return;
   }
-  const GroupRecord record = this->record();
-  for (const auto& disk : chain()->disks) {
-    const absl::Status told =
-        disk->WriteMarker(name_, context_.options.data_dir, record.term, /*failback_lost=*/true);
-    if (!told.ok()) base::LogError("disk_not_marked").With("group", name_).With("status", told);
-  }
+  DistrustFailbackMap(*chain());
   Report({.operation = "failback",
           .status = Annotate(cause,
                              "the VM's writes cannot be marked any more, so a failback "
                              "will compare the whole disks")});
+}
+
+void ReplicaImpl::DistrustFailbackMap(const Chain& chain) {
+  for (const auto& disk : chain.disks) {
+    if (disk == nullptr) continue;
+    const absl::Status told = disk->DistrustFailback(context_.options.data_dir);
+    if (!told.ok()) base::LogError("disk_not_marked").With("group", name_).With("status", told);
+  }
 }
 
 absl::StatusOr<FailbackRegions> ReplicaImpl::Failback() const {

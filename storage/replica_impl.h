@@ -311,6 +311,8 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
 
   // replica_failback.cc
   bool FailbackKnown() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void TrustFailbackMap(const Chain& chain, const Incarnation& incarnation);
+  void DistrustFailbackMap(const Chain& chain);
   absl::Status LoadFailbackMap();
   void RememberGivenUp(const std::shared_ptr<Overlay>& hidden, const OverlayList& dropped,
                        const std::deque<PendingFrame>& frames)

@@ -12,15 +12,9 @@ void ReplicaImpl::MarkDisks() {
   const GroupRecord record = this->record();
   if (record.stage == Stage::kNone || record.stage == Stage::kDone) return;
   const std::shared_ptr<const Chain> chain = this->chain();  // a checkpoint may publish another
-  bool failback_lost = false;
-  {
-    base::MutexLock lock(mutex_);
-    failback_lost = failback_lost_;
-  }
   for (const auto& disk : chain->disks) {
     if (disk == nullptr) continue;
-    const absl::Status marked =
-        disk->WriteMarker(name_, context_.options.data_dir, record.term, failback_lost);
+    const absl::Status marked = disk->WriteMarker(name_, context_.options.data_dir, record.term);
     if (marked.ok()) continue;
     base::LogWarning("disk_not_marked").With("group", name_).With("status", marked);
   }

@@ -59,6 +59,11 @@ std::string MarkerPath(const std::string& disk_path, const base::FileIdentity& i
                       absl::Hex(base::Crc32c(id.data(), id.size())), kMarkerSuffix);
 }
 
+std::string FailbackPath(const std::string& disk_path, const base::FileIdentity& identity,
+                         const std::string& data_dir) {
+  return absl::StrCat(MarkerPath(disk_path, identity, data_dir), "-failback");
+}
+
 // For people.
 std::string MarkerText(const std::string& group, const std::string& data_dir) {
   return absl::StrCat(
@@ -67,8 +72,6 @@ std::string MarkerText(const std::string& group, const std::string& data_dir) {
       "\nDo not use or copy it alone.\n");
 }
 
-constexpr absl::string_view kFailbackLost =
-    "After its failover not every write could be marked for the way back.\n";
 constexpr absl::string_view kTermWord = "term ";
 
 // For CheckMarker(). The check tells a damaged line, which says nothing, from another term.
@@ -234,25 +237,35 @@ absl::StatusOr<std::vector<MapRun>> SecondaryDisk::Map(ByteRange range) const {
 }
 
 absl::Status SecondaryDisk::WriteMarker(const std::string& group, const std::string& data_dir,
-                                        Term term, bool failback_lost) {
+                                        Term term) {
   std::string text = MarkerText(group, data_dir);
   if (identity_.device()) {
     absl::StrAppend(&text, "It is ", path_, ", ", identity_.file_system, "\n");
     RETURN_IF_ERROR(file_system_.CreateDirectory(absl::StrCat(data_dir, kDeviceMarkers)));
     RETURN_IF_ERROR(file_system_.SyncDirectory(data_dir));
   }
-  if (failback_lost) absl::StrAppend(&text, kFailbackLost);
   return file_system_.WriteFileAtomically(MarkerPath(path_, identity_, data_dir),
                                           absl::StrCat(text, TermLine(group, term)));
 }
 
-bool SecondaryDisk::FailbackLost(base::FileSystem& file_system, const VolumeRecord& disk,
-                                 const std::string& group, const std::string& data_dir) {
-  const std::string path = MarkerPath(disk.disk_path, disk.identity, data_dir);
-  if (!file_system.Exists(path)) return false;
-  const auto found = file_system.ReadWholeFile(path);
-  return !found.ok() ||
-         (TermIn(*found, group).has_value() && absl::StrContains(*found, kFailbackLost));
+absl::Status SecondaryDisk::TrustFailback(const std::string& data_dir,
+                                          const Incarnation& incarnation) {
+  return file_system_.WriteFileAtomically(FailbackPath(path_, identity_, data_dir),
+                                          absl::StrCat(incarnation.ToHex(), "\n"));
+}
+
+absl::Status SecondaryDisk::DistrustFailback(const std::string& data_dir) {
+  const std::string path = FailbackPath(path_, identity_, data_dir);
+  if (!file_system_.Exists(path)) return absl::OkStatus();
+  RETURN_IF_ERROR(file_system_.Remove(path));
+  return file_system_.SyncDirectory(Parent(path));
+}
+
+bool SecondaryDisk::FailbackTrusted(base::FileSystem& file_system, const VolumeRecord& disk,
+                                    const std::string& data_dir, const Incarnation& incarnation) {
+  const auto found =
+      file_system.ReadWholeFile(FailbackPath(disk.disk_path, disk.identity, data_dir));
+  return found.ok() && *found == absl::StrCat(incarnation.ToHex(), "\n");
 }
 
 absl::Status SecondaryDisk::CheckMarker(base::FileSystem& file_system, const VolumeRecord& disk,

@@ -74,11 +74,13 @@ class SecondaryDisk {
   // Whether the marker of `disk` is one that WriteMarker() writes for this group.
   static bool MarkedFor(base::FileSystem& file_system, const VolumeRecord& disk,
                         const std::string& group, const std::string& data_dir);
-  // `failback_lost`: FailbackLost() is true from now on, whatever becomes of the index.
-  absl::Status WriteMarker(const std::string& group, const std::string& data_dir, Term term,
-                           bool failback_lost = false);
-  static bool FailbackLost(base::FileSystem& file_system, const VolumeRecord& disk,
-                           const std::string& group, const std::string& data_dir);
+  absl::Status WriteMarker(const std::string& group, const std::string& data_dir, Term term);
+  // A file beside the marker, of one incarnation of the group: as long as it is there, the index has the failback map whole. A map that
+  // loses a mark loses the file, which takes no space: what filled the file system or broke the index does not keep it from that.
+  absl::Status TrustFailback(const std::string& data_dir, const Incarnation& incarnation);
+  absl::Status DistrustFailback(const std::string& data_dir);
+  static bool FailbackTrusted(base::FileSystem& file_system, const VolumeRecord& disk,
+                              const std::string& data_dir, const Incarnation& incarnation);
   // kDataLoss when the disk has seen a later life of its group than `term`: a higher one, or its end. Then the data directory is an
   // older copy; of a device: its index is, since an older copy of all of it brings an older marker along. For a group that is
   // RUNNING or has failed over.

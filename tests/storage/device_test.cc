@@ -57,8 +57,11 @@ class DeviceTest : public ::testing::Test {
   // "" when there is none.
   std::string Marker() {
     const std::filesystem::path directory = f_.options().data_dir + "/devices";
-    if (!std::filesystem::exists(directory) || std::filesystem::is_empty(directory)) return "";
-    return std::filesystem::directory_iterator(directory)->path().string();
+    if (!std::filesystem::exists(directory)) return "";
+    for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+      if (entry.path().extension() == ".understudy") return entry.path().string();
+    }
+    return "";
   }
   void Begin() {
     ASSERT_THAT(Reopen(), IsEmpty());

@@ -10,6 +10,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <rocksdb/env.h>
+#include <rocksdb/file_system.h>
 
 #include "storage/failback_map.h"
 #include "tests/storage/store_fixture.h"
@@ -30,6 +32,33 @@ constexpr uint64_t kEverything = std::numeric_limits<uint64_t>::max();
 ByteRange Region(uint64_t first, uint64_t count = 1) {
   return ByteRange::OfLength(first * kRegion, count * kRegion);
 }
+
+std::atomic<bool> full =
+    false;  // of the file system of the data directory and the disks: nothing new fits
+
+class FullFile : public rocksdb::FSWritableFileOwnerWrapper {
+ public:
+  using FSWritableFileOwnerWrapper::FSWritableFileOwnerWrapper;
+  rocksdb::IOStatus Append(const rocksdb::Slice& data, const rocksdb::IOOptions& options,
+                           rocksdb::IODebugContext* context) override {
+    if (full) return rocksdb::IOStatus::NoSpace("ENOSPC");
+    return FSWritableFileOwnerWrapper::Append(data, options, context);
+  }
+};
+
+class FullFileSystem : public rocksdb::FileSystemWrapper {
+ public:
+  FullFileSystem() : FileSystemWrapper(rocksdb::FileSystem::Default()) {}
+  const char* Name() const override { return "full"; }
+  rocksdb::IOStatus NewWritableFile(const std::string& path, const rocksdb::FileOptions& options,
+                                    std::unique_ptr<rocksdb::FSWritableFile>* file,
+                                    rocksdb::IODebugContext* context) override {
+    std::unique_ptr<rocksdb::FSWritableFile> real;
+    const auto made = target()->NewWritableFile(path, options, &real, context);
+    if (made.ok()) *file = std::make_unique<FullFile>(std::move(real));
+    return made;
+  }
+};
 
 class FailbackTest : public ::testing::Test {
  protected:
@@ -174,7 +203,7 @@ TEST_F(FailbackTest, ACommitJobThatFailsCostsNothing) {
   EXPECT_THAT(Runs(), ElementsAre(Region(3)));
 }
 
-// The file beside the disk, which says that a mark was lost, is gone with the end of the commit job.
+// The file whose absence beside one disk says that a mark was lost may come back from a copy.
 TEST_F(FailbackTest, WhatWasLostOnceIsNotKnownAgainAfterTheCommitJob) {
   Begin();
   PrimaryWrite(3);
@@ -183,13 +212,11 @@ TEST_F(FailbackTest, WhatWasLostOnceIsNotKnownAgainAfterTheCommitJob) {
   ASSERT_EQ(f_.replica().state().usage[0].failback_bytes, kRegion) << "known";
   f_.CloseStore();
   failing = false;
-  const std::string marker = f_.spec().volumes[0].disk_path + ".understudy";
-  std::string text = *base::FileSystem::Posix().ReadWholeFile(marker);
-  text.insert(text.rfind("term "),
-              "After its failover not every write could be marked for the way back.\n");
-  ASSERT_TRUE(base::FileSystem::Posix().WriteFileAtomically(marker, text).ok());
+  const std::string file = f_.spec().volumes[0].disk_path + ".understudy-failback";
+  fs::rename(file, file + "+");
 
   ASSERT_EQ(f_.OpenStore(), absl::OkStatus());
+  fs::rename(file + "+", file);
   FailOver();
   EXPECT_THAT(Runs(), ElementsAre(ByteRange{0, kVolumeBytes}));
   ASSERT_EQ(f_.CrashAndOpen(), absl::OkStatus());
@@ -236,12 +263,43 @@ TEST_F(FailbackTest, RemoveTakesItOnlyWhole) {
   ASSERT_EQ(VmWrite(9 * kRegion), absl::OkStatus()) << "it goes on";
   const auto again = f_.replica().Failback();
   EXPECT_EQ(f_.store().Remove("vm1", again->mark), absl::OkStatus());
+  EXPECT_FALSE(fs::exists(f_.spec().volumes[0].disk_path + ".understudy-failback"));
 
   // The next life of the group begins without it.
   f_.CloseStore();
   Begin();
   FailOver();
   EXPECT_THAT(Runs(), IsEmpty());
+}
+
+// One cause, both places: the index and the file beside the disk lie on the file system that is full (as they do by default, and for
+// a device always). The VM's writes go to blocks that the disk has already, so they succeed.
+TEST_F(FailbackTest, WhatAFullFileSystemCouldNotMarkIsNotKnownAfterARestart) {
+  const auto env = rocksdb::NewCompositeEnv(std::make_shared<FullFileSystem>());
+  f_.options().index_env = env.get();
+  Begin();
+  PrimaryWrite(3);
+  FailOver();
+  full = true;
+  f_.files().SetHook([](FileOperation operation, const std::string& path) {
+    const bool marker = path.find(".understudy") != std::string::npos;
+    return marker && operation == FileOperation::kWrite ? absl::ResourceExhaustedError("ENOSPC")
+                                                        : absl::OkStatus();
+  });
+  ASSERT_EQ(VmWrite(50 * kRegion), absl::OkStatus()) << "the VM goes on, its write is on the disk";
+  EXPECT_THAT(Runs(), ElementsAre(ByteRange{0, kVolumeBytes})) << "this process knows";
+  f_.CloseStore();  // an orderly restart, after somebody has made room
+  full = false;
+  f_.files().SetHook(nullptr);
+  ASSERT_EQ(f_.OpenStore(), absl::OkStatus());
+  const std::vector<ByteRange> runs = Runs();
+  const bool named =
+      std::any_of(runs.begin(), runs.end(), [](ByteRange run) { return run.Overlaps(Region(50)); });
+  EXPECT_TRUE(named) << "the map is called known, and lacks what the VM has written: "
+                     << ::testing::PrintToString(runs.size()) << " run(s), failback_bytes "
+                     << f_.replica().state().usage[0].failback_bytes;
+  f_.CloseStore();
+  f_.options().index_env = nullptr;
 }
 
 }  // namespace
