@@ -271,12 +271,19 @@ void Group::OnScrubEnded(const storage::ScrubState& result) {
   scrub_marks_.erase(mark);
 }
 
+absl::Status Group::AwaitRemovable(bool force, const Expected& expected,
+                                   const base::Deadline& deadline) {
+  // First: a planned stop holds the gate as long as it takes.
+  RETURN_IF_ERROR(Ask(force ? Verb::kForceRemove : Verb::kRemove, expected).status());
+  return gate_.Enter(deadline).status();
+}
+
 absl::Status Group::Remove(bool force, const Expected& expected, const base::Deadline& deadline,
                            const std::function<absl::Status()>& forget) {
+  const Verb verb = force ? Verb::kForceRemove : Verb::kRemove;
+  RETURN_IF_ERROR(Ask(verb, expected).status());
   ASSIGN_OR_RETURN(const base::Gate::Pass pass, gate_.Enter(deadline));
-  RETURN_IF_ERROR(CheckExpected(expected));
-  RETURN_IF_ERROR(
-      Judge(force ? Verb::kForceRemove : Verb::kRemove, replica_->state().stage).refusal);
+  RETURN_IF_ERROR(Ask(verb, expected).status());  // another call was in the gate
   const absl::Status removed = absl::NotFoundError(absl::StrCat("group ", name(), " was removed"));
   RETURN_IF_ERROR(EvictStreams(removed));
   RETURN_IF_ERROR(forget());

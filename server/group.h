@@ -124,9 +124,11 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
   absl::StatusOr<uint64_t> Scrub(const storage::ScrubOptions& options, const Expected& expected);
   // A planned stop that is not done at `deadline` goes on, kDeadlineExceeded says so; calling again waits for the same one.
   absl::StatusOr<StopOutcome> Stop(const StopCommand& command, const base::Deadline& deadline);
-  // Checks that the group may go, ends its stream, calls `forget` (the store's half) and, when that succeeds, detaches.
   // Of the secondary disks' failback map; kFailedPrecondition unless DONE.
   absl::StatusOr<storage::FailbackRegions> Failback() const { return replica_->Failback(); }
+  // Whether the group may go, once the call that is at work on it has ended: for who must not wait for that in Remove().
+  absl::Status AwaitRemovable(bool force, const Expected& expected, const base::Deadline& deadline);
+  // Checks that the group may go, ends its stream, calls `forget` (the store's half) and, when that succeeds, detaches.
   absl::Status Remove(bool force, const Expected& expected, const base::Deadline& deadline,
                       const std::function<absl::Status()>& forget);
   GroupStatus Status() const;

@@ -199,8 +199,10 @@ void Service::UndoOpen(const std::shared_ptr<Group>& group,
 absl::Status Service::Remove(const std::string& name, bool force, const Expected& expected,
                              const base::Deadline& deadline,
                              std::optional<uint64_t> failback_mark) {
+  ASSIGN_OR_RETURN(std::shared_ptr<Group> group, FindGroup(name));
+  RETURN_IF_ERROR(group->AwaitRemovable(force, expected, deadline));
   ASSIGN_OR_RETURN(const base::Gate::Pass pass, open_gate_.Enter(deadline));
-  ASSIGN_OR_RETURN(const std::shared_ptr<Group> group, FindGroup(name));
+  ASSIGN_OR_RETURN(group, FindGroup(name));  // it may be gone by now, or another one
   return RemoveLocked(group, force, expected, deadline, failback_mark);
 }
 

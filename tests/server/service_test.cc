@@ -4,6 +4,7 @@
 #include <fstream>
 #include <string>
 #include <sys/stat.h>
+#include <thread>
 #include <unistd.h>
 
 #include "absl/strings/str_cat.h"
@@ -127,6 +128,34 @@ TEST(ServiceTest, ShutdownSaysWhenAStopIsStillAtWork) {
   EXPECT_FALSE(harness.group->Stop({}, absl::Now() + absl::Milliseconds(10)).ok());
   harness.replica().AwaitStuck(Place::kStop);
   EXPECT_FALSE(harness.service.Shutdown());
+  harness.replica().Stick(false, Place::kStop);
+}
+
+// It used to wait for the stop, or the start, with the door shut to every other group.
+TEST(ServiceTest, ARemoveDuringALongCallHoldsNoOtherGroupUp) {
+  using Place = testing::FakeReplica::Place;
+  Harness harness;
+  Service& service = harness.service;
+  const auto briefly = [] { return absl::Now() + absl::Milliseconds(200); };
+  harness.replica().Stick(true, Place::kStart);
+  std::thread start([&] { harness.Start(); });
+  harness.replica().AwaitStuck(Place::kStart);
+  std::thread remove([&] {
+    EXPECT_EQ(Refusal(service.Remove("vm1", false, {}, Soon())),
+              "FAILED_PRECONDITION: Block device is in use by internal backup job");
+  });
+  absl::SleepFor(absl::Milliseconds(100));  // it waits for the start, whose outcome decides
+  EXPECT_TRUE(service.Start(Mode::kSecondary, OneVolume("vm2"), {}, briefly()).ok());
+  harness.replica().Stick(false, Place::kStart);
+  start.join();
+  remove.join();
+
+  harness.replica().Stick(true, Place::kStop);
+  EXPECT_FALSE(harness.group->Stop({}, absl::Now() + absl::Milliseconds(10)).ok());
+  EXPECT_EQ(Refusal(service.Remove("vm1", false, {}, Soon())),
+            "FAILED_PRECONDITION: Block device is in use by internal backup job");
+  EXPECT_TRUE(service.Open(Mode::kSecondary, OneVolume("vm3"), briefly()).ok());
+  EXPECT_TRUE(service.Remove("vm3", false, {}, briefly()).ok());
   harness.replica().Stick(false, Place::kStop);
 }
 
