@@ -17,6 +17,13 @@ absl::Status NotRunning() {
                     kReasonNotRunning);
 }
 
+absl::Status NoCheckpoint(const std::string& group) {
+  return WithReason(absl::FailedPreconditionError(absl::StrCat(
+                        "group ", group,
+                        ": there is no checkpoint to fail over to: the first sync has not ended")),
+                    kReasonNoCheckpoint);
+}
+
 std::vector<VolumeInfo> InfosOf(const GroupRecord& record) {
   std::vector<VolumeInfo> infos;
   for (const VolumeRecord& volume : record.volumes) {
@@ -83,15 +90,6 @@ std::shared_ptr<Overlay> ReplicaImpl::MakeOverlay(OverlayId id, OverlayRecord re
                                                   Overlay::Origin origin) const {
   return std::make_shared<Overlay>(id, std::move(record), volumes_.size(), context_.index,
                                    context_.extent_memory, origin);
-}
-
-absl::Status ReplicaImpl::OpenDisks(std::vector<std::shared_ptr<SecondaryDisk>>* disks) {
-  for (const VolumeRecord& volume : record().volumes) {
-    ASSIGN_OR_RETURN(std::shared_ptr<SecondaryDisk> disk,
-                     SecondaryDisk::Open(context_.file_system, volume));
-    disks->push_back(std::move(disk));
-  }
-  return absl::OkStatus();
 }
 
 absl::Status ReplicaImpl::Start() {
@@ -223,6 +221,7 @@ absl::Status ReplicaImpl::StoreAgent(const std::string& agent_id, bool takeover)
 }
 
 absl::Status ReplicaImpl::AttachStream(uint64_t stream_id, bool may_checkpoint) {
+  RETURN_IF_ERROR(AttachDisksAgain());
   base::Turn::Hold hidden_turn(hidden_turn_);
   bool first = false;
   {
@@ -282,7 +281,7 @@ absl::Status ReplicaImpl::Stop() {
   }
   EndClones("the group is being stopped");
   const auto run = [this]() -> absl::Status {
-    RETURN_IF_ERROR(CommitReceived());
+    RETURN_IF_ERROR(CommitReceived());  // opens disks that were missing
     RETURN_IF_ERROR(WaitForJobs(absl::InfiniteFuture()));
     return FinishDone(/*drop_hidden=*/true);
   };
@@ -313,6 +312,8 @@ absl::Status ReplicaImpl::Failover(const FailoverOptions& options) {
     return absl::InvalidArgumentError(absl::StrCat(
         "group ", name_, ": either all that was received or an older epoch: choose one"));
   }
+  // Only a failover that finds its disks missing waits for them.
+  const absl::Status attached = AttachDisksAgain();
   RangeHolds holds;
   if (options.received) {
     holds = HoldAllWrites();
@@ -329,7 +330,7 @@ absl::Status ReplicaImpl::Failover(const FailoverOptions& options) {
       RETURN_IF_ERROR(MakeCommittedDurable());  // --durability=none, too: it was asked for
     }
   }
-  bool damaged = false;
+  absl::Status cannot_copy;
   {
     base::Turn::Hold commit_turn(commit_turn_);
     const GroupRecord record = this->record();
@@ -337,18 +338,20 @@ absl::Status ReplicaImpl::Failover(const FailoverOptions& options) {
     if (options.after_handover) RETURN_IF_ERROR(CheckHandedOver(record));
     if (stage == Stage::kRunning) {
       RETURN_IF_ERROR(FailoverFromRunning(options));
-      damaged = !damage_.ok();
+      cannot_copy = !damage_.ok() ? damage_ : attached;
     } else if (options.epoch.has_value() && *options.epoch != CommittedEpoch()) {
       return absl::FailedPreconditionError(
           absl::StrCat("group ", name_, " has failed over to epoch ", CommittedEpoch().value(),
                        " already: stop --failover without --epoch goes on with it"));
     } else if (stage == Stage::kFailoverFailed) {
+      RETURN_IF_ERROR(attached);
       RETURN_IF_ERROR(RetryFailover());
     } else {
       return NotRunning();
     }
   }
-  if (damaged) FailJob(damage_);  // nothing can be copied: only Remove is left
+  // Damage leaves only Remove; a disk may come back.
+  if (!cannot_copy.ok()) FailJob(cannot_copy);
   NotifyChange();
   ScheduleJob();
   return absl::OkStatus();
@@ -357,34 +360,24 @@ absl::Status ReplicaImpl::Failover(const FailoverOptions& options) {
 absl::Status ReplicaImpl::RetryFailover() {
   RETURN_IF_ERROR(damage_);
   GroupRecord record = this->record();
+  if (!record.valid) return NoCheckpoint(name_);
   Chain next = *chain();
   next.stage = record.stage = Stage::kFailover;
-  const bool missing = std::any_of(next.disks.begin(), next.disks.end(),
-                                   [](const auto& disk) { return disk == nullptr; });
-  if (missing) {  // at the last start
-    next.disks.clear();
-    RETURN_IF_ERROR(OpenDisks(&next.disks));
-    next.valid = record.valid;
-  }
   RETURN_IF_ERROR(WriteGroup(record, Index::Batch(context_.index)));
   Publish(std::make_shared<const Chain>(std::move(next)));
   base::MutexLock lock(mutex_);
   failed_ = absl::OkStatus();
-  if (missing) closing_ = false;
   return absl::OkStatus();
 }
 
-// That there is a state to take over with, or a damage that says why nothing can be copied. With --durability=none the first checkpoint
-// may be shown already, and lost with the log's sync.
+// That there is a state to take over with, or damage or missing disks, which say why nothing can be copied. With --durability=none the
+// first checkpoint may be shown already, and lost with the log's sync.
 absl::Status ReplicaImpl::CheckValid(const Chain& chain) const {
   if (!damage_.ok()) return absl::OkStatus();
   base::MutexLock lock(mutex_);
+  if (without_disks_.has_value()) return absl::OkStatus();
   if (chain.valid && (failed_.ok() || record_.valid)) return absl::OkStatus();
-  if (!chain.valid) RETURN_IF_ERROR(failed_);  // a disk that could not be opened
-  return WithReason(absl::FailedPreconditionError(absl::StrCat(
-                        "group ", name_,
-                        ": there is no checkpoint to fail over to: the first sync has not ended")),
-                    kReasonNoCheckpoint);
+  return NoCheckpoint(name_);
 }
 
 // Where a failover goes to.
@@ -450,7 +443,8 @@ absl::Status ReplicaImpl::FailoverFromRunning(const FailoverOptions& options) {
     std::move(first, hidden_pending_.end(), std::back_inserter(*dropped));
     hidden_pending_.erase(first, hidden_pending_.end());
     RememberGivenUp(hidden, *dropped_overlays, *dropped);
-    failed_ = absl::OkStatus();  // a hidden log that cannot be trusted is no longer needed
+    // A hidden log that cannot be trusted is no longer needed.
+    (without_disks_.has_value() ? *without_disks_ : failed_) = absl::OkStatus();
   }
   for (PendingFrame& frame : *dropped) {
     if (frame.checkpoint != nullptr) {
@@ -588,6 +582,7 @@ void ReplicaImpl::Close() {
   {
     base::MutexLock lock(mutex_);
     closing_ = true;
+    without_disks_.reset();  // so that AttachDisksAgain() does not change that
     changed_.NotifyAll();
     while (job_running_ || scrub_working_) changed_.Wait(mutex_);
   }

@@ -15,7 +15,7 @@
 //   commit_turn_    every index batch that changes the group, and every new chain; never held across segment or disk I/O,
 //                   so that Failover() waits for the index only
 //   mutex_          memory, no I/O;  view_mutex_  chain_ and the order of changes to the active overlay, no I/O
-// Taken in this order: range locks, control_turn_, hidden_turn_, flush_turn_, commit_turn_, view_mutex_, mutex_.
+// Taken in this order: range locks, control_turn_, attach_turn_, hidden_turn_, flush_turn_, commit_turn_, view_mutex_, mutex_.
 //
 // The way of a frame   log (one vectored write) -> extent map -> pending_ -> [sync of the log] -> index batch.
 // A checkpoint         seals hidden in passing and queues behind the frames it covers; when its batch is durable the chain is
@@ -196,7 +196,6 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   };
 
   // replica_control.cc
-  absl::Status OpenDisks(std::vector<std::shared_ptr<SecondaryDisk>>* disks);
   absl::Status StoreStart(GroupRecord* record, const Overlay& hidden, const Overlay& active);
   void ResetForStart(Epoch epoch, std::shared_ptr<Overlay> hidden, bool incomplete);
   absl::Status CheckValid(const Chain& chain) const;
@@ -420,7 +419,10 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
                                            std::span<const PreparedOverlay> prepared);
   absl::Status CheckOverlaysPresent() const;
   absl::StatusOr<std::shared_ptr<Overlay>> LoadOverlay(OverlayId id, const OverlayRecord& record);
+  absl::Status OpenDisks(std::vector<std::shared_ptr<SecondaryDisk>>* disks);
   void AttachDisks();
+  // Disks that were missing, or other ones, at recovery may be back. OK: they are open, as they are when none was missing.
+  absl::Status AttachDisksAgain();
   absl::Status RollHiddenForward();
   absl::Status ReplayHidden(const ReplayedFrame& frame);
   absl::Status RollActiveForward();
@@ -439,6 +441,7 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   Compactor active_compactor_;  // of the thread that appends to active
 
   base::Turn control_turn_;
+  base::Turn attach_turn_;  // AttachDisksAgain()
   base::Turn hidden_turn_;
   base::Turn flush_turn_;
   base::Turn commit_turn_;
@@ -465,6 +468,8 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   IndexedPosition active_reached_ ABSL_GUARDED_BY(mutex_);  // of the newest frame in active's maps
   absl::Status failed_ ABSL_GUARDED_BY(
       mutex_);  // why the primary's writes are refused until a restart or a failover
+  // Set while disks that the stage needs are not open, which failed_ says: what failed_ is when they are.
+  std::optional<absl::Status> without_disks_ ABSL_GUARDED_BY(mutex_);
   // What of the view could not be read at recovery: the group serves and takes nothing, and only Remove ends that. Set by
   // Recover(), never changed after.
   absl::Status damage_;

@@ -126,6 +126,7 @@ void ReplicaImpl::ForgetPrepared(Epoch committed) {
 }
 
 absl::StatusOr<CheckpointResult> ReplicaImpl::CommitPrepared(Epoch epoch) {
+  RETURN_IF_ERROR(AttachDisksAgain());
   std::shared_ptr<PendingCheckpoint> checkpoint;
   {
     base::Turn::Hold hidden_turn(hidden_turn_);  // no marker comes between the look and the commit

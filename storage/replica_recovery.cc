@@ -17,6 +17,18 @@ bool NeedsHidden(const GroupRecord& record) {
          (record.stage != Stage::kNone && record.committed_epoch < record.roll_forward_through);
 }
 
+// A started group cannot do without its disks.
+absl::Status WithRemedy(const absl::Status& status) {
+  absl::Status said(
+      status.code(),
+      absl::StrCat(status.message(),
+                   "; with the disk there repeat the call, or stop the group with --failover and "
+                   "remove it with --force, which discards what is not on the disk"));
+  status.ForEachPayload(
+      [&](absl::string_view url, const absl::Cord& payload) { said.SetPayload(url, payload); });
+  return said;
+}
+
 }  // namespace
 
 absl::Status ReplicaImpl::Recover(Remains remains) {
@@ -244,6 +256,19 @@ absl::Status ReplicaImpl::CheckOverlaysPresent() const {
   return absl::OkStatus();
 }
 
+absl::Status ReplicaImpl::OpenDisks(std::vector<std::shared_ptr<SecondaryDisk>>* disks) {
+  const GroupRecord record = this->record();
+  for (const VolumeRecord& volume : record.volumes) {
+    absl::StatusOr<std::unique_ptr<SecondaryDisk>> disk =
+        SecondaryDisk::Open(context_.file_system, volume);
+    if (!disk.ok()) {
+      return record.stage == Stage::kNone ? disk.status() : WithRemedy(disk.status());
+    }
+    disks->push_back(*std::move(disk));
+  }
+  return absl::OkStatus();
+}
+
 // Without its disks the group is there and says why, but serves and takes nothing.
 void ReplicaImpl::AttachDisks() {
   Chain next = *chain();
@@ -257,8 +282,42 @@ void ReplicaImpl::AttachDisks() {
     if (record().stage == Stage::kFailover) FailJob(opened);  // so that it can be tried again
   }
   base::MutexLock lock(mutex_);
-  if (!opened.ok()) failed_ = opened;
+  if (!opened.ok()) {
+    if (damage_.ok()) without_disks_ = failed_;
+    failed_ = opened;
+  }
   closing_ = !opened.ok();
+}
+
+absl::Status ReplicaImpl::AttachDisksAgain() {
+  const auto attached = [this] {
+    base::MutexLock lock(mutex_);
+    return !without_disks_.has_value();
+  };
+  if (attached()) return absl::OkStatus();
+  base::Turn::Hold attach_turn(attach_turn_);
+  if (attached()) return absl::OkStatus();
+  std::vector<std::shared_ptr<SecondaryDisk>> disks;
+  RETURN_IF_ERROR(OpenDisks(&disks));
+  RETURN_IF_ERROR(CheckMarkers());  // while they were away another data directory may have had them
+  {
+    base::Turn::Hold commit_turn(commit_turn_);
+    Chain next = *chain();
+    next.disks = std::move(disks);
+    next.valid = record().valid;
+    Publish(std::make_shared<const Chain>(std::move(next)));
+    base::MutexLock lock(mutex_);
+    if (!without_disks_.has_value()) {
+      return absl::UnavailableError(absl::StrCat("group ", name_, " is being closed"));
+    }
+    failed_ = *std::exchange(without_disks_, std::nullopt);
+    closing_ = false;
+  }
+  MarkDisks();  // the term may have risen
+  base::LogInfo("disks_attached").With("group", name_);
+  NotifyChange();
+  ScheduleJob();
+  return absl::OkStatus();
 }
 
 absl::Status ReplicaImpl::RollHiddenForward() {

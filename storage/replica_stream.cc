@@ -312,6 +312,7 @@ void ReplicaImpl::SealHidden(PendingCheckpoint& checkpoint, LogPosition end) {
 }
 
 void ReplicaImpl::RequestCheckpoint(CheckpointCallback done) {
+  if (const absl::Status attached = AttachDisksAgain(); !attached.ok()) return done(attached);
   base::Turn::Hold hidden_turn(hidden_turn_);
   absl::Status refused;
   {

@@ -189,7 +189,7 @@ absl::StatusOr<std::unique_ptr<SecondaryDisk>> SecondaryDisk::Open(base::FileSys
         absl::FailedPreconditionError(absl::StrCat(
             "volume ", record.name, ": ", record.disk_path,
             " is not the disk that was declared (inode, device or length differ): put the old one "
-            "back, or remove the group and open it again")),
+            "back")),
         kReasonWrongDisk);
   }
   return std::unique_ptr<SecondaryDisk>(new SecondaryDisk(file_system, record, *std::move(opened)));

@@ -188,11 +188,32 @@ class StartChecksTest(lib.Case):
         with Disk(self.standby.nbd_socket, "vm1/vda") as guest:
             self.assertEqual(errno_of(guest.read, 0, 512), "EIO")
             self.assertEqual(errno_of(guest.write, 0, bytes(512)), "EIO")
-        self.standby.kill()
+        for call in (("checkpoint", "vm1"), ("stop", "vm1")):
+            self.assert_refused(self.standby.ctl(*call), "FAILED_PRECONDITION", "put the old one back; with the disk there repeat the call")
         os.rename(aside, self.good)
-        self.standby.restart()
+        # No restart: the call opens it.
+        self.assertEqual(self.standby.call("stop", "vm1", "--failover")["stage"], "FAILOVER")
         with Disk(self.standby.nbd_socket, "vm1/vda") as guest:
             self.assertEqual(guest.read(0, 4096), b"\1" * 4096)
+        self.standby.wait_stage("DONE")
+        self.assertEqual(self.standby.call_errors(), [])
+
+    def test_a_disk_that_is_gone_for_good(self):
+        """The group can be got rid of: failover, which keeps everything for a retry, then remove --force."""
+        self.standby.call("open", "vm1", "--mode", "secondary", "--volume", f"vda,disk={self.good}")
+        self.standby.call("start", "vm1", "--mode", "secondary")
+        self.standby.kill()
+        os.unlink(self.good)
+        self.standby.restart()
+        self.assert_refused(self.standby.ctl("remove", "vm1", "--force"), "FAILED_PRECONDITION", "Block device is in use")
+        self.standby.call("stop", "vm1", "--failover")
+        self.standby.wait_stage("FAILOVER_FAILED")
+        (error,) = [e for e in self.standby.call_errors() if e["operation"] == "commit"]
+        self.assertIn("I/O error occurred", error["message"])
+        self.assertIn(str(self.good), error["message"])
+        self.assert_refused(self.standby.ctl("stop", "vm1", "--failover"), "NOT_FOUND", "with the disk there repeat the call")
+        self.standby.call("remove", "vm1", "--force")
+        self.assert_refused(self.standby.ctl("status", "vm1"), "NOT_FOUND", "not open here")
 
 
 class ExpectedTest(lib.Case):
