@@ -315,7 +315,8 @@ absl::Status ReplicaImpl::Failover(const FailoverOptions& options) {
   // Only a failover that finds its disks missing waits for them.
   const absl::Status attached = AttachDisksAgain();
   RangeHolds holds;
-  if (options.received) {
+  // What has been taken over already is no longer at choice: then it goes on with that.
+  if (options.received && state().stage == Stage::kRunning) {
     holds = HoldAllWrites();
     const ReplicaState state = this->state();
     uint64_t active_bytes = 0;
@@ -325,18 +326,16 @@ absl::Status ReplicaImpl::Failover(const FailoverOptions& options) {
           "group ", name_, ": the secondary VM has written since the last checkpoint (",
           active_bytes, " bytes): fail over without --received"));
     }
-    if (state.stage == Stage::kRunning) {
-      RETURN_IF_ERROR(CommitReceived());
-      RETURN_IF_ERROR(MakeCommittedDurable());  // --durability=none, too: it was asked for
-    }
+    RETURN_IF_ERROR(CommitReceived());
+    RETURN_IF_ERROR(MakeCommittedDurable());  // --durability=none, too: it was asked for
   }
   absl::Status cannot_copy;
   {
     base::Turn::Hold commit_turn(commit_turn_);
     const GroupRecord record = this->record();
     const Stage stage = record.stage;
-    if (options.after_handover) RETURN_IF_ERROR(CheckHandedOver(record));
     if (stage == Stage::kRunning) {
+      if (options.after_handover) RETURN_IF_ERROR(CheckHandedOver(record));
       RETURN_IF_ERROR(FailoverFromRunning(options));
       cannot_copy = !damage_.ok() ? damage_ : attached;
     } else if (options.epoch.has_value() && *options.epoch != CommittedEpoch()) {

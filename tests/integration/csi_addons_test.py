@@ -6,6 +6,7 @@ A planned role change is Demote, then Promote without force: whatever is killed 
 import threading
 import time
 
+import failing_disk
 import lib
 import nbd
 import stub
@@ -300,6 +301,63 @@ class CsiAddonsTest(lib.Case):
         self.ok("DisableVolumeReplication")
         self.assertEqual(self.standby.ctl("list").objects, [])
         self.assert_file(self.secondary["vda"], self.image, "the disk stays, with everything")
+
+    TAKE_BACK = {"parameters": {"takeover": "true"}}
+
+    def test_before_start(self):
+        self.standby.call("open", "vm1", "--mode", "secondary", "--volume", f"vda,disk={self.disk('s', SIZE)}")
+        for fields in ({}, {"force": True}):
+            self.refused("FAILED_PRECONDITION", "not running", "PromoteVolume", **fields)
+            self.refused("FAILED_PRECONDITION", "not running", "DemoteVolume", **fields)
+        self.refused("FAILED_PRECONDITION", "not running", "ResyncVolume", **self.TAKE_BACK)
+        for method in ("GetVolumeReplicationInfo", "GetReplicationDestinationInfo"):
+            self.assertEqual(self.refused("FAILED_PRECONDITION", "not running", method).reason, "NOT_RUNNING")
+        self.ok("DisableVolumeReplication")
+        self.refused("NOT_FOUND", "not open here", "DisableVolumeReplication")
+
+    def test_while_the_commit_job_runs(self):
+        self.standby = self.service("--apply-bytes-per-second", "256", name="slow")
+        self.pair()
+        self.write()
+        self.agent_.call("checkpoint", "vm1")
+        self.ok("PromoteVolume", force=True)
+        self.assertEqual(self.standby.status()["stage"], "FAILOVER")
+        self.refused("ABORTED", "try again later", "DisableVolumeReplication")
+        self.refused("FAILED_PRECONDITION", "ended without a hand-over", "DemoteVolume")
+        self.refused("FAILED_PRECONDITION", "nothing to take back", "ResyncVolume", **self.TAKE_BACK)
+        for method in ("EnableVolumeReplication", "PromoteVolume", "GetReplicationDestinationInfo"):
+            self.ok(method)
+        self.assertEqual(self.ok("GetVolumeReplicationInfo")["status"], "DEGRADED")
+        self.assertEqual(self.standby.status()["stage"], "FAILOVER")
+
+    def test_when_the_commit_job_has_failed(self):
+        missing = failing_disk.why_not()
+        if missing:
+            self.skipTest(missing)
+        disk = failing_disk.FailingDisk(self, "failing", SIZE, bytes(SIZE))
+        self.ok("EnableVolumeReplication", parameters={"disk.vda": str(disk.path)})
+        with nbd.Disk(self.standby.nbd_socket, "vm1/vda") as vm:
+            vm.write(0, b"x" * 65536)
+        self.standby.call("checkpoint", "vm1")
+        with nbd.Disk(self.standby.nbd_socket, "vm1/vda") as vm:
+            vm.write(0, b"y" * 65536)
+        disk.break_now()
+        self.ok("PromoteVolume", force=True)
+        self.standby.wait_stage("FAILOVER_FAILED")
+        for fields in ({}, {"force": True}):  # the commit job again, however the failover was begun
+            self.ok("PromoteVolume", **fields)
+            self.standby.wait_stage("FAILOVER_FAILED")
+        self.refused("FAILED_PRECONDITION", "not running", "DemoteVolume")
+        self.refused("FAILED_PRECONDITION", "not running", "ResyncVolume", **self.TAKE_BACK)
+        self.refused("FAILED_PRECONDITION", "Block device is in use", "DisableVolumeReplication")
+        for method in ("EnableVolumeReplication", "GetReplicationDestinationInfo"):
+            self.ok(method)
+        self.assertEqual(self.ok("GetVolumeReplicationInfo")["status"], "ERROR")
+        disk.heal()
+        self.ok("PromoteVolume")
+        self.standby.wait_stage("DONE")
+        self.assert_file(disk.backing, b"y" * 65536 + bytes(SIZE - 65536), "the disk")
+        self.ok("DisableVolumeReplication")
 
     def test_identity(self):
         def ask(method):

@@ -124,7 +124,7 @@ class FakeReplica : public storage::Replica {
     if (state_.stage != Stage::kRunning && state_.stage != Stage::kFailoverFailed) {
       return NotRunning();
     }
-    if (options.after_handover && !state_.handed_over) {
+    if (options.after_handover && state_.stage == Stage::kRunning && !state_.handed_over) {
       return WithReason(absl::FailedPreconditionError("not handed over"), kReasonNotHandedOver);
     }
     if (options.epoch) RETURN_IF_ERROR(GoBackLocked(options));
