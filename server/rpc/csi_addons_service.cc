@@ -286,7 +286,7 @@ grpc::ServerUnaryReactor* CsiAddonsService::ResyncVolume(
 grpc::ServerUnaryReactor* CsiAddonsService::GetVolumeReplicationInfo(
     grpc::CallbackServerContext* context,
     const replication::GetVolumeReplicationInfoRequest* request, Info* response) {
-  return proto::RunUnary(context, control_pool_, [this, request, response]() -> absl::Status {
+  return proto::RunUnary(context, look_pool_, [this, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::shared_ptr<Group> group, GroupOf(*request));
     return PutInfo(group->Status(), *response);
   });
@@ -296,7 +296,7 @@ grpc::ServerUnaryReactor* CsiAddonsService::GetReplicationDestinationInfo(
     grpc::CallbackServerContext* context,
     const replication::GetReplicationDestinationInfoRequest* request,
     replication::GetReplicationDestinationInfoResponse* response) {
-  return proto::RunUnary(context, control_pool_, [this, request, response]() -> absl::Status {
+  return proto::RunUnary(context, look_pool_, [this, request, response]() -> absl::Status {
     ASSIGN_OR_RETURN(const Source source, SourceOf(*request));
     ASSIGN_OR_RETURN(const std::shared_ptr<Group> group, GroupOf(*request));
     return PutDestination(*group, source.one_volume, *response->mutable_replication_destination());

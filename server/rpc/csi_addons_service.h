@@ -4,7 +4,7 @@
 //
 // Errors   the codes that the specification names: kInvalidArgument no source, or a volume that is not alone in its group;
 //          kNotFound no such group; kFailedPrecondition and kAborted as docs/csi_addons.md says; else what the group says.
-// Threads  calls block on worker pools, as those of ReplicationService; a promotion waits for no other call.
+// Threads  as those of ReplicationService, in the same three classes: a promotion, or a question, waits for no other call.
 #ifndef UNDERSTUDY_SERVER_RPC_CSI_ADDONS_SERVICE_H_
 #define UNDERSTUDY_SERVER_RPC_CSI_ADDONS_SERVICE_H_
 
@@ -73,8 +73,9 @@ class CsiAddonsService final : public replication::Controller::CallbackService {
                       const base::Deadline& deadline, replication::ResyncVolumeResponse& response);
 
   server::Service& service_;
-  base::WorkerPool control_pool_{"csi-addons", 64};
+  base::WorkerPool control_pool_{"csi-addons", 1024};
   base::WorkerPool promote_pool_{"csi-promote", 16};
+  base::WorkerPool look_pool_{"csi-look", 4};
 };
 
 // What an operator asks first.

@@ -21,17 +21,17 @@ ReplicationService::ReplicationService(server::Service& service, const std::stri
     : open_(service, control_pool_),
       start_(service, control_pool_),
       checkpoint_(service, control_pool_),
-      get_error_(service, control_pool_),
       stop_(service, control_pool_, failover_pool_),
-      get_status_(service, control_pool_),
-      list_groups_(service, control_pool_),
       remove_(service, control_pool_),
       scrub_(service, control_pool_),
-      history_(service, control_pool_),
       clone_(service, control_pool_, nbd_socket),
-      list_clones_(service, control_pool_, nbd_socket),
       remove_clone_(service, control_pool_),
-      failback_(service, control_pool_),
+      get_error_(service, look_pool_),
+      get_status_(service, look_pool_),
+      list_groups_(service, look_pool_),
+      history_(service, look_pool_),
+      list_clones_(service, look_pool_, nbd_socket),
+      failback_(service, look_pool_),
       watch_(service) {}
 
 grpc::ServerUnaryReactor* ReplicationService::Open(grpc::CallbackServerContext* context,
@@ -121,14 +121,14 @@ grpc::ServerUnaryReactor* ReplicationService::GetFailbackMap(
 grpc::ServerUnaryReactor* ReplicationService::Sync(grpc::CallbackServerContext* context,
                                                    const v1::SyncRequest* request,
                                                    v1::SyncResponse*) {
-  return proto::RunUnary(context, control_pool_,
+  return proto::RunUnary(context, look_pool_,
                          [request] { return OnlyAtTheAgent(request->group()); });
 }
 
 grpc::ServerUnaryReactor* ReplicationService::Verify(grpc::CallbackServerContext* context,
                                                      const v1::VerifyRequest* request,
                                                      v1::VerifyResponse*) {
-  return proto::RunUnary(context, control_pool_,
+  return proto::RunUnary(context, look_pool_,
                          [request] { return OnlyAtTheAgent(request->group()); });
 }
 

@@ -1,8 +1,8 @@
 // server/rpc/replication_service.h
 //
 // The control service understudy.v1.Replication of the standby: one handler class per RPC.
-// Threads  calls block on worker pools, never on gRPC's threads. A client has one call outstanding per request it made; at
-//          most 64 run at once, failovers apart from them.
+// Threads  calls run on worker pools, never on gRPC's threads, in three classes, none of which queues behind another one: those that
+//          may wait, for an agent, a disk or another call; failovers without `received`; those that only look and wait for nothing.
 #ifndef UNDERSTUDY_SERVER_RPC_REPLICATION_SERVICE_H_
 #define UNDERSTUDY_SERVER_RPC_REPLICATION_SERVICE_H_
 
@@ -89,21 +89,24 @@ class ReplicationService final : public v1::Replication::CallbackService {
   void EndStreams() { watch_.EndAll(); }
 
  private:
-  base::WorkerPool control_pool_{"control", 64};
+  base::WorkerPool control_pool_{"control", 1024};  // one thread for each call that waits
   base::WorkerPool failover_pool_{"failover", 16};
+  base::WorkerPool look_pool_{"look", 4};
+  // May wait.
   OpenHandler open_;
   StartHandler start_;
   CheckpointHandler checkpoint_;
-  GetErrorHandler get_error_;
   StopHandler stop_;
-  GetStatusHandler get_status_;
-  ListGroupsHandler list_groups_;
   RemoveHandler remove_;
   ScrubHandler scrub_;
-  HistoryHandler history_;
   CloneHandler clone_;
-  ListClonesHandler list_clones_;
   RemoveCloneHandler remove_clone_;
+  // Only look.
+  GetErrorHandler get_error_;
+  GetStatusHandler get_status_;
+  ListGroupsHandler list_groups_;
+  HistoryHandler history_;
+  ListClonesHandler list_clones_;
   FailbackHandler failback_;
   WatchHandler watch_;
 };

@@ -369,6 +369,47 @@ TEST_F(RpcTest, APlannedStopSaysThatItGoesOnBeforeTheClientGivesUp) {
   EXPECT_EQ(stopped.stage(), v1::STAGE_DONE);
 }
 
+// They used to share 64 threads with the calls that wait.
+TEST_F(RpcTest, CallsThatWaitHoldNoOtherCallUp) {
+  ASSERT_TRUE(Start().ok());
+  ASSERT_TRUE(
+      harness_.service.Start(Mode::kSecondary, testing::OneVolume("vm2"), {}, testing::Soon())
+          .ok());
+  using Place = testing::FakeReplica::Place;
+  harness_.replica().Stick(true, Place::kStop);
+  std::vector<std::thread> stops;
+  for (int i = 0; i < 70; ++i) {
+    stops.emplace_back([this] {
+      v1::StopRequest stop;
+      stop.set_group("vm1");
+      v1::StopResponse stopped;
+      EXPECT_EQ(Call(&v1::Replication::Stub::Stop, stop, stopped), absl::OkStatus());
+    });
+  }
+  harness_.replica().AwaitStuck(Place::kStop);
+  absl::SleepFor(absl::Milliseconds(300));  // until they all wait
+  const auto soon = [](grpc::ClientContext& context) {
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(5));
+  };
+  {
+    grpc::ClientContext context;
+    soon(context);
+    v1::GetStatusResponse status;
+    EXPECT_TRUE(stub_->GetStatus(&context, {}, &status).ok());
+    EXPECT_EQ(status.groups_size(), 2);
+  }
+  {
+    grpc::ClientContext context;
+    soon(context);
+    v1::CheckpointRequest request;
+    request.set_group("vm2");
+    v1::CheckpointResponse response;
+    EXPECT_TRUE(stub_->Checkpoint(&context, request, &response).ok());
+  }
+  harness_.replica().Stick(false, Place::kStop);
+  for (std::thread& stop : stops) stop.join();
+}
+
 TEST_F(RpcTest, AnAgentThatCancelsIsDisconnectedAndOneThatEndsInOrderIsNoError) {
   ASSERT_TRUE(Start().ok());
   const auto& unavailable =
