@@ -359,9 +359,9 @@ absl::Status Resync::Recheck(Volume& volume, ByteRange range) {
           }
           parts_.forwarder->errors().Latch(
               volume.options().name, "verify",
-              absl::DataLossError(
-                  "the standby's data differs from the primary's; remedy: understudyctl sync "
-                  "--full sends what differs"),
+              absl::DataLossError(absl::StrCat(
+                  "the standby's data differs from the primary's; remedy: understudyctl sync ",
+                  parts_.forwarder->options().group, " --full sends what differs")),
               differs);
           if (!named) return;
           base::LogError("verify_difference")

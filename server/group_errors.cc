@@ -73,13 +73,13 @@ std::optional<VolumeId> Group::VolumeOf(const Operation& operation) const {
 
 void Group::OnWriteSkipped(const Operation& incomplete) {
   const std::optional<VolumeId> volume = VolumeOf(incomplete);
-  Latch(
-      volume, "write", volume ? incomplete.range() : ByteRange(),
-      WithReason(absl::AbortedError(absl::StrCat(
-                     "the primary has not forwarded writes", volume ? ", this one first" : "",
-                     "; the standby stays at its last checkpoint; remedy: see the agent's errors, "
-                     "then stop and start both ends with equal disks")),
-                 kReasonIncomplete));
+  Latch(volume, "write", volume ? incomplete.range() : ByteRange(),
+        WithReason(absl::AbortedError(absl::StrCat(
+                       "the primary has not forwarded writes", volume ? ", this one first" : "",
+                       "; the standby stays at its last checkpoint until it has them; remedy: none "
+                       "needed in tee mode, a resync sends them; in forward mode mirror the volume "
+                       "again")),
+                   kReasonIncomplete));
 }
 
 absl::Status Group::IncompleteError() const {

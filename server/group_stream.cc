@@ -229,7 +229,8 @@ absl::StatusOr<std::optional<Group::Joined>> Group::Attach(
           WithReason(absl::AbortedError(absl::StrCat(
                          "agent ", handshake.agent_id,
                          " does not continue the stream of before: what that one had still to say "
-                         "is not known; remedy: stop and start both ends with equal disks")),
+                         "is not known; remedy: none needed in tee mode, a resync sends what is "
+                         "missing; in forward mode mirror the volumes again")),
                      kReasonIncomplete));
   }
   const bool known = state.stream_id == handshake.stream_id;

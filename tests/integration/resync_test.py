@@ -262,6 +262,7 @@ class ResyncTest(lib.Case):
         self.assertEqual(host.status()["sync_state"], "DIVERGED")
         (error,) = host.call_errors()
         self.assertEqual((error["volume"], error["operation"], int(error["offset"])), ("vda", "verify", 200 * MIB))
+        self.assertIn("understudyctl sync vm1 --full", error["message"])
 
         answer = host.ctl("sync", "vm1", "--full", "--wait")
         self.assertEqual(answer.status, 0, answer.error)
