@@ -53,6 +53,13 @@ std::string GroupOf(const Request& request) {
       request);
 }
 
+// Of a call that was fenced: not one that was meant for another term, or could not take over either.
+bool RefusedForAnotherPrimary(const Request& request) {
+  const auto* const start = std::get_if<v1::StartRequest>(&request);
+  return start != nullptr && start->mode() == v1::MODE_PRIMARY && !start->takeover() &&
+         !start->has_expected();
+}
+
 // What to do next, for the errors where that is known; else empty.
 std::string Hint(const absl::Status& status, const Invocation& invocation) {
   if (!ControlClient::Reached(status)) {
@@ -66,12 +73,16 @@ std::string Hint(const absl::Status& status, const Invocation& invocation) {
   const std::string group = GroupOf(invocation.request);
   if (HasReason(status, kReasonUnknownGroup)) return "see the groups with: understudyctl list";
   if (HasReason(status, kReasonNotRunning)) {
-    return absl::StrCat("begin with: understudyctl start ", group, " --mode primary|secondary");
+    return absl::StrCat(
+        "see its stage with: understudyctl status ", group,
+        "; NONE: begin with understudyctl start ", group,
+        " --mode primary|secondary; FAILOVER_FAILED: go on with understudyctl stop ", group,
+        " --failover; DONE: it has ended, remove the group to start it anew");
   }
   if (HasReason(status, kReasonIncomplete)) {
     return absl::StrCat("see what is missing with: understudyctl get-error ", group);
   }
-  if (HasReason(status, kReasonFenced)) {
+  if (HasReason(status, kReasonFenced) && RefusedForAnotherPrimary(invocation.request)) {
     return absl::StrCat("to take the primaryship on purpose: understudyctl start ", group,
                         " --mode primary --takeover");
   }
