@@ -293,6 +293,7 @@ absl::Status AgentService::DoRemove(const v1::RemoveRequest& request,
   RETURN_IF_ERROR(CheckGroup(request.group()));
   RETURN_IF_ERROR(CheckExpected(request.expected()));
   ASSIGN_OR_RETURN(const Primary::Outcome outcome, primary_.Remove(deadline));
+  response.set_stage(ToProto(outcome.stage));
   response.set_ignored(outcome.ignored);
   return absl::OkStatus();
 }

@@ -16,11 +16,13 @@ grpc::ServerUnaryReactor* RemoveHandler::Handle(grpc::CallbackServerContext* con
       context, pool_, service_.requests(), request, response,
       [&service = service_, name = request->group(), force = request->force(),
        mark = request->failback_mark(), expected = ExpectedFrom(request->expected()),
-       deadline = DeadlineOf(*context)] {
+       deadline = DeadlineOf(*context), response]() -> absl::Status {
         RETURN_IF_ERROR(expected.status());
         const std::optional<uint64_t> failback_mark =
             mark == 0 ? std::nullopt : std::optional<uint64_t>(mark);
-        return service.Remove(name, force, *expected, deadline, failback_mark);
+        RETURN_IF_ERROR(service.Remove(name, force, *expected, deadline, failback_mark));
+        response->set_stage(v1::STAGE_NONE);
+        return absl::OkStatus();
       },
       RepeatOf(service_, *request));
 }

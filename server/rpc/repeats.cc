@@ -147,9 +147,11 @@ proto::Repeat<v1::StopResponse> RepeatOf(Service& service, const v1::StopRequest
 proto::Repeat<v1::RemoveResponse> RepeatOf(Service& service, const v1::RemoveRequest& request) {
   const std::string name = request.group();
   return {.before = [&service, name] { return Note(service, name); },
-          .derive = [&service, name](
-                        const std::string& before,
-                        v1::RemoveResponse&) { return Removed(before, StateOf(service, name)); }};
+          .derive =
+              [&service, name](const std::string& before, v1::RemoveResponse& response) {
+                response.set_stage(v1::STAGE_NONE);
+                return Removed(before, StateOf(service, name));
+              }};
 }
 
 }  // namespace understudy::server

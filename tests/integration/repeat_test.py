@@ -145,7 +145,7 @@ class RepeatTest(lib.Case):
 
         self.lose("remove-1", "remove", "vm1")
         between()
-        self.repeat("remove-1", "remove", "vm1")
+        self.assertEqual(self.repeat("remove-1", "remove", "vm1")["stage"], "NONE")
         self.assert_refused(self.standby.ctl("remove", "vm1"), "NOT_FOUND", "vm1")
 
     def test_every_answer_that_is_lost_can_be_had_again(self):

@@ -209,7 +209,9 @@ class SecondaryTest(TableCase):
             said = answer.object
             if cell == "healthy":
                 self.assertEqual(said["errors"], [])
-            elif not operation.startswith("Remove"):
+            elif operation.startswith("Remove"):
+                self.assertEqual((said["ignored"], said["stage"]), (False, "NONE"), said)
+            else:
                 self.assertEqual(said["ignored"], cell == "ignored", said)
             if cell == "an epoch":
                 self.assertEqual((said["stage"], int(said["epoch"])), ("RUNNING", 2))
@@ -340,7 +342,7 @@ class PrimaryTest(TableCase):
                     said = answer.object
                     if operation == "GetError":
                         self.assertEqual(said["errors"], [])
-                    elif operation != "Remove":
+                    else:
                         self.assertEqual((said["ignored"], said["stage"]), (cell == "ignored", after))
                     if cell == "an epoch":
                         self.assertGreater(int(said["epoch"]), 0)
