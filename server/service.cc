@@ -159,9 +159,12 @@ absl::StatusOr<StartOutcome> Service::Start(Mode mode, const storage::GroupSpec&
                                             const Expected& expected,
                                             const base::Deadline& deadline) {
   RETURN_IF_ERROR(CheckMode(mode));
-  if (spec.volumes.empty()) {
-    ASSIGN_OR_RETURN(const std::shared_ptr<Group> group, FindGroup(spec.name));
-    return group->Start(mode == Mode::kSecondary, expected, deadline);
+  const absl::StatusOr<std::shared_ptr<Group>> known = FindGroup(spec.name);
+  // A primary has no disks here: of a group that is known, the stage answers.
+  const bool stage_answers = mode == Mode::kPrimary && known.ok() && !AnyTopId(spec);
+  if (spec.volumes.empty() || stage_answers) {
+    RETURN_IF_ERROR(known.status());
+    return (*known)->Start(mode == Mode::kSecondary, expected, deadline);
   }
   ASSIGN_OR_RETURN(const base::Gate::Pass pass, open_gate_.Enter(deadline));
   const std::vector<std::string> missing = MissingDisks(spec);

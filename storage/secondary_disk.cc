@@ -154,7 +154,7 @@ absl::StatusOr<VolumeRecord> DiskChecker::Check(
   }
   absl::StatusOr<std::unique_ptr<base::File>> file = file_system_.Open(path, {.lock = true});
   if (file.status().code() == absl::StatusCode::kFailedPrecondition) return InUse(path);
-  RETURN_IF_ERROR(file.status());
+  RETURN_IF_ERROR(Annotate(file.status(), absl::StrCat("volume ", spec.name)));
   ASSIGN_OR_RETURN(record.identity, (*file)->Identity());
   RETURN_IF_ERROR(unused(record));
   ASSIGN_OR_RETURN(const uint64_t disk_bytes, (*file)->Size());

@@ -27,6 +27,8 @@ absl::StatusCode CodeOfErrno(int error_number) {
     case ENOSPC:
     case EDQUOT:
       return absl::StatusCode::kResourceExhausted;
+    case EISDIR:
+      return absl::StatusCode::kInvalidArgument;
     case EEXIST:
       return absl::StatusCode::kAlreadyExists;
     default:

@@ -36,6 +36,7 @@ class StartChecksTest(lib.Case):
         self.locked = self.disk("locked.raw", SIZE)
         self.lock_file = None
         os.symlink("/etc/hostname", self.dir / "link.raw")
+        os.mkdir(self.dir / "directory.raw")
 
     def rows(self):
         """The table, in its order. An empty `group`: "vm1"."""
@@ -58,6 +59,7 @@ class StartChecksTest(lib.Case):
             Row("path outside", "", {}, disk("/etc/hostname"), "PERMISSION_DENIED", "volume vda: /etc/hostname"),
             Row("path outside by a link", "", {}, disk(f"{here}/link.raw"), "PERMISSION_DENIED", f"volume vda: {here}/link.raw"),
             Row("disk missing", "", {}, disk(f"{here}/missing.raw"), "NOT_FOUND", f"volume vda: secondary disk {here}/missing.raw"),
+            Row("disk is a directory", "", {}, disk(f"{here}/directory.raw"), bad, f"volume vda: {here}/directory.raw: Is a directory"),
             Row("disk of a running volume", "", {}, disk(f"{here}/other.raw"), wrong, IN_USE),
             Row("disk of a declared volume", "", {}, disk(f"{here}/declared.raw"), wrong, IN_USE),
             Row("disk of another process", "", {}, disk(f"{here}/locked.raw"), wrong, IN_USE, "", "lock"),

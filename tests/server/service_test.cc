@@ -62,6 +62,22 @@ TEST(ServiceTest, ATopIdBelongsToOneVolume) {
   EXPECT_TRUE(again->ignored);
 }
 
+TEST(ServiceTest, AStartAsPrimaryIsAnsweredByTheStageWithVolumesToo) {
+  Harness harness;
+  storage::GroupSpec spec = OneVolume("vm1");
+  const auto start = [&] { return harness.service.Start(Mode::kPrimary, spec, {}, Soon()); };
+  EXPECT_EQ(Refusal(start().status()),
+            "INVALID_ARGUMENT: The primary side does not support option top-id");
+  spec.volumes[0].top_id.clear();
+  EXPECT_TRUE(HasReason(start().status(), kReasonWrongMode));
+  harness.Start();
+  EXPECT_EQ(Refusal(start().status()), "FAILED_PRECONDITION: Block replication is running or done");
+  ASSERT_TRUE(harness.group->Stop({}, Soon()).ok());
+  const auto done = start();
+  ASSERT_TRUE(done.ok()) << done.status();
+  EXPECT_TRUE(done->ignored);
+}
+
 TEST(ServiceTest, AStartThatFailsLeavesNoGroupBehind) {
   FakeStore store;
   store.start_error = WithReason(absl::FailedPreconditionError("another disk"), kReasonWrongDisk);
