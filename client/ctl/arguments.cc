@@ -210,6 +210,9 @@ class Interpreter {
     if (!made && (in_.epoch_given || !in_.bytes_max.empty() || !in_.ttl.empty())) {
       Problem("--epoch, --bytes-max and --ttl go with --name");
     }
+    if (in_.list && !(in_.expected_term.empty() && in_.expected_incarnation.empty())) {
+      Problem("--expected-term and --expected-incarnation go with --name and --remove");
+    }
     if (in_.list) return OfGroup<v1::ListClonesRequest>();
     if (in_.remove_given) return RemoveClone();
     auto request = OfGroup<v1::CloneRequest>();
@@ -218,6 +221,7 @@ class Interpreter {
     if (in_.epoch_given) request.set_epoch(EpochOf("--epoch", in_.epoch));
     if (!in_.bytes_max.empty()) request.set_bytes_max(CloneBytes());
     if (!in_.ttl.empty()) request.set_time_to_live_micros(CloneMicros());
+    AddExpected(request);
     return request;
   }
 
@@ -225,6 +229,7 @@ class Interpreter {
     auto request = OfGroup<v1::RemoveCloneRequest>();
     request.set_name(in_.remove);
     if (in_.remove.empty()) Problem("--remove needs the name of a clone");
+    AddExpected(request);
     return request;
   }
 

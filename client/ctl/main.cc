@@ -162,6 +162,7 @@ class CommandLine {
         ->type_name("DURATION");
     clone.add_flag("--list", in_.list, "Show the clones of the group");
     remove_ = clone.add_option("--remove", in_.remove, "End this clone")->type_name("NAME");
+    AddExpected(clone);
   }
 
   void AddCommands() {

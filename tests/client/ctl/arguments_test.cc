@@ -133,6 +133,14 @@ TEST(ArgumentsTest, ACloneIsMadeListedOrRemoved) {
   EXPECT_THAT(Problems(words), ElementsAre(HasSubstr("--remove needs")));
   words.remove = "drill";
   EXPECT_EQ(RequestOf<v1::RemoveCloneRequest>(words).name(), "drill");
+  words.expected_term = "3";
+  EXPECT_EQ(RequestOf<v1::RemoveCloneRequest>(words).expected().term(), 3u);
+  words.remove_given = false;
+  words.name = "drill";
+  EXPECT_EQ(RequestOf<v1::CloneRequest>(words).expected().term(), 3u);
+  words.name.clear();
+  words.list = true;
+  EXPECT_THAT(Problems(words), ElementsAre(HasSubstr("go with --name and --remove")));
 }
 
 TEST(ArgumentsTest, WhatACloneCannotBeIsTold) {
