@@ -5,6 +5,7 @@ import os
 import signal
 
 import lib
+import nbd
 from lib import MIB, qemu_io
 
 SEGMENT = ("--segment-bytes", "4M")
@@ -177,6 +178,22 @@ class ErrorsTest(lib.Case):
         self.assertTrue(self.standby.daemon.events("errors_not_read"))
         # The durable flag does not depend on it.
         self.assert_refused(self.standby.ctl("checkpoint", "vm1"), "ABORTED", "missing at the standby")
+
+    def test_a_failed_write_of_the_secondary_vm(self):
+        self.start_pair("--overlay-bytes-max", "16M")
+        with nbd.Disk(self.standby.nbd_socket, "vm1/vda") as vm:
+            failed = next(at for at in range(0, 48, 2) if nbd.errno_of(vm.write, at * MIB, b"x" * (2 * MIB)) != "ok")
+            self.assertEqual(nbd.errno_of(vm.write, failed * MIB, b"x" * (2 * MIB)), "ENOSPC")
+        error = self.wait_error(self.standby, "vda", "disk_write", "RESOURCE_EXHAUSTED")
+        self.assertEqual((int(error["count"]), int(error["offset"]), int(error["length"])), (2, failed * MIB, 2 * MIB))
+        self.assertIn("--overlay-bytes-max is 16777216", error["message"])
+        self.restart(self.standby, "kill")
+        self.assert_same_error(self.errors(self.standby)["vda", "disk_write", "RESOURCE_EXHAUSTED"], error, "service")
+        # It is the VM's error, not the primary's: a checkpoint drops what the VM wrote, and gives the room back.
+        self.host.wait_connected()
+        self.host.call("checkpoint", "vm1")
+        with nbd.Disk(self.standby.nbd_socket, "vm1/vda") as vm:
+            self.assertEqual(nbd.errno_of(vm.write, failed * MIB, b"x" * (2 * MIB)), "ok")
 
     def test_an_errno_is_told_in_words(self):
         """A secondary disk that can grow no further: the apply job's error."""

@@ -115,7 +115,14 @@ class RepeatTest(lib.Case):
 
     def life(self, between):
         """Every call once, its answer lost, then `between`, then the same call again."""
-        start = ("start", "vm1", "--mode", "secondary", "--volume", f"vda,disk={self.secondary}")
+        declared = ("vm1", "--mode", "secondary", "--volume", f"vda,disk={self.secondary}")
+        self.lose("open-1", "open", *declared)
+        between()
+        opened = self.repeat("open-1", "open", *declared)
+        self.assertEqual((opened["stage"], opened["ignored"]), ("NONE", False))
+        self.assertTrue(self.standby.call("open", *declared)["ignored"])
+
+        start = ("start", *declared)
         self.lose("start-1", *start)
         status = self.standby.status()
         between()
@@ -148,15 +155,51 @@ class RepeatTest(lib.Case):
         self.assertEqual(self.repeat("remove-1", "remove", "vm1")["stage"], "NONE")
         self.assert_refused(self.standby.ctl("remove", "vm1"), "NOT_FOUND", "vm1")
 
+    def steps(self, between):
+        """The same with the steps of a lock-step checkpoint, and with a planned stop."""
+        self.start_pair()
+        agents = LossyProxy(self, self.host.address)
+        self.lose("prepare-1", "checkpoint", "vm1", "--prepare", at=agents)
+        between()
+        answer = self.host.ctl("--request-id", "prepare-1", "checkpoint", "vm1", "--prepare")
+        self.assertEqual((answer.status, answer.object["epoch"]), (0, 1), answer.error)
+        self.assertEqual(self.standby.status()["prepared_epoch"], 1, "not a second one")
+        for _ in range(2):
+            self.lose("commit-1", "checkpoint", "vm1", "--commit", "1")
+            between()
+            self.assertEqual(self.repeat("commit-1", "checkpoint", "vm1", "--commit", "1")["epoch"], 1)
+        self.assertEqual(self.standby.status()["committed_epoch"], 1)
+
+        self.host.wait_connected()
+        self.assertEqual(self.host.call("checkpoint", "vm1", "--prepare")["epoch"], 2)
+        self.lose("abandon-1", "checkpoint", "vm1", "--abandon")
+        between()
+        abandoned = self.repeat("abandon-1", "checkpoint", "vm1", "--abandon")
+        self.assertEqual((abandoned["ignored"], abandoned["epoch"]), (False, 2))
+        self.assertTrue(self.standby.call("checkpoint", "vm1", "--abandon")["ignored"])
+
+        self.host.call("stop", "vm1")
+        self.lose("stop-1", "stop", "vm1")
+        between()
+        stopped = self.repeat("stop-1", "stop", "vm1")
+        self.assertEqual((stopped["stage"], stopped["ignored"]), ("DONE", False))
+        self.assertTrue(self.standby.call("stop", "vm1")["ignored"])
+
+    def kill_and_restart(self):
+        self.standby.kill()
+        self.standby.restart()
+
     def test_every_answer_that_is_lost_can_be_had_again(self):
         self.life(lambda: None)
 
     def test_and_over_kill_9(self):
-        def between():
-            self.standby.kill()
-            self.standby.restart()
+        self.life(self.kill_and_restart)
 
-        self.life(between)
+    def test_the_steps_of_a_checkpoint_and_a_planned_stop(self):
+        self.steps(lambda: None)
+
+    def test_and_these_over_kill_9(self):
+        self.steps(self.kill_and_restart)
 
     def test_clones_and_scrubs(self):
         self.start_pair()

@@ -8,6 +8,7 @@ import collections
 import re
 import signal
 import threading
+import time
 
 import failing_disk
 import lib
@@ -30,9 +31,14 @@ operation          | NONE          | RUNNING         | FAILOVER        | FAILOVE
 Start(SECONDARY)   | -> RUNNING    | running or done | ignored         | running or done | ignored
 Start(PRIMARY)     | needs 1       | running or done | ignored         | running or done | ignored
 Checkpoint         | not running   | an epoch        | ignored         | not running     | ignored
+PREPARE            | at the agent  | at the agent    | at the agent    | at the agent    | at the agent
+COMMIT             | not running   | not prepared    | ignored         | not running     | ignored
+ABANDON            | not running   | ignored         | ignored         | not running     | ignored
 GetError           | not running   | healthy         | healthy         | I/O error       | healthy
 Stop               | not running   | -> DONE         | ignored         | not running     | ignored
 Stop(failover)     | not running   | -> FAILOVER     | ignored         | -> FAILOVER     | ignored
+Stop(received)     | not running   | has written     | ignored         | -> FAILOVER     | ignored
+Stop(epoch)        | not running   | -> FAILOVER     | ignored         | -> FAILOVER     | ignored
 Remove             | gone          | in use          | in use          | in use          | gone
 Remove(force)      | gone          | in use          | in use          | gone            | gone
 Remove(map)        | not whole     | not whole       | not whole       | not whole       | gone
@@ -55,6 +61,9 @@ operation          | NONE          | RUNNING         | DONE
 Start(PRIMARY)     | -> RUNNING    | running or done | ignored
 Start(SECONDARY)   | needs 0       | running or done | ignored
 Checkpoint         | ignored       | an epoch        | ignored
+PREPARE            | ignored       | prepared        | ignored
+COMMIT             | at the service | at the service | at the service
+ABANDON            | at the service | at the service | at the service
 GetError           | not running   | healthy         | healthy
 Stop               | not running   | -> DONE         | ignored
 Stop(failover)     | not running   | -> DONE         | ignored
@@ -88,6 +97,10 @@ EXPECT = {
     "needs 1": Refusal("INVALID_ARGUMENT", "The parameter mode's value is invalid, needs 1, but got 0", "WRONG_MODE"),
     "needs 0": Refusal("INVALID_ARGUMENT", "The parameter mode's value is invalid, needs 0, but got 1", "WRONG_MODE"),
     "not whole": Refusal("FAILED_PRECONDITION", "its failback map is whole in stage DONE", ""),
+    "not prepared": Refusal("FAILED_PRECONDITION", "epoch 7 is not prepared", "NOT_PREPARED"),
+    "has written": Refusal("FAILED_PRECONDITION", "the secondary VM has written", ""),
+    "at the agent": Refusal("INVALID_ARGUMENT", "only the agent can prepare", "WRONG_MODE"),
+    "at the service": Refusal("INVALID_ARGUMENT", "at the service, not at the agent", "WRONG_MODE"),
     "fenced": Refusal("FAILED_PRECONDITION", "stop this primary", "FENCED"),
 }
 
@@ -95,9 +108,14 @@ CALLS = {
     "Start(SECONDARY)": ("start", "--mode", "secondary"),
     "Start(PRIMARY)": ("start", "--mode", "primary"),
     "Checkpoint": ("checkpoint",),
+    "PREPARE": ("checkpoint", "--prepare"),
+    "COMMIT": ("checkpoint", "--commit", "7"),
+    "ABANDON": ("checkpoint", "--abandon"),
     "GetError": ("get-error",),
     "Stop": ("stop",),
     "Stop(failover)": ("stop", "--failover"),
+    "Stop(received)": ("stop", "--failover", "--received"),
+    "Stop(epoch)": ("stop", "--failover", "--epoch", "1"),
     "Remove": ("remove",),
     "Remove(force)": ("remove", "--force"),
     "Remove(map)": ("remove", "--failback-map", "{dir}/map"),
@@ -222,9 +240,9 @@ class SecondaryTest(TableCase):
         after = cell.removeprefix("-> ") if cell.startswith("-> ") else stage
         if answer.out:
             self.assertEqual(answer.object["stage"], after)
-        if (operation, stage) == ("Stop(failover)", "FAILOVER_FAILED"):
+        if (cell, stage) == ("-> FAILOVER", "FAILOVER_FAILED"):
             service.wait_stage("FAILOVER_FAILED", group=name)  # the disk is as dead as before
-        elif (operation, stage) == ("Stop(failover)", "RUNNING"):
+        elif (cell, stage) == ("-> FAILOVER", "RUNNING"):
             service.wait_stage("DONE", group=name)
         else:
             self.assertEqual(service.status(name)["stage"], after)
@@ -331,7 +349,7 @@ class PrimaryTest(TableCase):
     def test_operations(self):
         for operation, stage, cell in cells(PRIMARY):
             with self.subTest(operation=operation, stage=stage, cell=cell):
-                keep = cell in ("ignored", "healthy", "ok", "an epoch") or cell in EXPECT
+                keep = cell in ("ignored", "healthy", "ok", "an epoch", "prepared") or cell in EXPECT
                 agent, group = self.agent_in(stage, keep)
                 answer = self.call(agent, group, operation)
                 after = cell.removeprefix("-> ") if cell.startswith("-> ") else stage
@@ -344,9 +362,10 @@ class PrimaryTest(TableCase):
                         self.assertEqual(said["errors"], [])
                     else:
                         self.assertEqual((said["ignored"], said["stage"]), (cell == "ignored", after))
-                    if cell == "an epoch":
+                    if cell in ("an epoch", "prepared"):
                         self.assertGreater(int(said["epoch"]), 0)
-                        self.assertEqual(said["epoch"], self.standby.status(group)["committed_epoch"])
+                        which = "committed_epoch" if cell == "an epoch" else "prepared_epoch"
+                        self.assertEqual(said["epoch"], self.standby.status(group)[which])
                 self.assertEqual(agent.status(group)["stage"], after)
 
     def test_guest_io(self):
@@ -419,11 +438,14 @@ class BelowTheTablesTest(TableCase):
             guest.write(BLOCK, ACTIVE * BLOCK)
         answers = []
         call = threading.Thread(target=lambda: answers.append(self.standby.ctl("checkpoint", "vm1")))
+        begun = time.monotonic()
         call.start()
         primary.next(lambda answer: "checkpoint_wanted" in answer)
         primary.frame(2, [stub.operation(stub.DATA, 0, 2 * BLOCK, BLOCK), stub.operation(stub.CHECKPOINT)], COMMITTED * BLOCK)
         primary.write(4, 3 * BLOCK, HIDDEN * BLOCK)
         call.join()
+        self.assertLess(0, int(answers[0].object["duration_micros"]))
+        self.assertLess(int(answers[0].object["duration_micros"]), (time.monotonic() - begun) * 1_000_000)
         self.assertEqual((answers[0].object["epoch"], answers[0].object["sequence"], answers[0].object["bytes"]), (1, 3, 2 * BLOCK))
         self.assertEqual(
             [self.read(block * BLOCK) for block in range(4)],
