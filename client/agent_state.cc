@@ -55,6 +55,10 @@ bool Apply(absl::string_view key, absl::string_view value, uint64_t& version, ui
     record.forward = std::string(value);
     return true;
   }
+  if (key == "disks") {
+    record.disks = std::string(value);
+    return true;
+  }
   if (key == "agent_id") {
     record.agent_id = std::string(value);
     return CheckName("agent id", value).ok();
@@ -100,6 +104,7 @@ std::string EncodeAgentRecord(const AgentRecord& record) {
     absl::StrAppend(&text, "proof=", record.proof == Proof::kProved ? kProved : kRefuted, "\n");
   }
   if (!record.forward.empty()) absl::StrAppend(&text, "forward=", record.forward, "\n");
+  if (!record.disks.empty()) absl::StrAppend(&text, "disks=", record.disks, "\n");
   if (record.resume.stream_id != 0) {
     absl::StrAppend(&text, "stream_id=", record.resume.stream_id,
                     "\nnext_sequence=", record.resume.next_sequence, "\n");

@@ -16,6 +16,7 @@
 //     stored=              when this file was written, in unix microseconds
 //     proof=PROVED         or REFUTED, of the pair with this grant: see Proof; none: the disks were declared equal
 //     forward=A,B          the volumes that had no local disk: nobody followed it
+//     disks=A:IDENTITY:MODIFIED,B:...   the local disks, as they were when the run began, or with clean=1 ended
 //     stream_id=, next_sequence=   only after a clean shutdown: the stream goes on here
 //
 // clean, stream_id and next_sequence are gone from the file before the first write after a start is queued; so after a crash they are missing, a new stream
@@ -62,6 +63,7 @@ struct AgentRecord {
   bool clean = false;
   Proof proof = Proof::kNone;
   std::string forward;
+  std::string disks;
   ResumePoint resume;
   Incarnation pair;
   std::string pair_agent;

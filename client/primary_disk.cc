@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "storage/base/crc32c.h"
 #include "storage/base/status_macros.h"
 
 namespace understudy::client {
@@ -29,6 +30,13 @@ absl::StatusOr<std::unique_ptr<PrimaryDisk>> PrimaryDisk::Open(base::FileSystem&
                                                    " bytes, not a positive multiple of 512"));
   }
   return std::unique_ptr<PrimaryDisk>(new PrimaryDisk(path, std::move(file), length));
+}
+
+std::string PrimaryDisk::IdentityText() const {
+  const auto identity = file_->Identity();
+  if (!identity.ok()) return "";
+  const std::string text = absl::StrCat(identity->file_system, " ", identity->inode);
+  return absl::StrCat(absl::Hex(base::Crc32c(text.data(), text.size())));
 }
 
 absl::Status PrimaryDisk::Write(uint64_t offset, std::span<const char> data) {

@@ -45,6 +45,10 @@ class PrimaryDisk {
   // Data and holes of `range`, in order, without gaps.
   absl::StatusOr<std::vector<DiskRun>> Map(ByteRange range) const;
 
+  // What tells it from another disk; and whether somebody has written to it since. Empty, 0: not known.
+  std::string IdentityText() const;
+  int64_t ModifiedNanos() const { return file_->ModifiedNanos(); }
+
   uint64_t size_bytes() const { return size_bytes_; }
   const std::string& path() const { return path_; }
 

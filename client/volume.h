@@ -89,6 +89,7 @@ class Volume {
   const VolumeOptions& options() const { return options_; }
   bool tee() const { return disk_ != nullptr; }
   std::string disk_path() const { return tee() ? disk_->path() : ""; }
+  const PrimaryDisk* disk() const { return disk_.get(); }  // null: forward mode
   const IoFigures& figures() const { return figures_; }
   // Called by the owner when the secondary has refused us for good.
   void SetFenced(bool fenced) { fenced_.store(fenced, std::memory_order_release); }

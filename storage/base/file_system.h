@@ -66,6 +66,8 @@ class File {
   virtual absl::StatusOr<uint64_t> Size() const = 0;            // of a device: its capacity
   virtual absl::StatusOr<uint64_t> AllocatedBytes() const = 0;  // disk blocks in use
   virtual absl::StatusOr<FileIdentity> Identity() const = 0;
+  // When it was last written, by anybody, in nanoseconds; 0: not known, as of a device.
+  virtual int64_t ModifiedNanos() const { return 0; }
   virtual bool IsBlockDevice() const = 0;
   // The first run of data at or after `offset`; empty at the end of the file when only holes follow (SEEK_DATA, SEEK_HOLE).
   virtual absl::StatusOr<ByteRange> NextData(uint64_t offset) const = 0;

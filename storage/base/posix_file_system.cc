@@ -147,6 +147,12 @@ class PosixFile : public File {
         .inode = info.st_ino};
   }
 
+  int64_t ModifiedNanos() const override {
+    struct stat info;
+    if (is_block_device_ || fstat(fd_, &info) != 0) return 0;
+    return absl::ToInt64Nanoseconds(absl::DurationFromTimespec(info.st_mtim));
+  }
+
   bool IsBlockDevice() const override { return is_block_device_; }
 
   absl::StatusOr<ByteRange> NextData(uint64_t offset) const override {

@@ -132,6 +132,7 @@ class FaultFileSystem : public base::FileSystem {
       if (id.empty()) return file_->Identity();
       return base::FileIdentity{.file_system = "device " + id};
     }
+    int64_t ModifiedNanos() const override { return file_->ModifiedNanos(); }
     bool IsBlockDevice() const override { return !owner_.DeviceId(path_).empty(); }
     absl::StatusOr<uint64_t> NextDataStart(uint64_t offset) const override {
       return file_->NextDataStart(offset);
