@@ -277,8 +277,8 @@ absl::Status Forwarder::WaitForAck(uint64_t stream, uint64_t sequence) {
   absl::Duration progress = clock_.Monotonic();
   uint64_t before = 0;
   while (true) {
-    const uint64_t acknowledged =
-        durable ? window_.durable_sequence() : window_.received_sequence();
+    uint64_t acknowledged = durable ? window_.durable_sequence() : window_.received_sequence();
+    if (!running_) acknowledged = durable ? durable_at_stop_ : received_at_stop_;
     if (acknowledged > before) progress = clock_.Monotonic();
     before = acknowledged;
     const bool useless = clock_.Monotonic() - progress >= options_.lost_peer;

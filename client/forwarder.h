@@ -68,6 +68,9 @@ class ForwarderListener {
   // It takes our writes again. The stream is used only after OK.
   virtual absl::Status OnHandoverTakenBack() { return absl::OkStatus(); }
 
+  // What the secondary is told of the disks, with each heartbeat.
+  virtual Proof KnownOfDisks() const { return Proof::kNone; }
+
   // The secondary may differ anywhere. The stream is used only after OK.
   virtual absl::Status OnUnknown() { return absl::OkStatus(); }
   // `range` is in no stream and not known to be at the secondary. Under the forwarder's lock: a leaf, no I/O.
@@ -183,6 +186,8 @@ class Forwarder : private TransportEvents {
   // writes' errors away.
   absl::StatusOr<CheckpointResult> EndResync(absl::FunctionRef<bool()> nothing_missing,
                                              const base::Deadline& deadline);
+  // Running, not fenced and not handed over; else Write()'s error.
+  absl::Status CheckTakesWrites() const;
   // The caller wants a resync though nothing may be missing: INCOMPLETE, with that reason, until it ends.
   absl::Status MakeIncomplete(const absl::Status& cause);
   // Until everything queued so far has been received, or is durable, there. kUnavailable at the deadline; kAborted when a new stream
@@ -345,6 +350,9 @@ class Forwarder : private TransportEvents {
   // The stream.
   uint64_t stream_id_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t streams_ ABSL_GUARDED_BY(mutex_) = 0;  // begun so far: the upper part of a ticket
+  // What was acknowledged of what the last stop dropped, for --ack.
+  uint64_t durable_at_stop_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t received_at_stop_ ABSL_GUARDED_BY(mutex_) = 0;
   bool resumable_ ABSL_GUARDED_BY(mutex_) = false;
   Grant grant_ ABSL_GUARDED_BY(mutex_);
   bool takeover_ ABSL_GUARDED_BY(mutex_) = false;

@@ -150,6 +150,12 @@ void Forwarder::EndMissedLocked(uint64_t committed) {
   errors_.ClearMissed();
 }
 
+absl::Status Forwarder::CheckTakesWrites() const {
+  base::MutexLock lock(mutex_);
+  RETURN_IF_ERROR(CheckRunningLocked());
+  return HandedOverLocked() ? HandedOverError() : absl::OkStatus();
+}
+
 absl::Status Forwarder::MakeIncomplete(const absl::Status& cause) {
   {
     base::MutexLock lock(mutex_);

@@ -161,6 +161,8 @@ absl::Status Forwarder::Stop(bool drain, const base::Deadline& deadline) {
     const bool begun = !grant_.none() || window_.next_sequence() == 1;  // else nobody was told
     resumable_ = !incomplete_ && !fenced_ && begun &&
                  window_.received_sequence() + 1 == window_.next_sequence();
+    durable_at_stop_ = window_.durable_sequence();
+    received_at_stop_ = window_.received_sequence();
     MissWindowLocked();
     window_.Reset(window_.next_sequence());
     FailMarkersLocked(absl::AbortedError("replication was stopped"));
@@ -448,6 +450,7 @@ void Forwarder::SendHeartbeat() {
     heartbeat.sent_micros = static_cast<uint64_t>(absl::ToInt64Microseconds(last_heartbeat_));
     heartbeat.durable_wanted = window_.durable_sequence() < durable_asked_;
   }
+  if (listener_ != nullptr) heartbeat.proof = listener_->KnownOfDisks();
   transport_->SendHeartbeat(session, heartbeat);
 }
 

@@ -119,6 +119,7 @@ absl::Status Primary::Resume() {
   SetHandedOver(record.handed_over);
   if (!failback) RETURN_IF_ERROR(LoadDifferences(record));
   RETURN_IF_ERROR(SuspectFormerForward(record));
+  RETURN_IF_ERROR(CheckDisks(failback ? state_->record() : record));
   resync_->SetProof(state_->record().proof);
   if (intents_ != nullptr) {
     std::vector<Volume*> volumes;
@@ -265,6 +266,8 @@ absl::StatusOr<Primary::Outcome> Primary::Start(bool takeover, const base::Deadl
   if (refused()) return RunningOrDone(group());
   if (stage() == Stage::kDone) return Outcome{.stage = Stage::kDone, .ignored = true};
   if (stage() == Stage::kRunning) forwarder_->Stop(false).IgnoreError();
+  copy_begun_.store(false);
+  copying_.store(false);
   const bool was_fenced = fenced();  // and is until OnGrant()
   if (!was_fenced) {
     RETURN_IF_ERROR(SetStage(Stage::kRunning));

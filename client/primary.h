@@ -137,6 +137,7 @@ class Primary : private ForwarderListener {
   void OnFenced(const absl::Status& status) override;
   void OnHandoverWanted() override;
   absl::Status OnHandoverTakenBack() override;
+  Proof KnownOfDisks() const override;
   void OnMissed(uint32_t volume, ByteRange range) override;
   absl::Status OnUnknown() override;
   absl::Status OpenIntents(base::FileSystem& file_system, const PrimaryOptions& options);
@@ -152,6 +153,9 @@ class Primary : private ForwarderListener {
   // And then it is known what differs.
   absl::Status SuspectAll();
   absl::Status SuspectFormerForward(const AgentRecord& record);
+  // Of another disk than that of the last run, or one that somebody has written to since, all may differ.
+  absl::Status CheckDisks(const AgentRecord& record);
+  std::string DisksText() const;
   // What is known of a pair that was just made.
   Proof FirstProof() const;
   void StoreProof(Proof proof);

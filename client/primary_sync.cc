@@ -1,5 +1,6 @@
 // What may differ at the standby, in client/primary.h: remembered over restarts, made good by the resync, asked for by Sync and Verify.
 #include <algorithm>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -132,6 +133,47 @@ absl::Status Primary::SuspectFormerForward(const AgentRecord& record) {
   });
 }
 
+std::string Primary::DisksText() const {
+  std::vector<std::string> disks;
+  for (const auto& volume : volumes_) {
+    const PrimaryDisk* const disk = volume->disk();
+    if (disk == nullptr) continue;
+    disks.push_back(absl::StrCat(volume->options().name, ":", disk->IdentityText(), ":",
+                                 disk->ModifiedNanos()));
+  }
+  return absl::StrJoin(disks, ",");
+}
+
+absl::Status Primary::CheckDisks(const AgentRecord& record) {
+  const std::string now = DisksText();
+  if (intents_ == nullptr || now == record.disks) return absl::OkStatus();
+  std::map<std::string, std::pair<std::string, std::string>> before;
+  for (const absl::string_view disk : absl::StrSplit(record.disks, ',', absl::SkipEmpty())) {
+    const std::vector<std::string> fields = absl::StrSplit(disk, ':');
+    if (fields.size() == 3) before[fields[0]] = {fields[1], fields[2]};
+  }
+  bool suspected = false;
+  for (const auto& volume : volumes_) {
+    const VolumeOptions& options = volume->options();
+    const auto known = before.find(options.name);
+    if (!volume->tee() || known == before.end()) continue;
+    const auto& [identity, modified] = known->second;
+    const bool other = identity != volume->disk()->IdentityText();
+    const bool written = modified != absl::StrCat(volume->disk()->ModifiedNanos());
+    if (!other && !(record.clean && written)) continue;
+    base::LogWarning("primary_disk_changed")
+        .With("group", group())
+        .With("volume", options.name)
+        .With("disk", volume->disk_path())
+        .With("what", other ? "another disk" : "written to while no agent ran")
+        .With("consequence", "it is compared, and sent where it differs");
+    differences_->AddSuspect(options.index, {0, options.size_bytes});
+    suspected = true;
+  }
+  if (suspected) RETURN_IF_ERROR(StoreDifferences());
+  return state_->Update([&](AgentRecord& stored) { stored.disks = now; });
+}
+
 // In this order: a proof that is stored vouches for what is stored of the differences.
 absl::Status Primary::SuspectAll() {
   const Proof proof = any(/*tee=*/false) ? Proof::kNone : Proof::kProved;
@@ -231,6 +273,17 @@ SyncState Primary::sync_state() const {
   return proof == Proof::kProved && differences_->empty() ? SyncState::kInSync : state;
 }
 
+Proof Primary::KnownOfDisks() const {
+  switch (sync_state()) {
+    case SyncState::kInSync:
+      return Proof::kProved;
+    case SyncState::kDiverged:
+      return Proof::kRefuted;
+    default:
+      return Proof::kNone;
+  }
+}
+
 absl::StatusOr<Primary::Outcome> Primary::Sync(SyncMode mode, const base::Deadline& deadline) {
   if (stage() != Stage::kRunning) {
     return WithReason(absl::FailedPreconditionError(
@@ -240,6 +293,7 @@ absl::StatusOr<Primary::Outcome> Primary::Sync(SyncMode mode, const base::Deadli
   Outcome outcome{.stage = stage()};
   if (mode == SyncMode::kFull) {
     const bool copy = any(/*tee=*/false);
+    RETURN_IF_ERROR(forwarder_->CheckTakesWrites());
     RETURN_IF_ERROR(SuspectAll());
     for (const auto& volume : volumes_) {  // what was missed comes again with the copy
       const VolumeOptions& options = volume->options();
@@ -318,6 +372,7 @@ absl::Status Primary::StoreCleanEnd(const ResumePoint& resume, bool handed_over)
   return state_->Update([&](AgentRecord& record) {
     if (handed_over && !record.handed_over) return;
     record.clean = true;
+    record.disks = DisksText();
     record.resume = intents_ == nullptr && Differs(/*tee=*/false) ? ResumePoint() : resume;
     if (resync_->proof() == Proof::kRefuted) record.proof = Proof::kRefuted;
   });

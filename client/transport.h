@@ -12,6 +12,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -65,6 +66,7 @@ struct Ack {
 struct Heartbeat {
   bool durable_wanted = false;
   uint64_t sent_micros = 0;
+  std::optional<Proof> proof;  // nothing: as before
 };
 
 class TransportEvents {

@@ -15,7 +15,7 @@ namespace {
 constexpr uint64_t kRequestHandshake = 1, kRequestFrame = 2, kRequestHeartbeat = 3;
 constexpr uint64_t kFrameTerm = 1, kFrameIncarnationHigh = 2, kFrameIncarnationLow = 3,
                    kFrameFirstSequence = 4, kFrameCrc = 5, kFrameOperations = 6, kFramePayload = 7;
-constexpr uint64_t kHeartbeatDurableWanted = 1, kHeartbeatSentMicros = 2;
+constexpr uint64_t kHeartbeatDurableWanted = 1, kHeartbeatSentMicros = 2, kHeartbeatProof = 3;
 
 absl::Status Malformed(absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat("write stream: malformed message: ", what));
@@ -66,17 +66,19 @@ absl::Status ReadFrameFields(WireCursor& cursor, FrameParts& parts,
   return absl::OkStatus();
 }
 
-absl::Status ReadHeartbeatFields(WireCursor& cursor, bool& durable_wanted, uint64_t& sent_micros) {
+absl::Status ReadHeartbeatFields(WireCursor& cursor, bool& durable_wanted, uint64_t& sent_micros,
+                                 uint64_t& proof) {
   WireTag tag;
   uint64_t value = 0;
   while (cursor.remaining() > 0) {
     if (!cursor.ReadTag(tag)) return Malformed("bad tag in a heartbeat");
-    if (tag.field <= kHeartbeatSentMicros) {
+    if (tag.field <= kHeartbeatProof) {
       if (tag.type != WireType::kVarint || !cursor.ReadVarint(value)) {
         return Malformed("bad heartbeat");
       }
       if (tag.field == kHeartbeatDurableWanted) durable_wanted = value != 0;
       if (tag.field == kHeartbeatSentMicros) sent_micros = value;
+      if (tag.field == kHeartbeatProof) proof = value;
     } else if (!cursor.SkipField(tag.type)) {
       return Malformed("truncated heartbeat");
     }
@@ -107,14 +109,27 @@ absl::Status FindMessage(Slices message, uint64_t& field, WireCursor& found) {
 
 }  // namespace
 
+std::optional<SyncState> FrameDecoder::told() const {
+  switch (proof_) {  // as understudy.v1.Proof
+    case 0:
+      return std::nullopt;
+    case 2:
+      return SyncState::kInSync;
+    case 3:
+      return SyncState::kDiverged;
+    default:
+      return SyncState::kAssumed;
+  }
+}
+
 absl::StatusOr<FrameDecoder::Kind> FrameDecoder::Decode(Slices message) {
   uint64_t field;
   WireCursor cursor({});
   RETURN_IF_ERROR(FindMessage(message, field, cursor));
   if (field == kRequestHeartbeat) {
     durable_wanted_ = false;
-    sent_micros_ = 0;
-    RETURN_IF_ERROR(ReadHeartbeatFields(cursor, durable_wanted_, sent_micros_));
+    sent_micros_ = proof_ = 0;
+    RETURN_IF_ERROR(ReadHeartbeatFields(cursor, durable_wanted_, sent_micros_, proof_));
     return Kind::kHeartbeat;
   }
   if (field == kRequestHandshake) return Malformed("a second handshake");

@@ -13,12 +13,14 @@
 #define UNDERSTUDY_SERVER_FRAME_DECODER_H_
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
+#include "server/group_status.h"
 #include "storage/base/operation.h"
 #include "storage/replica.h"
 
@@ -62,6 +64,8 @@ class FrameDecoder {
   // After kHeartbeat.
   bool durable_wanted() const { return durable_wanted_; }
   uint64_t sent_micros() const { return sent_micros_; }
+  // What the agent knows of the disks: kAssumed, kInSync, kDiverged; nothing: as before.
+  std::optional<SyncState> told() const;
 
  private:
   absl::Status FindOperations();
@@ -76,6 +80,7 @@ class FrameDecoder {
   uint32_t kinds_ = 0;
   bool durable_wanted_ = false;
   uint64_t sent_micros_ = 0;
+  uint64_t proof_ = 0;
 };
 
 }  // namespace understudy::server

@@ -26,12 +26,13 @@ base::LatchedError UnknownCommitError(absl::Time now) {
           .count = 1};
 }
 
-SyncState SyncStateOf(const storage::ReplicaState& state, bool connected, bool proved) {
+// `told`: by the agent, which alone knows both disks.
+SyncState SyncStateOf(const storage::ReplicaState& state, bool connected, SyncState told) {
   if (state.stage != Stage::kRunning) return SyncState::kNone;
   if (!connected) return SyncState::kDisconnected;
   if (!state.valid) return SyncState::kResyncing;
   if (state.incomplete) return SyncState::kBehind;
-  return proved ? SyncState::kInSync : SyncState::kAssumed;
+  return told;
 }
 
 absl::Status CheckStop(const StopCommand& command) {
@@ -117,7 +118,7 @@ absl::StatusOr<StartOutcome> Group::Start(bool secondary, const Expected& expect
       ClearErrorsBefore(mark);
       StoreErrors();
       base::MutexLock lock(mutex_);
-      resync_complete_ = proved_ = false;
+      resync_complete_ = false;
       disconnected_since_ = clock_.Monotonic();
     }
   }
@@ -304,12 +305,13 @@ GroupStatus Group::Status() const {
     base::MutexLock lock(mutex_);
     stream = session_;
     status.errors = errors_.errors();
-    status.sync_state = SyncStateOf(status.replica, stream != nullptr, proved_);
     status.last_contact = last_contact_;
     status.nbd_connections = connections_;
     status.lag = clock_.Monotonic() - disconnected_since_;
   }
   status.connected = stream != nullptr;
+  status.sync_state = SyncStateOf(status.replica, status.connected,
+                                  stream != nullptr ? stream->told() : SyncState::kNone);
   if (stream != nullptr) {
     status.last_contact = stream->last_word();
     status.lag = stream->UndurableFor();

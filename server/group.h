@@ -341,7 +341,6 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
       ABSL_GUARDED_BY(mutex_);  // by request id; at most kGivenUpMax
   storage::CheckpointResult last_checkpoint_ ABSL_GUARDED_BY(mutex_);
   bool resync_complete_ ABSL_GUARDED_BY(mutex_) = false;  // COMPLETE came, its checkpoint not yet
-  bool proved_ ABSL_GUARDED_BY(mutex_) = false;           // a resync was committed since Start
   uint64_t bad_crc_sequence_ ABSL_GUARDED_BY(mutex_) = 0;
   int bad_crc_times_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Time last_contact_ ABSL_GUARDED_BY(mutex_) = absl::UnixEpoch();

@@ -234,7 +234,6 @@ void Group::OnCheckpointDone(const Marker& marker,
     markers_pending_.erase(marker.number);
     if (result.ok()) {
       const bool resynced = std::exchange(resync_complete_, false);
-      proved_ = proved_ || resynced;
       // COMPLETE may have come before a restart: what makes an incomplete group whole is a resync.
       if (resynced || (whole && errors_.HasMissedWrites())) {
         errors_.ClearMissedWrites();

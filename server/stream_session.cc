@@ -413,6 +413,9 @@ void StreamSession::TakeHeartbeat() {
     ack_forced_ = true;
     ack_.echo_micros = decoder_.sent_micros();
   }
+  if (const auto told = decoder_.told(); told.has_value()) {
+    told_.store(*told, std::memory_order_relaxed);
+  }
   AnswerIfDue();
 }
 

@@ -18,6 +18,7 @@
 #ifndef UNDERSTUDY_SERVER_STREAM_SESSION_H_
 #define UNDERSTUDY_SERVER_STREAM_SESSION_H_
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -97,6 +98,8 @@ class StreamSession : public std::enable_shared_from_this<StreamSession> {
   uint64_t stream_id() const { return handshake_.stream_id; }
   const std::string& agent_id() const { return handshake_.agent_id; }
   absl::Time last_word() const;
+  // What the agent knows of the disks: kAssumed, kInSync, kDiverged.
+  SyncState told() const { return told_.load(std::memory_order_relaxed); }
   // How long the oldest operation that is received and not durable has waited; zero when there is none.
   absl::Duration UndurableFor() const;
   // One turn of the heartbeat timer.
@@ -161,6 +164,7 @@ class StreamSession : public std::enable_shared_from_this<StreamSession> {
   absl::Duration last_ack_ ABSL_GUARDED_BY(mutex_);
   absl::Duration last_word_monotonic_ ABSL_GUARDED_BY(mutex_);
   absl::Time last_word_ ABSL_GUARDED_BY(mutex_);
+  std::atomic<SyncState> told_{SyncState::kAssumed};
   absl::Duration undurable_since_ ABSL_GUARDED_BY(mutex_);
 };
 

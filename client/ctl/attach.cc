@@ -200,7 +200,8 @@ class Attacher {
     // From here on the standby is told not to take what it receives for a whole disk. Not while another volume's mirror has missed
     // writes: its copy would count as begun anew.
     ASSIGN_OR_RETURN(const std::vector<std::string> others, OthersWithoutCopy(/*begun=*/true));
-    if (!target_.incomplete || others.size() + 1 == target_.volumes.size()) {
+    ASSIGN_OR_RETURN(const Target now, FindTarget(command_, agent_));
+    if (!now.incomplete || others.size() + 1 == target_.volumes.size()) {
       RETURN_IF_ERROR(agent_.sync(target_.group, v1::SYNC_MODE_FULL).status());
     }
     RETURN_IF_ERROR(

@@ -48,10 +48,24 @@ grpc::ByteBuffer EncodeHandshake(const Handshake& handshake) {
   return proto::EncodeSealed(request);
 }
 
+v1::Proof ToProto(Proof proof) {
+  switch (proof) {
+    case Proof::kNone:
+      return v1::PROOF_NONE;
+    case Proof::kProved:
+      return v1::PROOF_EQUAL;
+    case Proof::kRefuted:
+      return v1::PROOF_DIFFERENT;
+  }
+  return v1::PROOF_NONE;
+}
+
 grpc::ByteBuffer EncodeHeartbeat(const Heartbeat& heartbeat) {
   v1::WriteRequest request;
   request.mutable_heartbeat()->set_durable_wanted(heartbeat.durable_wanted);
   request.mutable_heartbeat()->set_sent_micros(heartbeat.sent_micros);
+  if (heartbeat.proof.has_value())
+    request.mutable_heartbeat()->set_proof(ToProto(*heartbeat.proof));
   return Serialize(request);
 }
 
@@ -121,9 +135,10 @@ class WriteStream::Session : public grpc::ClientBidiReactor<grpc::ByteBuffer, gr
   void SendHeartbeat(const Heartbeat& heartbeat) {
     {
       base::MutexLock lock(mutex_);
-      const bool durable = pending_heartbeat_.has_value() && pending_heartbeat_->durable_wanted;
+      const Heartbeat before = pending_heartbeat_.value_or(Heartbeat());
       pending_heartbeat_ = heartbeat;
-      pending_heartbeat_->durable_wanted |= durable;
+      pending_heartbeat_->durable_wanted |= before.durable_wanted;
+      if (!heartbeat.proof.has_value()) pending_heartbeat_->proof = before.proof;
     }
     WriteNext();
   }

@@ -268,6 +268,21 @@ TEST_F(ForwarderTest, DurableModeReturnsOnlyWhenItIsDurable) {
   EXPECT_GE(transport_.seen().durable_requests, 1u);
 }
 
+TEST_F(ForwarderTest, WhatAStopDropsIsNotAnsweredAsDurable) {
+  transport_.Set([](auto& b) { b.durable = b.acknowledge = false; });
+  ForwarderOptions options = Options();
+  options.ack = AckMode::kDurable;
+  options.on_full = OnFull::kBlock;
+  Forwarder& forwarder = Make(options);
+  ASSERT_TRUE(forwarder.Start().ok());
+  absl::Status written;
+  std::thread writer([&] { written = forwarder.Write(0, 0, Block('a')); });
+  ASSERT_TRUE(Eventually([&] { return transport_.seen().received == 1; }));
+  ASSERT_TRUE(forwarder.Stop(/*drain=*/false).ok());
+  writer.join();
+  EXPECT_TRUE(HasReason(written, kReasonNotRunning)) << written;
+}
+
 TEST_F(ForwarderTest, DurableModeDoesNotHoldTheGuestWhenTheStandbysSyncHangs) {
   ForwarderOptions options = Options();
   options.ack = AckMode::kDurable;

@@ -540,7 +540,7 @@ class ResyncFuzzTest : public ResyncTest {
     story += EndRun(away);
     Outage(false);
     if (Once(4)) {
-      transport_.PowerCut();
+      PowerCut();
       story += " CUT";
     }
     return story;

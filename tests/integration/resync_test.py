@@ -238,6 +238,57 @@ class ResyncTest(lib.Case):
 
     # ---- verify -------------------------------------------------------------------------------------------------------------------
 
+    def assert_both_say(self, host, state):
+        self.assertEqual(host.status()["sync_state"], state)
+        lib.wait_for(lambda: self.standby.status()["sync_state"] == state, f"the standby to say {state}")
+
+    def test_what_was_never_compared_is_not_said_to_be_equal(self):
+        """Disks that were declared equal and are not, and a resync of a part of them."""
+        host = self.start_pair().wait_connected()
+        with open(self.secondary, "r+b") as file:
+            file.seek(200 * MIB)
+            file.write(b"\x01")
+        qemu_io(host.uri(), "write -q -P 1 60M 4k")
+        host.call("checkpoint", "vm1")
+        host.kill()
+        host.restart().wait_connected()
+        self.sync()
+        host.call("checkpoint", "vm1")
+        self.assertEqual(self.standby.status()["sync_state"], "ASSUMED")
+        self.assert_both_say(host, "ASSUMED")
+        self.assertEqual(host.ctl("verify", "vm1", "--wait").status, 3)
+        self.assert_both_say(host, "DIVERGED")
+        self.assertEqual(host.ctl("sync", "vm1", "--full", "--wait").status, 0)
+        self.assert_both_say(host, "IN_SYNC")
+
+    def test_a_primary_disk_that_somebody_else_has_changed(self):
+        """While no agent ran: restored from a backup, in place and as another file. Its own restarts cost nothing."""
+        host = self.start_pair().wait_connected()
+        qemu_io(host.uri(), "write -q -P 7 0 8M")
+        host.call("checkpoint", "vm1")
+        self.assertEqual(host.ctl("verify", "vm1", "--wait").status, 0)
+
+        def written_to():
+            with open(self.primary, "r+b") as file:
+                file.seek(100 * MIB)
+                file.write(bytes([self.rng.randrange(1, 256)]) * 8192)
+
+        def replaced():
+            self.primary.rename(f"{self.primary}.old")
+            lib.run("cp", "--sparse=always", f"{self.primary}.old", self.primary)
+            written_to()
+
+        for killed, change in ((False, written_to), (False, replaced), (True, replaced)):
+            host.daemon.end()
+            host.restart().wait_connected()
+            self.assertEqual((host.status()["sync_state"], host.daemon.events("primary_disk_changed")), ("IN_SYNC", []))
+            host.kill() if killed else host.daemon.end()
+            change()
+            host.restart().wait_connected()
+            self.assertEqual([event["volume"] for event in host.daemon.events("primary_disk_changed")], ["vda"])
+            self.assertEqual(self.sync()["sync_state"], "IN_SYNC")
+            self.assert_equal_at_checkpoint()
+
     def test_verify_finds_one_flipped_byte_and_a_full_sync_mends_it(self):
         host = self.start_pair().wait_connected()
         qemu_io(host.uri(), "write -q -P 7 0 64M")

@@ -71,8 +71,9 @@ struct TestFrame {
   std::string Encode() const { return BytesField(2, Body()); }
 };
 
-inline std::string EncodeHeartbeat(bool durable_wanted, uint64_t sent_micros) {
-  return BytesField(3, Field(1, 0) + Varint(durable_wanted) + Field(2, 0) + Varint(sent_micros));
+inline std::string EncodeHeartbeat(bool durable_wanted, uint64_t sent_micros, uint64_t proof = 0) {
+  return BytesField(3, Field(1, 0) + Varint(durable_wanted) + Field(2, 0) + Varint(sent_micros) +
+                           Field(3, 0) + Varint(proof));
 }
 
 // A message in one slice, at its own address.

@@ -61,7 +61,24 @@ TEST(StreamSessionTest, AMarkerIsRefusedWhileOperationsAreMissing) {
   ASSERT_TRUE(agent.sink.AckThat([](const Ack& ack) { return ack.committed_sequence == 4; }));
   ASSERT_TRUE(agent.sink.AckThat(
       [](const Ack& ack) { return ack.committed_sequence == 4 && !ack.incomplete; }));
-  EXPECT_EQ(harness.group->Status().sync_state, SyncState::kInSync);
+  EXPECT_EQ(harness.group->Status().sync_state, SyncState::kAssumed) << "nobody has said more";
+}
+
+TEST(StreamSessionTest, WhatTheAgentKnowsOfTheDisksIsSaidWhileItIsThere) {
+  Harness harness;
+  harness.Start();
+  TestAgent agent(harness.service);
+  ASSERT_TRUE(agent.Greet(TestAgent::Hello("vm1")));
+  uint64_t number = 0;
+  for (const auto& [proof, expected] :
+       {std::pair(0, SyncState::kAssumed), std::pair(2, SyncState::kInSync),
+        std::pair(0, SyncState::kInSync), std::pair(3, SyncState::kDiverged),
+        std::pair(2, SyncState::kInSync), std::pair(1, SyncState::kAssumed)}) {
+    ++number;
+    agent.SendRaw(testing::EncodeHeartbeat(false, number, static_cast<uint64_t>(proof)));
+    ASSERT_TRUE(agent.sink.AckThat([&](const Ack& ack) { return ack.echo_micros == number; }));
+    EXPECT_EQ(harness.group->Status().sync_state, expected) << number;
+  }
 }
 
 TEST(StreamSessionTest, AHeartbeatIsEchoedAndAsksForADurablePoint) {
