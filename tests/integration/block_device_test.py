@@ -26,7 +26,7 @@ class BlockDeviceTest(lib.Case):
         again = service.ctl("start", "vm2", "--mode", "secondary", "--volume", f"vda,disk={device}")
         self.assert_refused(again, "FAILED_PRECONDITION", "Block device is in use by internal backup job")
         markers = self.dir / "service.data" / "devices"
-        self.assertIn(f"{device}, device loop/backing_file {self.dir}/backing", next(markers.iterdir()).read_text())
+        self.assertIn(f"{device}, device loop/backing_file {self.dir}/backing", next(markers.glob("*.understudy")).read_text())
 
         agent = self.agent(service, f"vda,disk={self.disk('p', self.size, bytes(image))}").wait_connected()
         qemu_io(agent.uri(), "write -P 7 1M 3M", "write -z 8M 4M", "discard 16M 1M")
@@ -47,7 +47,7 @@ class BlockDeviceTest(lib.Case):
         service.call("stop", "vm1", "--failover")
         service.wait_stage("DONE")
         self.assert_file(pathlib.Path(device), bytes(image), "the device after the failover")
-        lib.wait_for(lambda: not list(markers.iterdir()), "the marker to go")
+        lib.wait_for(lambda: not list(markers.glob("*.understudy")), "the marker to go")
         self.assertEqual(service.daemon.end(), 0)  # before the device goes
 
 
