@@ -119,7 +119,7 @@ absl::Status Primary::Resume() {
   SetHandedOver(record.handed_over);
   if (!failback) RETURN_IF_ERROR(LoadDifferences(record));
   RETURN_IF_ERROR(SuspectFormerForward(record));
-  RETURN_IF_ERROR(CheckDisks(failback ? state_->record() : record));
+  RETURN_IF_ERROR(CheckDisks(record));
   resync_->SetProof(state_->record().proof);
   if (intents_ != nullptr) {
     std::vector<Volume*> volumes;
