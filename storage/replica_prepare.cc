@@ -55,7 +55,9 @@ void ReplicaImpl::AddCheckpoint(PendingCheckpoint& checkpoint, GroupRecord* reco
   record->prepared_sequence = record->prepared_stream = 0;
   if (checkpoint.next_hidden != nullptr) {  // else it was opened when the epoch was prepared
     record->hidden = OverlayId();
-    if (record->stage == Stage::kRunning) {  // after a failover there is no next hidden one
+    // After a failover only up to the epoch that is shown: a flush that began before it may end with an older one.
+    if (record->stage == Stage::kRunning ||
+        checkpoint.result.epoch < record->roll_forward_through) {
       batch->PutOverlay(checkpoint.next_hidden->id(), checkpoint.next_hidden->record());
       record->hidden = checkpoint.next_hidden->id();
     }

@@ -557,6 +557,8 @@ absl::Status ReplicaImpl::FlushPending(size_t hidden_count, size_t active_count,
 void ReplicaImpl::FailPending(const absl::Status& status) {
   std::vector<std::shared_ptr<PendingCheckpoint>> unanswered;
   {
+    // A failover that is under way counts on what it has found in the queue.
+    base::Turn::Hold commit_turn(commit_turn_);
     base::MutexLock lock(mutex_);
     if (record_.stage == Stage::kRunning) {
       failed_ = status;

@@ -4,6 +4,7 @@
 #ifndef UNDERSTUDY_TESTS_CRASH_REPORT_H_
 #define UNDERSTUDY_TESTS_CRASH_REPORT_H_
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
@@ -30,14 +31,14 @@ class RunCounter {
   ~RunCounter() {
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begun_;
     std::printf("crash runs: %llu in %.1f s, %.0f per second\n",
-                static_cast<unsigned long long>(runs_), took.count(),
-                static_cast<double>(runs_) / took.count());
+                static_cast<unsigned long long>(runs_.load()), took.count(),
+                static_cast<double>(runs_.load()) / took.count());
   }
   void Add() { ++runs_; }
 
  private:
   const std::chrono::steady_clock::time_point begun_ = std::chrono::steady_clock::now();
-  uint64_t runs_ = 0;
+  std::atomic<uint64_t> runs_ = 0;
 };
 
 inline void CountRun() {

@@ -57,6 +57,7 @@ Rig::Rig(const Options& options, uint64_t seed)
   UNDERSTUDY_CHECK(disk_.SyncDirectory("/").ok());
   UNDERSTUDY_CHECK(disk_.SyncDirectory("/host").ok());
   if (options.reflinks) disk_.UseReflinks();
+  if (!options.repeatable) disk_.TakeTime();
   disk_.OrderDirectories(absl::StrCat(kRigDirectory, "/index"));
   spec_.name = kGroup;
   for (size_t v = 0; v < kVolumes; ++v) {

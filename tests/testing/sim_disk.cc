@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -13,6 +15,7 @@
 namespace understudy::testing {
 namespace {
 constexpr uint64_t kDefaultCapacityBytes = 1ULL << 40;
+constexpr uint64_t kDelayMicrosMax = 1500;
 }  // namespace
 
 struct SimDisk::State {
@@ -191,6 +194,8 @@ void SimDisk::UseReflinks() {
   reflinks_ = true;
 }
 
+void SimDisk::TakeTime() { takes_time_.store(true); }
+
 bool SimDisk::Ordered(const std::string& path) const {
   return std::any_of(ordered_.begin(), ordered_.end(), [&](const std::string& prefix) {
     return absl::StartsWith(path, absl::StrCat(prefix, "/"));
@@ -322,8 +327,19 @@ uint64_t SimDisk::FreeBytes() const {
   return capacity - std::min(capacity, UsedBytes());
 }
 
+// Without the lock: other I/Os go on.
+void SimDisk::Delay() const {
+  if (!takes_time_.load()) return;
+  thread_local std::minstd_rand random(
+      static_cast<unsigned>(std::hash<std::thread::id>()(std::this_thread::get_id()) >> 8));
+  if (random() % 3 == 0) {
+    std::this_thread::sleep_for(std::chrono::microseconds(random() % kDelayMicrosMax));
+  }
+}
+
 absl::Status SimDisk::WriteTo(Inode& inode, const std::string& path, uint64_t offset,
                               std::span<const iovec> pieces) {
+  Delay();
   std::string data;
   for (const iovec& piece : pieces)
     data.append(static_cast<const char*>(piece.iov_base), piece.iov_len);
@@ -351,6 +367,7 @@ absl::Status SimDisk::WriteTo(Inode& inode, const std::string& path, uint64_t of
 }
 
 absl::Status SimDisk::SyncInode(uint64_t number, Inode& inode, const std::string& path) {
+  Delay();
   base::MutexLock lock(mutex_);
   bool act = false;
   const absl::Status status = Begin(SimIoKind::kSync, path, &act);

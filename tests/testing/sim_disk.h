@@ -19,6 +19,7 @@
 #ifndef UNDERSTUDY_TESTS_TESTING_SIM_DISK_H_
 #define UNDERSTUDY_TESTS_TESTING_SIM_DISK_H_
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -85,6 +86,8 @@ class SimDisk : public base::FileSystem {
   void OrderDirectories(const std::string& path);
   void SetCapacity(uint64_t bytes);  // 0: none
   void UseReflinks();
+  // Some writes and syncs take a while, as on a real disk: what runs beside them gets into any order.
+  void TakeTime();
 
   // REQUIRES: no open files.
   std::shared_ptr<const State> Save() const;
@@ -131,6 +134,7 @@ class SimDisk : public base::FileSystem {
   uint64_t UsedBytes() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   uint64_t FreeBytes() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
+  void Delay() const;
   absl::Status WriteTo(Inode& inode, const std::string& path, uint64_t offset,
                        std::span<const iovec> pieces);
   absl::Status SyncInode(uint64_t number, Inode& inode, const std::string& path);
@@ -148,6 +152,7 @@ class SimDisk : public base::FileSystem {
   std::vector<std::string> ordered_ ABSL_GUARDED_BY(mutex_);
   uint64_t capacity_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   bool reflinks_ ABSL_GUARDED_BY(mutex_) = false;
+  std::atomic<bool> takes_time_ = false;
   int open_files_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

@@ -1,0 +1,173 @@
+// A failover beside a flush of what --durability=none shows before it is durable.
+#include <atomic>
+#include <functional>
+#include <future>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include <gtest/gtest.h>
+#include <rocksdb/env.h>
+#include <rocksdb/file_system.h>
+
+#include "tests/storage/store_fixture.h"
+
+namespace understudy::storage {
+namespace {
+
+using testing::FileOperation;
+
+// Calls `hook` before each sync of the index's log.
+class HookedFileSystem : public rocksdb::FileSystemWrapper {
+ public:
+  explicit HookedFileSystem(std::function<void()> hook)
+      : FileSystemWrapper(rocksdb::FileSystem::Default()), hook_(std::move(hook)) {}
+  const char* Name() const override { return "Hooked"; }
+  rocksdb::IOStatus NewWritableFile(const std::string& path, const rocksdb::FileOptions& options,
+                                    std::unique_ptr<rocksdb::FSWritableFile>* result,
+                                    rocksdb::IODebugContext* context) override {
+    rocksdb::IOStatus opened = FileSystemWrapper::NewWritableFile(path, options, result, context);
+    if (opened.ok() && absl::EndsWith(path, ".log")) {
+      *result = std::make_unique<File>(std::move(*result), hook_);
+    }
+    return opened;
+  }
+
+ private:
+  class File : public rocksdb::FSWritableFileOwnerWrapper {
+   public:
+    File(std::unique_ptr<rocksdb::FSWritableFile> file, const std::function<void()>& hook)
+        : FSWritableFileOwnerWrapper(std::move(file)), hook_(hook) {}
+    rocksdb::IOStatus Sync(const rocksdb::IOOptions& options,
+                           rocksdb::IODebugContext* context) override {
+      hook_();
+      return FSWritableFileOwnerWrapper::Sync(options, context);
+    }
+
+   private:
+    const std::function<void()>& hook_;
+  };
+
+  const std::function<void()> hook_;
+};
+
+// Held from the first Pass() on until Open().
+class Barrier {
+ public:
+  void Pass() {
+    if (!reached_.exchange(true)) arrived_.set_value();
+    opened_.wait();
+  }
+  void AwaitArrival() { arrived_.get_future().wait(); }
+  void Open() { open_.set_value(); }
+
+ private:
+  std::atomic<bool> reached_ = false;
+  std::promise<void> arrived_;
+  std::promise<void> open_;
+  const std::shared_future<void> opened_ = open_.get_future().share();
+};
+
+class FailoverFlushTest : public ::testing::Test {
+ protected:
+  FailoverFlushTest() : primary_(f_.initial(0)) { f_.options().checkpoint_durable = false; }
+  ~FailoverFlushTest() override {
+    f_.files().SetHook(nullptr);
+    f_.CloseStore();
+  }
+  void Begin() {
+    ASSERT_EQ(f_.OpenStore(), absl::OkStatus());
+    ASSERT_EQ(f_.StartAndAttach(), absl::OkStatus());
+    TakeEpoch();
+    ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  }
+  void TakeEpoch() {
+    const std::string data = f_.Bytes(8192);
+    ASSERT_EQ(f_.PrimaryWrite(0, 4096 * offset_, data), absl::OkStatus());
+    primary_.replace(4096 * offset_++, data.size(), data);
+    ASSERT_TRUE(f_.MarkedCheckpoint().ok());
+  }
+  // The next sync of the hidden log waits and ends with `first`; those after it fail.
+  void HoldNextSync(Barrier& barrier, const absl::Status& first) {
+    f_.files().SetHook(
+        [&barrier, first, hidden = std::make_shared<std::string>(),
+         mutex = std::make_shared<std::mutex>()](FileOperation operation, const std::string& path) {
+          if (operation != FileOperation::kSync || !absl::EndsWith(path, ".seg")) {
+            return absl::OkStatus();
+          }
+          {
+            std::lock_guard<std::mutex> lock(*mutex);
+            if (!hidden->empty()) {
+              return path == *hidden ? absl::InternalError("a later sync") : absl::OkStatus();
+            }
+            *hidden = path;
+          }
+          barrier.Pass();
+          return first;
+        });
+  }
+
+  StoreFixture f_{1, 1};
+  std::string primary_;
+  uint64_t offset_ = 0;
+};
+
+// The flush knows the epoch before the one that the failover goes to, and ends after it. A kill that comes then must find the newer
+// one in the log: it is the one that the VM runs on.
+TEST_F(FailoverFlushTest, AnOlderFlushThatEndsAfterItLeavesTheNewestEpochToTheLog) {
+  Begin();
+  Barrier flush;
+  HoldNextSync(flush, absl::OkStatus());
+  TakeEpoch();
+  flush.AwaitArrival();
+  TakeEpoch();
+  ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
+  EXPECT_EQ(f_.replica().state().committed_epoch, Epoch(3));
+  const std::string written = f_.Bytes(512);
+  ASSERT_EQ(f_.replica().Write(VolumeId(0), 1 << 19, written, false), absl::OkStatus());
+  primary_.replace(1 << 19, written.size(), written);
+  flush.Open();
+  EXPECT_FALSE(f_.replica().WaitForJobs(absl::InfiniteFuture()).ok());  // its flush has failed
+  f_.files().SetHook(nullptr);
+  ASSERT_EQ(f_.CrashAndOpen(), absl::OkStatus());
+  EXPECT_EQ(f_.replica().state().committed_epoch, Epoch(3));
+  EXPECT_TRUE(f_.View(0) == primary_);
+  if (f_.replica().state().stage == Stage::kFailoverFailed) {
+    ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
+  }
+  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  EXPECT_TRUE(f_.RawDisk(0) == primary_);
+}
+
+// The flush fails while the failover is being stored: the failover takes what it has found in the queue along.
+TEST_F(FailoverFlushTest, AFlushThatFailsMeanwhileTakesNothingAwayFromIt) {
+  Barrier stored;
+  std::atomic<bool> hold = false;
+  const auto env = rocksdb::NewCompositeEnv(std::make_shared<HookedFileSystem>([&] {
+    if (hold) stored.Pass();
+  }));
+  f_.options().index_env = env.get();
+  Begin();
+  Barrier flush;
+  HoldNextSync(flush, absl::InternalError("injected"));
+  TakeEpoch();
+  flush.AwaitArrival();
+  hold = true;
+  std::thread failover([&] { EXPECT_EQ(f_.replica().Failover({}), absl::OkStatus()); });
+  stored.AwaitArrival();
+  flush.Open();
+  absl::SleepFor(absl::Milliseconds(100));  // it fails now, or waits for the failover
+  hold = false;
+  stored.Open();
+  failover.join();
+  EXPECT_EQ(f_.replica().state().committed_epoch, Epoch(2));
+  EXPECT_TRUE(f_.View(0) == primary_);
+  f_.replica().WaitForJobs(absl::InfiniteFuture()).IgnoreError();
+  f_.CloseStore();
+}
+
+}  // namespace
+}  // namespace understudy::storage
