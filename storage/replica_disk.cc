@@ -94,8 +94,7 @@ absl::Status ReplicaImpl::Modify(VolumeId volume, OperationKind kind, ByteRange 
   for (const Piece& piece : pieces) {
     const auto part =
         data.empty() ? data : data.subspan(piece.range.start - range.start, piece.range.size());
-    // Order rule 2: what was written over a checkpoint must not outlive it on the disk.
-    const bool may_be_direct = chain->stage == Stage::kDone || CommittedDurable();
+    const bool may_be_direct = chain->stage == Stage::kDone || MayWriteToDisk();
     if (piece.overlay == nullptr && may_be_direct) {
       const absl::Status written =
           WriteToDisk(*chain->disks[volume.value()], kind, piece.range, part);
@@ -108,11 +107,22 @@ absl::Status ReplicaImpl::Modify(VolumeId volume, OperationKind kind, ByteRange 
   return absl::OkStatus();
 }
 
+// Order rule 2: what was written over a checkpoint must not outlive it on the disk. Order rule 3: nor may what the index has of a
+// window that was merged lie over it after a restart.
+bool ReplicaImpl::MayWriteToDisk() const {
+  base::MutexLock lock(mutex_);
+  return windows_dropped_ && committed_.epoch <= record_.committed_epoch;
+}
+
 absl::Status ReplicaImpl::WriteToDisk(SecondaryDisk& disk, OperationKind kind, ByteRange range,
                                       std::span<const char> data) {
-  if (kind != OperationKind::kData) return disk.PunchHole(range);
+  disk.NoteVmWrite();
   const iovec piece = {.iov_base = const_cast<char*>(data.data()), .iov_len = data.size()};
-  return disk.Write(range.start, std::span(&piece, 1));
+  const absl::Status written = kind == OperationKind::kData
+                                   ? disk.Write(range.start, std::span(&piece, 1))
+                                   : disk.PunchHole(range);
+  disk.NoteVmWrite();
+  return written;
 }
 
 absl::Status ReplicaImpl::Flush(VolumeId volume) {
@@ -124,7 +134,7 @@ absl::Status ReplicaImpl::Flush(VolumeId volume) {
     RETURN_IF_ERROR(hidden_log_.Sync());
   }
   if (chain->stage != Stage::kDone) RETURN_IF_ERROR(active_log_.Sync());
-  if (chain->stage != Stage::kRunning) return chain->disks[volume.value()]->Sync();
+  if (chain->stage != Stage::kRunning) return chain->disks[volume.value()]->Flush();
   return absl::OkStatus();
 }
 

@@ -337,6 +337,7 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   absl::Status ReadError(VolumeId volume, ByteRange range, const absl::Status& error);
   absl::Status Modify(VolumeId volume, OperationKind kind, ByteRange range,
                       std::span<const char> data);
+  bool MayWriteToDisk() const;
   absl::Status WriteToDisk(SecondaryDisk& disk, OperationKind kind, ByteRange range,
                            std::span<const char> data);
   absl::Status WriteToActive(VolumeId volume, OperationKind kind, ByteRange range,
@@ -370,6 +371,7 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   absl::Status MergeWindow(Copier& copier, VolumeId volume, ByteRange window);
   absl::Status CopyUnmerged(Copier& copier, VolumeId volume, ByteRange range);
   absl::Status EndWindow(VolumeId volume, ByteRange window);
+  void SetWindowsDropped(bool dropped);
   absl::StatusOr<ByteRange> WindowFrom(VolumeId volume, uint64_t offset) const;
   absl::StatusOr<std::vector<Piece>> UnmergedPieces(VolumeId volume, ByteRange range) const;
   bool HasJob() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -468,6 +470,7 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   IndexedPosition active_reached_ ABSL_GUARDED_BY(mutex_);  // of the newest frame in active's maps
   absl::Status failed_ ABSL_GUARDED_BY(
       mutex_);  // why the primary's writes are refused until a restart or a failover
+  bool windows_dropped_ ABSL_GUARDED_BY(mutex_) = true;  // from the index, all that were merged
   // Set while disks that the stage needs are not open, which failed_ says: what failed_ is when they are.
   std::optional<absl::Status> without_disks_ ABSL_GUARDED_BY(mutex_);
   // What of the view could not be read at recovery: the group serves and takes nothing, and only Remove ends that. Set by

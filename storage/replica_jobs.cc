@@ -305,6 +305,7 @@ absl::StatusOr<ByteRange> ReplicaImpl::WindowFrom(VolumeId volume, uint64_t offs
 
 absl::Status ReplicaImpl::CommitJob() {
   RETURN_IF_ERROR(FlushIndex(/*sync=*/true));  // order rule 2
+  SetWindowsDropped(true);                     // what an earlier job could not store is stored now
   MarkDisks();
   MarkGivenUp();
   uint64_t generation = 0;
@@ -400,7 +401,14 @@ absl::Status ReplicaImpl::EndWindow(VolumeId volume, ByteRange window) {
     erased.reached = active_reached_;
     active_pending_.push_back(std::move(erased));
   }
-  return FlushIndex(/*sync=*/true);
+  const absl::Status dropped = FlushIndex(/*sync=*/true);
+  SetWindowsDropped(dropped.ok());
+  return dropped;
+}
+
+void ReplicaImpl::SetWindowsDropped(bool dropped) {
+  base::MutexLock lock(mutex_);
+  windows_dropped_ = dropped;
 }
 
 }  // namespace understudy::storage

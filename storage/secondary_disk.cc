@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 
 #include "storage/base/crc32c.h"
+#include "storage/base/log.h"
 #include "storage/base/reason.h"
 #include "storage/base/status_macros.h"
 
@@ -193,6 +194,28 @@ absl::StatusOr<std::unique_ptr<SecondaryDisk>> SecondaryDisk::Open(base::FileSys
         kReasonWrongDisk);
   }
   return std::unique_ptr<SecondaryDisk>(new SecondaryDisk(file_system, record, *std::move(opened)));
+}
+
+absl::Status SecondaryDisk::Sync() {
+  base::Turn::Hold sync_turn(sync_turn_);
+  const bool of_the_vm = vm_unsynced_.exchange(false);
+  const absl::Status synced = file_->Sync();
+  if (synced.ok() || !(vm_unsynced_.load() || of_the_vm)) return synced;
+  vm_unsynced_.store(true);
+  base::MutexLock lock(mutex_);
+  if (!vm_writes_lost_.ok()) return synced;
+  vm_writes_lost_ = Annotate(
+      synced,
+      absl::StrCat("writes of the VM to ", path_,
+                   " were lost in a sync; check its file systems, then restart the service"));
+  base::LogError("vm_writes_lost").With("disk", path_).With("status", synced);
+  return synced;
+}
+
+absl::Status SecondaryDisk::Flush() {
+  const absl::Status synced = Sync();
+  base::MutexLock lock(mutex_);
+  return vm_writes_lost_.ok() ? synced : vm_writes_lost_;
 }
 
 uint64_t SecondaryDisk::HoleBytes(const std::string& on_file_system) const {

@@ -23,6 +23,8 @@
 #include "absl/status/statusor.h"
 
 #include "storage/base/file_system.h"
+#include "storage/base/mutex.h"
+#include "storage/base/turn.h"
 #include "storage/format.h"
 #include "storage/replica.h"
 
@@ -64,7 +66,13 @@ class SecondaryDisk {
   // Where the first data of `range` lies; its end when there is none.
   absl::StatusOr<uint64_t> HoleEnd(ByteRange range) const;
   absl::Status WriteBack(ByteRange range, bool wait) { return file_->WriteBack(range, wait); }
-  absl::Status Sync() { return file_->Sync(); }
+  // For a job, which writes again what a failed one may have lost.
+  absl::Status Sync();
+  // For the VM, which does not: once a sync has failed, no matter whose, that had a write of the VM to make durable, no flush
+  // succeeds until the disk is opened again. The kernel tells of what it has lost once, and holds the rest for written.
+  absl::Status Flush();
+  // Before and after each write of the VM.
+  void NoteVmWrite() { vm_unsynced_.store(true); }
   // What the file may still grow by, if it is one on this file system. One system call: every new segment of any group asks every
   // disk.
   uint64_t HoleBytes(const std::string& on_file_system) const;
@@ -99,6 +107,10 @@ class SecondaryDisk {
   const uint64_t size_bytes_;
   std::unique_ptr<base::File> file_;
   std::atomic<bool> can_clone_ = true;  // as far as is known
+  base::Turn sync_turn_;                // one at a time: the kernel would tell only one of them
+  std::atomic<bool> vm_unsynced_ = false;
+  base::Mutex mutex_;
+  absl::Status vm_writes_lost_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace understudy::storage

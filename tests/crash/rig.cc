@@ -343,6 +343,11 @@ absl::Status Rig::Failover(bool received, bool after_handover) {
                                 : model_.Shown(state);
   RETURN_IF_ERROR(replica_->Failover({.received = received, .after_handover = after_handover}));
   if (received) model_.AnswerCheckpoint(index, /*is_durable=*/true);
+  // With --durability=none a failed sync may have lost what was shown.
+  const Epoch target = replica_->state().committed_epoch;
+  if (target < state.committed_epoch && model_.HasEpoch(target)) {
+    model_.AnswerCheckpoint(model_.BeginGoingBack(target), /*is_durable=*/true);
+  }
   model_.stages.erase(Stage::kRunning);
   model_.term_min = model_.term_max;
   return absl::OkStatus();

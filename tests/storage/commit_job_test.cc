@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "tests/storage/store_fixture.h"
@@ -41,6 +42,19 @@ class CommitJobTest : public ::testing::Test {
       if (asked == operation && path == disk && !of_the_vm && !done->exchange(true)) hook();
       return absl::OkStatus();
     });
+  }
+  // The job's first sync of the disk ends with EIO, after `before`.
+  void FailFirstSync(std::function<void()> before) {
+    const std::string disk = f_.spec().volumes[0].disk_path;
+    f_.files().SetHook(
+        [=, before = std::move(before), failed = std::make_shared<std::atomic<bool>>(false)](
+            FileOperation operation, const std::string& path) {
+          if (operation != FileOperation::kSync || path != disk || failed->exchange(true)) {
+            return absl::OkStatus();
+          }
+          before();
+          return base::ErrnoStatus(EIO, path);
+        });
   }
   void FailOver() {
     ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
@@ -165,6 +179,39 @@ TEST_F(CommitJobTest, ItConvergesWhileTheVmWritesAtFullSpeed) {
       ASSERT_TRUE(raw.compare(at, 4096, std::string(4096, last[w][block])) == 0) << at;
     }
   }
+}
+
+// ---- a sync that fails -----------------------------------------------------------------------------------------------------
+
+// The kernel tells of a lost write once, here the job. The VM, whose write it was, must not hear from its own flush that all is well.
+TEST_F(CommitJobTest, AfterAFailedSyncOfTheJobNoFlushOfTheVmSucceeds) {
+  Begin();
+  VmWrite(0, f_.Bytes(4096));
+  FailFirstSync([&] { std::thread([&] { VmWrite(8 << 20, f_.Bytes(4096)); }).join(); });
+  ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
+  EXPECT_FALSE(f_.replica().WaitForJobs(absl::InfiniteFuture()).ok());
+  EXPECT_EQ(f_.replica().state().stage, Stage::kFailoverFailed);
+  for (int i = 0; i < 2; ++i) {
+    const absl::Status flushed = f_.replica().Flush(VolumeId(0));
+    EXPECT_EQ(base::ErrnoOf(flushed), EIO) << flushed;
+    EXPECT_THAT(std::string(flushed.message()), ::testing::HasSubstr("were lost in a sync"));
+  }
+  FailOver();  // the job goes on
+  EXPECT_FALSE(f_.replica().Flush(VolumeId(0)).ok());
+  ASSERT_EQ(f_.CrashAndOpen(), absl::OkStatus());
+  EXPECT_EQ(f_.replica().Flush(VolumeId(0)), absl::OkStatus());
+}
+
+// What the job has copied lies in an overlay, too.
+TEST_F(CommitJobTest, AFailedSyncThatLostNothingOfTheVmIsNotItsConcern) {
+  Begin();
+  VmWrite(0, f_.Bytes(4096));
+  FailFirstSync([] {});
+  ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
+  EXPECT_FALSE(f_.replica().WaitForJobs(absl::InfiniteFuture()).ok());
+  EXPECT_EQ(f_.replica().Flush(VolumeId(0)), absl::OkStatus());
+  FailOver();
+  EXPECT_EQ(f_.replica().Flush(VolumeId(0)), absl::OkStatus());
 }
 
 }  // namespace
