@@ -284,7 +284,8 @@ absl::Status ReplicaImpl::MoveInHidden(const std::shared_ptr<Overlay>& hidden,
   pending.change = Moved(*hidden, step, frame);
   {
     base::MutexLock lock(mutex_);
-    if (hidden_ != hidden) return absl::OkStatus();  // a failover has dropped it
+    // A failover has dropped it, or frames before this one were given up.
+    if (hidden_ != hidden || !failed_.ok()) return absl::OkStatus();
     pending.reached = {.position = frame.end,
                        .stream_id = stream_id_,
                        .sequence = received_sequence_,

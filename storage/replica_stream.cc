@@ -259,6 +259,7 @@ absl::Status ReplicaImpl::AppendToHidden(FrameContent content,
           absl::FailedPreconditionError(absl::StrCat("group ", name_, " has failed over")),
           kReasonFenced);
     }
+    RETURN_IF_ERROR(failed_);  // meanwhile: frames before this one were given up
     for (const Operation& operation : content.operations) {
       if (operation.kind == OperationKind::kIncomplete) incomplete_ = true;
       if (operation.kind == OperationKind::kComplete) incomplete_ = false;

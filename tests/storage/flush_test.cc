@@ -1,4 +1,4 @@
-// A failover beside flushes of the index: old ones, such that fail, and what --durability=none shows before it is durable.
+// Beside a flush of the index, an old one or one that fails: a failover, the commit job, a frame.
 #include <atomic>
 #include <functional>
 #include <future>
@@ -72,10 +72,10 @@ class Barrier {
   const std::shared_future<void> opened_ = open_.get_future().share();
 };
 
-class FailoverFlushTest : public ::testing::Test {
+class FlushTest : public ::testing::Test {
  protected:
-  FailoverFlushTest() : primary_(f_.initial(0)) { f_.options().checkpoint_durable = false; }
-  ~FailoverFlushTest() override {
+  FlushTest() : primary_(f_.initial(0)) { f_.options().checkpoint_durable = false; }
+  ~FlushTest() override {
     f_.files().SetHook(nullptr);
     f_.CloseStore();
   }
@@ -118,7 +118,7 @@ class FailoverFlushTest : public ::testing::Test {
 
 // The flush knows the epoch before the one that the failover goes to, and ends after it. A kill that comes then must find the newer
 // one in the log: it is the one that the VM runs on.
-TEST_F(FailoverFlushTest, AnOlderFlushThatEndsAfterItLeavesTheNewestEpochToTheLog) {
+TEST_F(FlushTest, AnOlderFlushThatEndsAfterItLeavesTheNewestEpochToTheLog) {
   Begin();
   Barrier flush;
   HoldNextSync(flush, absl::OkStatus());
@@ -144,7 +144,7 @@ TEST_F(FailoverFlushTest, AnOlderFlushThatEndsAfterItLeavesTheNewestEpochToTheLo
 }
 
 // The flush fails while the failover is being stored: the failover takes what it has found in the queue along.
-TEST_F(FailoverFlushTest, AFlushThatFailsMeanwhileTakesNothingAwayFromIt) {
+TEST_F(FlushTest, AFlushThatFailsMeanwhileTakesNothingAwayFromIt) {
   Barrier stored;
   std::atomic<bool> hold = false;
   const auto env = rocksdb::NewCompositeEnv(std::make_shared<HookedFileSystem>([&] {
@@ -173,7 +173,7 @@ TEST_F(FailoverFlushTest, AFlushThatFailsMeanwhileTakesNothingAwayFromIt) {
 
 // The disk has a window, and the index cannot be told: after a restart it lies over the disk again. So what the VM writes there
 // until then must not be on the disk alone.
-TEST_F(FailoverFlushTest, WhatIsWrittenToAWindowThatTheIndexStillHasSurvivesARestart) {
+TEST_F(FlushTest, WhatIsWrittenToAWindowThatTheIndexStillHasSurvivesARestart) {
   std::atomic<bool> broken = false;
   const auto env = rocksdb::NewCompositeEnv(std::make_shared<HookedFileSystem>(
       [&] { return broken ? rocksdb::IOStatus::IOError("injected") : rocksdb::IOStatus::OK(); }));
@@ -198,6 +198,53 @@ TEST_F(FailoverFlushTest, WhatIsWrittenToAWindowThatTheIndexStillHasSurvivesARes
   ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
   EXPECT_TRUE(f_.RawDisk(0) == view);
   f_.CloseStore();
+}
+
+// The primary's frames before it are given up with the flush. If it was taken, the index would go on behind it, and the stream too: what
+// was given up would be missing for good.
+TEST_F(FlushTest, AFrameOnItsWayWhenAFlushFailsIsRefused) {
+  Begin();
+  ASSERT_EQ(f_.replica().Write(VolumeId(0), 1 << 19, f_.Bytes(512), /*fua=*/true),
+            absl::OkStatus());
+  ASSERT_EQ(f_.replica().Write(VolumeId(0), 1 << 19, f_.Bytes(512), false), absl::OkStatus());
+  Barrier flush;
+  Barrier frame;
+  std::atomic<bool> hold_frame = false;
+  std::string hidden;  // the log that the flush syncs first
+  std::string active;
+  f_.files().SetHook([&](FileOperation operation, const std::string& path) {
+    if (!absl::EndsWith(path, ".seg")) return absl::OkStatus();
+    if (operation == FileOperation::kWrite && hold_frame && path == hidden) frame.Pass();
+    if (operation != FileOperation::kSync) return absl::OkStatus();
+    if (hidden.empty()) hidden = path;
+    if (path == hidden) return absl::OkStatus();
+    if (active.empty()) active = path;
+    if (path != active) return absl::OkStatus();
+    flush.Pass();
+    return absl::InternalError("injected");
+  });
+  TakeEpoch();
+  flush.AwaitArrival();
+  hold_frame = true;
+  const std::string data = f_.Bytes(4096);
+  std::thread primary([&] { EXPECT_FALSE(f_.PrimaryWrite(0, 1 << 18, data).ok()); });
+  frame.AwaitArrival();
+  flush.Open();
+  while (f_.replica().WaitForJobs(absl::InfiniteFuture()).ok()) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  frame.Open();
+  primary.join();
+  f_.replica().RequestDurablePoint();
+  absl::SleepFor(absl::Milliseconds(50));
+  f_.files().SetHook(nullptr);
+  ASSERT_EQ(f_.CrashAndOpen(), absl::OkStatus());
+  const ReplicaState state = f_.replica().state();
+  ASSERT_EQ(f_.replica().AttachStream(state.stream_id, false), absl::OkStatus());
+  EXPECT_GE(state.received_sequence, 4u);  // two writes, two markers
+  if (state.received_sequence > 4) primary_.replace(1 << 18, data.size(), data);
+  ASSERT_TRUE(f_.Checkpoint().ok());
+  EXPECT_TRUE(f_.View(0) == primary_);
 }
 
 }  // namespace
