@@ -196,24 +196,31 @@ absl::StatusOr<std::unique_ptr<SecondaryDisk>> SecondaryDisk::Open(base::FileSys
   return std::unique_ptr<SecondaryDisk>(new SecondaryDisk(file_system, record, *std::move(opened)));
 }
 
-absl::Status SecondaryDisk::Sync() {
+absl::Status SecondaryDisk::SyncFile() {
   base::Turn::Hold sync_turn(sync_turn_);
   const bool of_the_vm = vm_unsynced_.exchange(false);
   const absl::Status synced = file_->Sync();
-  if (synced.ok() || !(vm_unsynced_.load() || of_the_vm)) return synced;
-  vm_unsynced_.store(true);
+  if (synced.ok()) return synced;
+  const bool lost = of_the_vm || vm_unsynced_.load();
+  if (lost) base::LogError("vm_writes_lost").With("disk", path_).With("status", synced);
   base::MutexLock lock(mutex_);
-  if (!vm_writes_lost_.ok()) return synced;
+  job_writes_lost_ = synced;
+  if (!lost) return synced;
   vm_writes_lost_ = Annotate(
       synced,
       absl::StrCat("writes of the VM to ", path_,
                    " were lost in a sync; check its file systems, then restart the service"));
-  base::LogError("vm_writes_lost").With("disk", path_).With("status", synced);
   return synced;
 }
 
+absl::Status SecondaryDisk::Sync() {
+  SyncFile().IgnoreError();  // is in job_writes_lost_
+  base::MutexLock lock(mutex_);
+  return std::exchange(job_writes_lost_, absl::OkStatus());
+}
+
 absl::Status SecondaryDisk::Flush() {
-  const absl::Status synced = Sync();
+  const absl::Status synced = SyncFile();
   base::MutexLock lock(mutex_);
   return vm_writes_lost_.ok() ? synced : vm_writes_lost_;
 }

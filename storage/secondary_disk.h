@@ -66,10 +66,10 @@ class SecondaryDisk {
   // Where the first data of `range` lies; its end when there is none.
   absl::StatusOr<uint64_t> HoleEnd(ByteRange range) const;
   absl::Status WriteBack(ByteRange range, bool wait) { return file_->WriteBack(range, wait); }
-  // For a job, which writes again what a failed one may have lost.
+  // What the kernel loses it tells once, whoever asks first; it holds it for written from then on. So a failed sync fails both:
+  //   Sync()   for a job, the next one: the job copies again what it has written since the last one
+  //   Flush()  for the VM, all of them until the disk is opened again, if a write of the VM was not flushed
   absl::Status Sync();
-  // For the VM, which does not: once a sync has failed, no matter whose, that had a write of the VM to make durable, no flush
-  // succeeds until the disk is opened again. The kernel tells of what it has lost once, and holds the rest for written.
   absl::Status Flush();
   // Before and after each write of the VM.
   void NoteVmWrite() { vm_unsynced_.store(true); }
@@ -100,6 +100,7 @@ class SecondaryDisk {
   // `record` is what `file` was found to be.
   SecondaryDisk(base::FileSystem& file_system, const VolumeRecord& record,
                 std::unique_ptr<base::File> file);
+  absl::Status SyncFile();
 
   base::FileSystem& file_system_;
   const std::string path_;
@@ -111,6 +112,7 @@ class SecondaryDisk {
   std::atomic<bool> vm_unsynced_ = false;
   base::Mutex mutex_;
   absl::Status vm_writes_lost_ ABSL_GUARDED_BY(mutex_);
+  absl::Status job_writes_lost_ ABSL_GUARDED_BY(mutex_);  // and no job has been told
 };
 
 }  // namespace understudy::storage

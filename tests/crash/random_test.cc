@@ -23,7 +23,8 @@ constexpr uint64_t kRuns = 800;   // of each scenario
 constexpr uint64_t kIoMax = 160;  // some runs are over before
 
 void InterruptAnywhere(const Scenario& scenario, uint64_t seed) {
-  constexpr SimFault kFaults[] = {SimFault::kPowerCut, SimFault::kPowerCut, SimFault::kKill};
+  constexpr SimFault kFaults[] = {SimFault::kPowerCut, SimFault::kPowerCut, SimFault::kKill,
+                                  SimFault::kIoError, SimFault::kNoSpace};
   std::mt19937_64 random(seed);
   Sweep sweep(scenario);
   const char* const seconds = std::getenv("UNDERSTUDY_CRASH_SECONDS");

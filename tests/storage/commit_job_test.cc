@@ -202,6 +202,30 @@ TEST_F(CommitJobTest, AfterAFailedSyncOfTheJobNoFlushOfTheVmSucceeds) {
   EXPECT_EQ(f_.replica().Flush(VolumeId(0)), absl::OkStatus());
 }
 
+// The same the other way round: the VM's flush was told, and the job's own sync succeeds, without what the job has copied.
+TEST_F(CommitJobTest, AfterAFailedFlushOfTheVmTheJobCopiesAgain) {
+  Begin();
+  VmWrite(0, f_.Bytes(4096));
+  VmWrite(65536, f_.Bytes(4096));
+  const std::string disk = f_.spec().volumes[0].disk_path;
+  std::atomic<int> job_writes = 0;
+  f_.files().SetHook([&](FileOperation operation, const std::string& path) {
+    if (path != disk) return absl::OkStatus();
+    if (operation == FileOperation::kSync && of_the_vm) return base::ErrnoStatus(EIO, path);
+    if (operation != FileOperation::kWrite || ++job_writes != 2) return absl::OkStatus();
+    std::thread([&] {
+      of_the_vm = true;
+      EXPECT_FALSE(f_.replica().Flush(VolumeId(0)).ok());
+    }).join();
+    return absl::OkStatus();
+  });
+  ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
+  EXPECT_EQ(base::ErrnoOf(f_.replica().WaitForJobs(absl::InfiniteFuture())), EIO);
+  EXPECT_EQ(f_.replica().state().stage, Stage::kFailoverFailed);
+  FailOver();
+  EXPECT_EQ(job_writes, 4);
+}
+
 // What the job has copied lies in an overlay, too.
 TEST_F(CommitJobTest, AFailedSyncThatLostNothingOfTheVmIsNotItsConcern) {
   Begin();
