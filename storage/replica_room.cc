@@ -228,8 +228,8 @@ void ReplicaImpl::Compact(Compactor& compactor, const std::shared_ptr<Overlay>& 
     const absl::StatusOr<bool> emptied = CompactStep(compactor, overlay);
     if (!emptied.ok()) {
       compactor.GiveUp();
-      // Of a full disk the next frame learns by itself.
-      if (!absl::IsResourceExhausted(emptied.status())) {
+      // Of a full disk the next frame learns by itself, and a failed flush has been reported.
+      if (!absl::IsResourceExhausted(emptied.status()) && !HiddenFailed()) {
         Report({.operation = "compact", .status = emptied.status()});
       }
       return;
@@ -284,8 +284,8 @@ absl::Status ReplicaImpl::MoveInHidden(const std::shared_ptr<Overlay>& hidden,
   pending.change = Moved(*hidden, step, frame);
   {
     base::MutexLock lock(mutex_);
-    // A failover has dropped it, or frames before this one were given up.
-    if (hidden_ != hidden || !failed_.ok()) return absl::OkStatus();
+    if (hidden_ != hidden) return absl::OkStatus();  // a failover has dropped it
+    RETURN_IF_ERROR(failed_);                        // frames before this one were given up
     pending.reached = {.position = frame.end,
                        .stream_id = stream_id_,
                        .sequence = received_sequence_,
