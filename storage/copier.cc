@@ -132,17 +132,14 @@ absl::Status Copier::ReadStep() {
 
 absl::Status Copier::ReadTogether(std::span<const Piece> pieces, std::span<char> out) {
   if (pieces.size() > 1) {
-    const base::File& file = pieces[0].segment->file();
-    RETURN_IF_ERROR(file.Read(PositionOf(pieces[0]), out));
+    RETURN_IF_ERROR(pieces[0].segment->file().Read(PositionOf(pieces[0]), out));
     computed_.clear();
     for (const Piece& piece : pieces) {
       const std::span<char> part = Buffered(piece.range);
       AppendChecksums(piece.range, {part.data(), part.size()}, &computed_);
     }
     stored_.resize(computed_.size());
-    RETURN_IF_ERROR(file.Read(
-        ChecksumsOf(pieces[0]),
-        std::span(reinterpret_cast<char*>(stored_.data()), stored_.size() * sizeof(uint32_t))));
+    RETURN_IF_ERROR(pieces[0].segment->ReadChecksums(ChecksumsOf(pieces[0]), stored_));
     if (computed_ == stored_) return absl::OkStatus();
   }
   for (const Piece& piece : pieces) {  // each by itself: this names the damaged one

@@ -7,7 +7,8 @@
 //   frame          [FrameHeader][Operation x operation_count][u32 CRC32C x checksum_count] padded to 4 KiB,
 //                  [payload, as received] padded to 4 KiB
 //
-// A DATA operation has one checksum per 4 KiB block of the *volume* that it touches; its first and last block may be shorter.
+// A DATA operation has one checksum per 4 KiB block of the *volume* that it touches; its first and last block may be shorter. It is
+// kept XOR SegmentHeader::checksum_mask().
 // A frame is valid when its magic, its segment's incarnation, its place in the chain of positions, its CRC and all its checksums
 // are right; everything else is the end of the log.
 #ifndef UNDERSTUDY_STORAGE_FORMAT_H_
@@ -32,6 +33,8 @@ namespace understudy::storage {
 
 // Of the data directory as a whole, in the file VERSION: "understudy 1\n".
 inline constexpr int kFormatVersion = 1;
+// Of a segment. 1: the checksums of its frames are not of this use of its file.
+inline constexpr uint32_t kSegmentVersion = 2;
 
 enum class LogRole : uint8_t { kHidden = 0, kActive = 1, kClone = 2 };  // kClone: never recovered
 
@@ -48,7 +51,7 @@ inline constexpr uint32_t kFrameMagic = 0x52465355;            // "USFR"
 
 struct SegmentHeader {
   uint64_t magic = kSegmentMagic;
-  uint32_t version = kFormatVersion;
+  uint32_t version = kSegmentVersion;
   uint32_t ordinal = 0;  // place in its log
   uint64_t incarnation =
       0;               // random, new at every use of the file: frames of earlier uses are foreign
@@ -56,6 +59,11 @@ struct SegmentHeader {
   uint8_t role = 0;    // LogRole
   uint8_t zero[3] = {};
   uint32_t crc32c = 0;  // of the bytes before it
+
+  // A frame's checksums are kept with this over them (XOR): a frame of an earlier use, where a write was lost, has others.
+  uint32_t checksum_mask() const {
+    return version < 2 ? 0 : static_cast<uint32_t>(incarnation ^ (incarnation >> 32));
+  }
 };
 static_assert(sizeof(SegmentHeader) == 40 && offsetof(SegmentHeader, crc32c) == 36);
 

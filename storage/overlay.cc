@@ -369,9 +369,7 @@ absl::Status Overlay::ReadBlocks(const Segment& segment, const Extent& extent, B
   computed.reserve(ChecksumCount(blocks));
   AppendChecksums(blocks, {out.data(), out.size()}, &computed);
   std::vector<uint32_t> stored(computed.size());
-  RETURN_IF_ERROR(segment.file().Read(
-      extent.checksums + index * sizeof(uint32_t),
-      std::span(reinterpret_cast<char*>(stored.data()), stored.size() * sizeof(uint32_t))));
+  RETURN_IF_ERROR(segment.ReadChecksums(extent.checksums + index * sizeof(uint32_t), stored));
   if (computed == stored) return absl::OkStatus();
   const auto [bad, unused] = std::mismatch(computed.begin(), computed.end(), stored.begin());
   const uint64_t block = RoundDown(blocks.start, kBlockBytes) +

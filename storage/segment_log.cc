@@ -203,11 +203,12 @@ FrameHeader SegmentLog::BuildMetadata(const FrameContent& content, const Segment
   FrameHeader header;
   checksums_.clear();
   PayloadCursor cursor(content.payload);
+  const uint32_t mask = segment.header().checksum_mask();
   for (const Operation& operation : content.operations) {
     if (operation.kind != OperationKind::kData) continue;
     header.payload_bytes += operation.length;
     ForEachBlock(operation.range(),
-                 [&](uint64_t bytes) { checksums_.push_back(cursor.Checksum(bytes)); });
+                 [&](uint64_t bytes) { checksums_.push_back(cursor.Checksum(bytes) ^ mask); });
   }
   header.operation_count = static_cast<uint32_t>(content.operations.size());
   header.segment_incarnation = segment.header().incarnation;
@@ -369,6 +370,7 @@ absl::StatusOr<std::optional<ReplayedFrame>> SegmentLog::ReadFrame(
     AppendChecksums(operation.range(), data.substr(0, operation.length), &computed);
     data.remove_prefix(operation.length);
   }
+  for (uint32_t& checksum : computed) checksum ^= segment->header().checksum_mask();
   if (computed.size() != header.checksum_count ||
       (!computed.empty() && std::memcmp(computed.data(), rest.data() + operation_bytes,
                                         computed.size() * sizeof(uint32_t)) != 0)) {

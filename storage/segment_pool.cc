@@ -48,10 +48,10 @@ absl::StatusOr<std::vector<SegmentFile>> ListSegmentFiles(base::FileSystem& file
     ASSIGN_OR_RETURN(const auto file, file_system.Open(found.path, {.read_only = true}));
     found.allocated_bytes = file->AllocatedBytes().value_or(0);
     found.content = ReadSegmentHeader(*file, &found.header);
-    if (found.header.version > kFormatVersion) {
+    if (found.header.version > kSegmentVersion) {
       return absl::FailedPreconditionError(absl::StrCat(
           found.path, " has format version ", found.header.version, ", this program knows up to ",
-          kFormatVersion, ": use the newer release that wrote it; nothing was touched"));
+          kSegmentVersion, ": use the newer release that wrote it; nothing was touched"));
     }
     files.push_back(std::move(found));
   }
@@ -78,6 +78,13 @@ void Segment::AddWritten(uint64_t bytes) {
   written_bytes_.fetch_add(bytes);
   group_usage_->fetch_add(bytes);
   pool_.usage_.fetch_add(bytes);
+}
+
+absl::Status Segment::ReadChecksums(uint64_t position, std::span<uint32_t> out) const {
+  RETURN_IF_ERROR(
+      file_->Read(position, std::span(reinterpret_cast<char*>(out.data()), out.size_bytes())));
+  for (uint32_t& checksum : out) checksum ^= header_.checksum_mask();
+  return absl::OkStatus();
 }
 
 std::string Segment::ToString() const {

@@ -17,6 +17,7 @@
 #include <map>
 #include <memory>
 #include <random>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -64,6 +65,8 @@ class Segment {
   // From the start of the file to the end of the last frame; after a recovery the length of the file.
   uint64_t written_bytes() const { return written_bytes_.load(std::memory_order_relaxed); }
   void AddWritten(uint64_t bytes);
+  // Those that are kept at `position`, of its frames' data.
+  absl::Status ReadChecksums(uint64_t position, std::span<uint32_t> out) const;
   std::string ToString() const;  // "segment 12 (file 0000000000000003.seg)"
 
  private:

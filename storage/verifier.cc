@@ -30,9 +30,7 @@ absl::StatusOr<std::vector<ByteRange>> MismatchedBlocks(const Segment& segment,
   const uint64_t first_block = RoundDown(extent.origin_start, kBlockBytes);
   const uint64_t index = (RoundDown(blocks.start, kBlockBytes) - first_block) / kBlockBytes;
   std::vector<uint32_t> stored(computed.size());
-  RETURN_IF_ERROR(segment.file().Read(
-      extent.checksums + index * sizeof(uint32_t),
-      std::span(reinterpret_cast<char*>(stored.data()), stored.size() * sizeof(uint32_t))));
+  RETURN_IF_ERROR(segment.ReadChecksums(extent.checksums + index * sizeof(uint32_t), stored));
   std::vector<ByteRange> mismatched;
   for (size_t i = 0; i < computed.size(); ++i) {
     if (computed[i] == stored[i]) continue;

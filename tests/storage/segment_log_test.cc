@@ -3,16 +3,20 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstring>
 #include <future>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "storage/base/crc32c.h"
 #include "storage/base/file_system.h"
+#include "storage/verifier.h"
 #include "tests/testing/fault_file_system.h"
 #include "tests/testing/temp_dir.h"
 
@@ -105,6 +109,61 @@ TEST_F(SegmentLogTest, FramesComeBackInOrderAcrossSegments) {
   ASSERT_GT(log_->end().ordinal, 1u);  // more than one segment
   Reopen();
   EXPECT_EQ(RollForward(), expected);
+}
+
+// A write that the disk has said it did, and did not: the file has a frame of its earlier use there, whole and as long.
+TEST_F(SegmentLogTest, AFrameOfAnEarlierUseDoesNotPassForOneThatWasLost) {
+  std::string earlier(2 * kBlockBytes + 4096, '\0');
+  uint64_t file = 0;
+  {
+    const auto frame = Append(1, std::string(2 * kBlockBytes, 'a'));
+    ASSERT_TRUE(frame.ok());
+    file = frame->segment->number();
+    ASSERT_TRUE(frame->segment->file().Read(kBlockBytes, std::span(earlier)).ok());
+  }
+  log_ = std::make_unique<SegmentLog>(*pool_, 8, LogRole::kHidden);
+  const auto frame = Append(1, std::string(2 * kBlockBytes, 'b'));
+  ASSERT_TRUE(frame.ok());
+  ASSERT_EQ(frame->segment->number(), file);
+  Extent extent{.origin_bytes = 2 * kBlockBytes,
+                .segment = frame->segment->ordinal(),
+                .position = frame->payload,
+                .checksums = frame->checksums};
+  const ByteRange whole = {0, 2 * kBlockBytes};
+  EXPECT_THAT(*MismatchedBlocks(*frame->segment, extent, whole), IsEmpty());
+  ASSERT_TRUE(frame->segment->file().Write(kBlockBytes, earlier).ok());
+  EXPECT_THAT(*MismatchedBlocks(*frame->segment, extent, whole), ElementsAre(whole));
+}
+
+// Written by a release that did not know of that.
+TEST_F(SegmentLogTest, ASegmentOfVersionOneIsReadAsItWasWritten) {
+  const auto frame = Append(1, DataOf(1));
+  ASSERT_TRUE(frame.ok());
+  SegmentHeader header = frame->segment->header();
+  const uint32_t mask =
+      std::exchange(header.version, 1u) == 2 ? frame->segment->header().checksum_mask() : 0;
+  SealSegmentHeader(header);
+  base::File& file = frame->segment->file();
+  ASSERT_TRUE(
+      file.Write(0, absl::string_view(reinterpret_cast<const char*>(&header), sizeof(header)))
+          .ok());
+  std::string metadata(frame->payload - kBlockBytes, '\0');
+  ASSERT_TRUE(file.Read(kBlockBytes, std::span(metadata)).ok());
+  FrameHeader frame_header;
+  std::memcpy(&frame_header, metadata.data(), sizeof(frame_header));
+  uint32_t checksum = 0;
+  char* const stored = metadata.data() + (frame->checksums - kBlockBytes);
+  std::memcpy(&checksum, stored, sizeof(checksum));
+  EXPECT_EQ(checksum ^ mask, base::Crc32c(DataOf(1).data(), DataOf(1).size()));
+  checksum ^= mask;
+  std::memcpy(stored, &checksum, sizeof(checksum));
+  frame_header.crc32c =
+      FrameMetadataCrc(frame_header, {metadata.data() + sizeof(FrameHeader),
+                                      FrameMetadataBytes(frame_header) - sizeof(FrameHeader)});
+  std::memcpy(metadata.data(), &frame_header, sizeof(frame_header));
+  ASSERT_TRUE(file.Write(kBlockBytes, metadata).ok());
+  Reopen();
+  EXPECT_THAT(RollForward(), ElementsAre(1));
 }
 
 TEST_F(SegmentLogTest, FramesBeginAndEndOnFourKibibytes) {

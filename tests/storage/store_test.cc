@@ -214,7 +214,7 @@ TEST_F(StoreTest, AMissingVersionIsNotMadeUpWhenThereIsAnIndex) {
 
 TEST_F(StoreTest, ASegmentOfANewerVersionIsNeverRecycled) {
   store_ = nullptr;
-  SegmentHeader header{.version = 2, .ordinal = 1, .incarnation = 3, .group = 99};
+  SegmentHeader header{.version = 3, .ordinal = 1, .incarnation = 3, .group = 99};
   SealSegmentHeader(header);
   const std::string path = f_.options().data_dir + "/segments/0000000000000009.seg";
   const std::string bytes(reinterpret_cast<const char*>(&header), sizeof(header));
