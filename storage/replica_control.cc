@@ -350,7 +350,7 @@ absl::Status ReplicaImpl::Failover(const FailoverOptions& options) {
     }
   }
   // Damage leaves only Remove; a disk may come back.
-  if (!cannot_copy.ok()) FailJob(cannot_copy);
+  if (!cannot_copy.ok()) FailJob(cannot_copy, Stage::kFailover);
   NotifyChange();
   ScheduleJob();
   return absl::OkStatus();
@@ -366,6 +366,7 @@ absl::Status ReplicaImpl::RetryFailover() {
   Publish(std::make_shared<const Chain>(std::move(next)));
   base::MutexLock lock(mutex_);
   failed_ = absl::OkStatus();
+  RetryJob();
   return absl::OkStatus();
 }
 
@@ -384,7 +385,7 @@ absl::StatusOr<EpochInfo> ReplicaImpl::ChooseEpoch(const FailoverOptions& option
                                                    const GroupRecord& record) const {
   if (options.epoch.has_value()) return FindEpoch(*options.epoch);
   EpochInfo info{.epoch = CommittedEpoch(), .time = absl::FromUnixMicros(record.committed_micros)};
-  if (info.epoch > record.committed_epoch && HiddenFailed()) {
+  if (info.epoch > record.committed_epoch && (HiddenFailed() || hidden_log_.broken())) {
     // With --durability=none the view may be ahead of what is durable. After a failed sync that is as lost as after a power cut.
     info.epoch = record.committed_epoch;
     base::LogWarning("failover_to_older_epoch")
@@ -528,14 +529,19 @@ void ReplicaImpl::ForgetOverlays() {
   std::deque<PendingFrame> active_pending;
   std::deque<PendingFrame> given_up;
   std::vector<PreparedOverlay> prepared;
-  base::MutexLock lock(mutex_);
-  prepared.swap(prepared_);
-  given_up.swap(given_up_);
-  hidden.swap(hidden_);
-  hidden_pending.swap(hidden_pending_);
-  active_pending.swap(active_pending_);
-  backlog_epochs_ = history_epochs_ = 0;
-  changed_.NotifyAll();
+  {
+    base::MutexLock lock(mutex_);
+    prepared.swap(prepared_);
+    given_up.swap(given_up_);
+    hidden.swap(hidden_);
+    hidden_pending.swap(hidden_pending_);
+    active_pending.swap(active_pending_);
+    backlog_epochs_ = history_epochs_ = 0;
+    changed_.NotifyAll();
+  }
+  for (PendingFrame& frame : hidden_pending) {  // asked for while the group was being stopped
+    if (frame.checkpoint != nullptr) Answer(*frame.checkpoint, NotRunning());
+  }
 }
 
 absl::Status ReplicaImpl::Retire(std::optional<uint64_t> failback_mark) {
@@ -573,7 +579,12 @@ absl::Status ReplicaImpl::Retire(std::optional<uint64_t> failback_mark) {
     record_.stage = Stage::kNone;
   }
   DistrustFailbackMap(*old_chain);
-  return UnmarkDisks(*old_chain);
+  // The group is gone. A marker that stays says which one it was.
+  const absl::Status unmarked = UnmarkDisks(*old_chain);
+  if (!unmarked.ok()) {
+    base::LogWarning("disk_not_unmarked").With("group", name_).With("status", unmarked);
+  }
+  return absl::OkStatus();
 }
 
 void ReplicaImpl::Close() {

@@ -37,6 +37,7 @@ absl::Status ReplicaImpl::TakeBackHandover() {
   // One that was received and is not durable yet is meant, too.
   RETURN_IF_ERROR(FlushIndex(/*sync=*/true));
   base::Turn::Hold commit_turn(commit_turn_);
+  RETURN_IF_ERROR(NothingGivenUp());
   GroupRecord record = this->record();
   if (record.stage != Stage::kRunning) {
     return WithReason(absl::FailedPreconditionError("Block replication is not running"),

@@ -124,6 +124,11 @@ absl::StatusOr<EpochInfo> ReplicaImpl::FindEpoch(Epoch epoch) const {
 // belongs to the newest one and goes with it. REQUIRES: commit_turn_.
 absl::Status ReplicaImpl::GoBackTo(const EpochInfo& target, bool in_use, Chain* next,
                                    GroupRecord* record, Index::Batch* batch, OverlayList* dropped) {
+  if (target.epoch > record->committed_epoch && HiddenFailed()) {
+    return absl::NotFoundError(absl::StrCat(
+        "group ", name_, ": epoch ", target.epoch.value(), " could not be made durable: epoch ",
+        record->committed_epoch.value(), " is the newest that can be chosen"));
+  }
   if (target.epoch == CommittedEpoch()) return absl::OkStatus();
   if (in_use) {
     return WithReason(

@@ -283,6 +283,8 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   absl::Status FlushIndex(bool sync);
   // With --durability=none a published checkpoint may still be on its way to the index, or have failed to get there.
   bool CommittedDurable() const;
+  bool ActiveGivenUp() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status NothingGivenUp() const;
   absl::Status MakeCommittedDurable();
   absl::Status FlushPending(size_t hidden_count, size_t active_count, bool sync,
                             std::vector<std::shared_ptr<PendingCheckpoint>>* committed);
@@ -382,7 +384,9 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   bool Pace(Stage stage, uint64_t bytes);
   uint64_t JobStepBytes() const;
   void RetryJob() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);  // there is a new reason to try
-  void FailJob(const absl::Status& status);
+  void FailJob(const absl::Status& status, Stage stage);
+  void FailStage();
+  bool HasNewReason(Stage stage, uint64_t reasons) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Annotates it with job_volume_ and `range`, for which it was.
   absl::Status JobError(ByteRange range, const absl::Status& error);
   absl::Status SyncForJob(const Chain& chain, VolumeId volume, ByteRange range);

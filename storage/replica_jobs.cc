@@ -67,9 +67,9 @@ void ReplicaImpl::ScheduleJob() {
 
 void ReplicaImpl::RunJob() {
   absl::Status status;
+  Stage stage = Stage::kRunning;
+  uint64_t reasons = 0;
   while (status.ok() && !JobMustStop()) {
-    Stage stage;
-    uint64_t reasons = 0;
     {
       base::MutexLock lock(mutex_);
       if (!HasJob()) break;
@@ -78,14 +78,13 @@ void ReplicaImpl::RunJob() {
     }
     status = stage == Stage::kRunning ? Apply() : CommitJob();
     EndJob(status);
-    if (status.ok() || stage != Stage::kRunning) continue;
     base::MutexLock lock(mutex_);
-    // A checkpoint or a failover came while it failed: its own reason to try must not be lost.
-    if (job_reasons_ != reasons || record_.stage != stage) status = absl::OkStatus();
+    if (HasNewReason(stage, reasons)) status = absl::OkStatus();
   }
-  if (!status.ok()) FailJob(status);
+  if (!status.ok()) FailJob(status, stage);
   {
     base::MutexLock lock(mutex_);
+    if (HasNewReason(stage, reasons)) status = absl::OkStatus();
     job_status_ = status;
     job_running_ = false;
     changed_.NotifyAll();
@@ -93,6 +92,11 @@ void ReplicaImpl::RunJob() {
   NotifyChange();
   if (status.ok()) ScheduleJob();  // for what came after the last look
   LetLogsGoWhenIdle();
+}
+
+// A checkpoint, a failover or a repeated one came while a job of `stage` failed: its own reason to try must not be lost.
+bool ReplicaImpl::HasNewReason(Stage stage, uint64_t reasons) const {
+  return job_reasons_ != reasons || (stage == Stage::kRunning && record_.stage != stage);
 }
 
 void ReplicaImpl::RetryJob() {
@@ -119,24 +123,28 @@ void ReplicaImpl::EndJob(const absl::Status& status) {
   if (!ended.kind.empty()) TellJob(ended.kind, status);
 }
 
-void ReplicaImpl::FailJob(const absl::Status& status) {
-  std::string operation = "apply";
-  if (record().stage == Stage::kFailover) {
-    operation = "commit";
-    base::Turn::Hold commit_turn(commit_turn_);
-    GroupRecord failed = this->record();
-    failed.stage = Stage::kFailoverFailed;
-    const absl::Status written = WriteGroup(failed, Index::Batch(context_.index));
-    if (!written.ok())
-      base::LogError("stage_not_stored").With("group", name_).With("status", written);
-    Chain next = *chain();
-    next.stage = Stage::kFailoverFailed;
-    Publish(std::make_shared<const Chain>(std::move(next)));
-  }
+void ReplicaImpl::FailJob(const absl::Status& status, Stage stage) {
+  if (stage == Stage::kFailover) FailStage();
   if (!job_damage_.ok() && status == job_damage_) return;  // reported where it was met
-  BackgroundError error{.operation = operation, .range = job_range_, .status = status};
+  BackgroundError error{.operation = stage == Stage::kFailover ? "commit" : "apply",
+                        .range = job_range_,
+                        .status = status};
   if (!job_range_.empty()) error.volume = job_volume_;
   Report(error);
+}
+
+void ReplicaImpl::FailStage() {
+  base::Turn::Hold commit_turn(commit_turn_);
+  GroupRecord failed = this->record();
+  if (failed.stage != Stage::kFailover) return;
+  failed.stage = Stage::kFailoverFailed;
+  const absl::Status written = WriteGroup(failed, Index::Batch(context_.index));
+  if (!written.ok()) {
+    base::LogError("stage_not_stored").With("group", name_).With("status", written);
+  }
+  Chain next = *chain();
+  next.stage = Stage::kFailoverFailed;
+  Publish(std::make_shared<const Chain>(std::move(next)));
 }
 
 absl::Status ReplicaImpl::JobError(ByteRange range, const absl::Status& error) {

@@ -156,6 +156,7 @@ absl::StatusOr<Epoch> ReplicaImpl::AbandonPrepared() {
   // One that was received and is not durable yet is meant, too.
   RETURN_IF_ERROR(FlushIndex(/*sync=*/true));
   base::Turn::Hold commit_turn(commit_turn_);
+  RETURN_IF_ERROR(NothingGivenUp());
   GroupRecord record = this->record();
   const Epoch epoch = std::exchange(record.prepared_epoch, Epoch());
   if (epoch == Epoch()) return epoch;

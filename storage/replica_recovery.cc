@@ -279,7 +279,8 @@ void ReplicaImpl::AttachDisks() {
   next.valid = next.valid && opened.ok();
   Publish(std::make_shared<const Chain>(std::move(next)));
   if (!opened.ok()) {
-    if (record().stage == Stage::kFailover) FailJob(opened);  // so that it can be tried again
+    if (record().stage == Stage::kFailover)
+      FailJob(opened, Stage::kFailover);  // so that it can be tried again
   }
   base::MutexLock lock(mutex_);
   if (!opened.ok()) {

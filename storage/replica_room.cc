@@ -18,6 +18,9 @@ constexpr absl::Duration kPatience = absl::Seconds(10);  // with an apply job th
 
 bool Over(uint64_t used, uint64_t limit) { return limit != 0 && used > limit; }
 
+// A checkpoint or a failover has come while its bytes were moved. An error, so that nobody waits for segments that never get free.
+absl::Status NotOpen() { return absl::AbortedError("the overlay is no longer open"); }
+
 }  // namespace
 
 // ---- limits -----------------------------------------------------------------------------------------------------------------------
@@ -229,9 +232,9 @@ void ReplicaImpl::Compact(Compactor& compactor, const std::shared_ptr<Overlay>& 
     if (!emptied.ok()) {
       compactor.GiveUp();
       // Of a full disk the next frame learns by itself, and a failed flush has been reported.
-      if (!absl::IsResourceExhausted(emptied.status()) && !HiddenFailed()) {
-        Report({.operation = "compact", .status = emptied.status()});
-      }
+      const bool known = absl::IsResourceExhausted(emptied.status()) ||
+                         absl::IsAborted(emptied.status()) || HiddenFailed();
+      if (!known) Report({.operation = "compact", .status = emptied.status()});
       return;
     }
     const bool behind = compactor.Behind(*overlay);
@@ -284,8 +287,8 @@ absl::Status ReplicaImpl::MoveInHidden(const std::shared_ptr<Overlay>& hidden,
   pending.change = Moved(*hidden, step, frame);
   {
     base::MutexLock lock(mutex_);
-    if (hidden_ != hidden) return absl::OkStatus();  // a failover has dropped it
-    RETURN_IF_ERROR(failed_);                        // frames before this one were given up
+    if (hidden_ != hidden) return NotOpen();
+    RETURN_IF_ERROR(failed_);  // frames before this one were given up
     pending.reached = {.position = frame.end,
                        .stream_id = stream_id_,
                        .sequence = received_sequence_,
@@ -312,11 +315,12 @@ absl::Status ReplicaImpl::MoveInActive(const std::shared_ptr<Overlay>& active,
   {
     base::WriterLock lock(view_mutex_);
     // After a failover the commit job empties it: what it has taken to the disk must not come back.
-    if (chain_->stage != Stage::kRunning || chain_->active != active) return absl::OkStatus();
+    if (chain_->stage != Stage::kRunning || chain_->active != active) return NotOpen();
+    base::MutexLock memory_lock(mutex_);
+    if (ActiveGivenUp()) return failed_;
     PendingFrame pending;
     pending.overlay = active;
     pending.change = Moved(*active, step, frame);
-    base::MutexLock memory_lock(mutex_);
     active_reached_.position = frame.end;
     pending.reached = active_reached_;
     pending_bytes_ += step.payload.size() + kBlockBytes;

@@ -272,9 +272,14 @@ absl::Status ReplicaImpl::AppendToHidden(FrameContent content,
                        .incomplete = incomplete_};
     pending_bytes_ += PayloadBytes(content.operations) + kBlockBytes;
     if (checkpoint != nullptr) SealHidden(*checkpoint, frame.end);
-    // A hand-over is shown when it is durable, and nothing before it.
+    const auto is_hidden = [](const PendingFrame& frame) {
+      return frame.checkpoint != nullptr && !frame.checkpoint->prepare &&
+             !frame.checkpoint->published;
+    };
+    // A hand-over is shown when it is durable, and nothing before it, nor over a checkpoint that is not shown yet.
     publish_now = checkpoint != nullptr && !checkpoint->prepare &&
-                  !context_.options.checkpoint_durable && handing_over_ == record_.handed_over;
+                  !context_.options.checkpoint_durable && handing_over_ == record_.handed_over &&
+                  std::none_of(hidden_pending_.begin(), hidden_pending_.end(), is_hidden);
     hidden_pending_.push_back(std::move(pending));
     flush_now = flush_now || pending_bytes_ >= context_.options.index_batch_bytes;
   }
@@ -453,8 +458,7 @@ absl::Status ReplicaImpl::FlushIndex(bool sync) {
       base::MutexLock lock(mutex_);
       hidden_count = hidden_pending_.size();
       active_count = active_pending_.size();
-      // The record of this active overlay was given up with the checkpoint that began it: only the logs can bring both back.
-      if (!failed_.ok() && committed_.epoch > record_.committed_epoch) active_count = 0;
+      if (ActiveGivenUp()) active_count = 0;
       pending_bytes_ = 0;
     }
     // Nothing new; but a flush in the background may have written it without a sync.
@@ -470,6 +474,11 @@ absl::Status ReplicaImpl::FlushIndex(bool sync) {
   return flushed;
 }
 
+// The record of the active overlay was given up with the checkpoint that began it: only the logs can bring both back.
+bool ReplicaImpl::ActiveGivenUp() const {
+  return !failed_.ok() && committed_.epoch > record_.committed_epoch;
+}
+
 bool ReplicaImpl::CommittedDurable() const {
   base::MutexLock lock(mutex_);
   return committed_.epoch <= record_.committed_epoch;
@@ -478,6 +487,11 @@ bool ReplicaImpl::CommittedDurable() const {
 absl::Status ReplicaImpl::MakeCommittedDurable() {
   if (context_.options.checkpoint_durable) return absl::OkStatus();
   RETURN_IF_ERROR(FlushIndex(/*sync=*/true));
+  return NothingGivenUp();
+}
+
+// Else a flush with nothing to do has said OK of what an earlier one could not do.
+absl::Status ReplicaImpl::NothingGivenUp() const {
   base::MutexLock lock(mutex_);
   return failed_;
 }

@@ -201,16 +201,28 @@ absl::Status SecondaryDisk::SyncFile() {
   const bool of_the_vm = vm_unsynced_.exchange(false);
   const absl::Status synced = file_->Sync();
   if (synced.ok()) return synced;
-  const bool lost = of_the_vm || vm_unsynced_.load();
-  if (lost) base::LogError("vm_writes_lost").With("disk", path_).With("status", synced);
+  if (of_the_vm || vm_unsynced_.load()) LoseVmWrites(synced);
   base::MutexLock lock(mutex_);
   job_writes_lost_ = synced;
-  if (!lost) return synced;
+  return synced;
+}
+
+void SecondaryDisk::LoseVmWrites(const absl::Status& status) {
+  base::LogError("vm_writes_lost").With("disk", path_).With("status", status);
+  base::MutexLock lock(mutex_);
   vm_writes_lost_ = Annotate(
-      synced,
+      status,
       absl::StrCat("writes of the VM to ", path_,
                    " were lost in a sync; check its file systems, then restart the service"));
-  return synced;
+}
+
+// To wait asks the kernel for errors as a sync does.
+absl::Status SecondaryDisk::WriteBack(ByteRange range, bool wait) {
+  if (!wait) return file_->WriteBack(range, wait);
+  base::Turn::Hold sync_turn(sync_turn_);
+  const absl::Status written = file_->WriteBack(range, wait);
+  if (!written.ok() && vm_unsynced_.load()) LoseVmWrites(written);
+  return written;
 }
 
 absl::Status SecondaryDisk::Sync() {

@@ -65,7 +65,7 @@ class SecondaryDisk {
   absl::StatusOr<bool> IsHole(ByteRange range) const;
   // Where the first data of `range` lies; its end when there is none.
   absl::StatusOr<uint64_t> HoleEnd(ByteRange range) const;
-  absl::Status WriteBack(ByteRange range, bool wait) { return file_->WriteBack(range, wait); }
+  absl::Status WriteBack(ByteRange range, bool wait);
   // What the kernel loses it tells once, whoever asks first; it holds it for written from then on. So a failed sync fails both:
   //   Sync()   for a job, the next one: the job copies again what it has written since the last one
   //   Flush()  for the VM, all of them until the disk is opened again, if a write of the VM was not flushed
@@ -101,6 +101,7 @@ class SecondaryDisk {
   SecondaryDisk(base::FileSystem& file_system, const VolumeRecord& record,
                 std::unique_ptr<base::File> file);
   absl::Status SyncFile();
+  void LoseVmWrites(const absl::Status& status);
 
   base::FileSystem& file_system_;
   const std::string path_;

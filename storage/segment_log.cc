@@ -314,6 +314,11 @@ absl::Status SegmentLog::Sync() {
   return absl::OkStatus();
 }
 
+bool SegmentLog::broken() const {
+  base::MutexLock lock(mutex_);
+  return !broken_.ok();
+}
+
 // ---- recovery ------------------------------------------------------------------------------------------------------------
 
 void SegmentLog::Adopt(std::vector<std::shared_ptr<Segment>> segments) {

@@ -95,6 +95,8 @@ class SegmentLog {
 
   absl::StatusOr<AppendedFrame> Append(const FrameContent& content);
   absl::Status Sync();
+  // A Sync() has failed: so does each one after it.
+  bool broken() const;
   // Makes the next segment ready when the current one is nearly full, so that Append() need not wait for its sync. An Append() that
   // comes too early waits for this one instead of taking another.
   void PrepareNext();

@@ -401,5 +401,37 @@ TEST_F(ApplyTest, AReadThatBeganBeforeTheCheckpointSeesTheDiskAsItWas) {
   EXPECT_TRUE(f_.RawDisk(0) == expected_);
 }
 
+// A failover comes while the job says that it has failed: it has a commit job nevertheless.
+TEST_F(ApplyTest, AFailoverBesideAFailureHasItsOwnJob) {
+  class FailsOver : public ReplicaListener {
+   public:
+    explicit FailsOver(Replica& replica) : replica_(replica) {}
+    void OnBackgroundError(const BackgroundError& error) override {
+      EXPECT_EQ(error.operation, "apply");
+      std::thread([&] { EXPECT_EQ(replica_.Failover({}), absl::OkStatus()); }).join();
+    }
+    void OnChange() override {}
+
+   private:
+    Replica& replica_;
+  };
+  Begin();
+  FailsOver listener(f_.replica());
+  f_.replica().SetListener(&listener);
+  std::atomic<bool> failed = false;
+  const std::string disk = f_.spec().volumes[0].disk_path;
+  f_.files().SetHook([&](FileOperation operation, const std::string& path) {
+    const bool now = operation == FileOperation::kWrite && path == disk && !failed.exchange(true);
+    return now ? base::ErrnoStatus(EIO, path) : absl::OkStatus();
+  });
+  const std::string data = f_.Bytes(4096);
+  ASSERT_EQ(f_.PrimaryWrite(0, 0, data), absl::OkStatus());
+  ASSERT_EQ(f_.Checkpoint().status(), absl::OkStatus());
+  EXPECT_EQ(f_.replica().WaitForJobs(absl::Now() + absl::Seconds(30)), absl::OkStatus());
+  EXPECT_EQ(f_.replica().state().stage, Stage::kDone);
+  EXPECT_TRUE(f_.RawDisk(0).substr(0, data.size()) == data);
+  f_.replica().SetListener(nullptr);
+}
+
 }  // namespace
 }  // namespace understudy::storage

@@ -132,6 +132,48 @@ TEST_F(RoomTest, TheSecondaryVmRewritesInBoundedRoomToo) {
 
 // ---- an idle group ---------------------------------------------------------------------------------------------------------------
 
+// A checkpoint takes the active overlay away from under its compaction: the VM's writes go on.
+TEST_F(RoomTest, CheckpointsInTheMiddleOfCompactionHoldNobodyUp) {
+  f_.options().index_batch_bytes = kMiB;
+  Open();
+  std::atomic<bool> stop = false;
+  std::thread vm([&] {
+    for (uint64_t i = 0; !stop; ++i) {
+      const std::string data(kMiB / 2 + i % 3 * 4096, static_cast<char>(i));
+      EXPECT_EQ(f_.replica().Write(VolumeId(0), i % 5 * kMiB / 4, data, false), absl::OkStatus());
+    }
+  });
+  for (int i = 0; i < 40; ++i) {
+    absl::SleepFor(absl::Milliseconds(5 + i % 7 * 10));
+    EXPECT_EQ(f_.Checkpoint().status(), absl::OkStatus());
+  }
+  EXPECT_EQ(f_.replica().Failover({}), absl::OkStatus());
+  absl::SleepFor(absl::Milliseconds(20));
+  stop = true;
+  vm.join();
+  Settle();
+  EXPECT_TRUE(f_.RawDisk(0) == f_.View(0));
+}
+
+// A failover does the same to the hidden one: the stream's thread comes back, with an error.
+TEST_F(RoomTest, AFailoverInTheMiddleOfCompactionHoldsNobodyUp) {
+  f_.options().index_batch_bytes = kMiB;
+  for (int i = 0; i < 12; ++i) {
+    Open();
+    std::thread primary([&] {
+      for (uint64_t n = 0; Write(n % 7 * kMiB / 4, kMiB / 2 + n % 3 * 4096).ok(); ++n) {
+      }
+    });
+    absl::SleepFor(absl::Milliseconds(50 + i * 13));
+    EXPECT_EQ(f_.replica().Failover({}), absl::OkStatus());
+    primary.join();
+    Settle();
+    EXPECT_TRUE(f_.RawDisk(0) == f_.initial(0));
+    ASSERT_EQ(f_.store().Remove("vm1"), absl::OkStatus());
+    f_.CloseStore();
+  }
+}
+
 TEST_F(RoomTest, AnIdleGroupTakesNoRoomAndGoesOnFromThere) {
   f_.options().log_idle_delay = absl::Milliseconds(20);
   Open();
