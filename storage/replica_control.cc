@@ -525,9 +525,7 @@ absl::Status ReplicaImpl::FinishDone(bool drop_hidden) {
 // After their drop is durable. They end outside the lock: many extents and files may go with them.
 void ReplicaImpl::ForgetOverlays() {
   std::shared_ptr<Overlay> hidden;
-  std::deque<PendingFrame> hidden_pending;
-  std::deque<PendingFrame> active_pending;
-  std::deque<PendingFrame> given_up;
+  std::deque<PendingFrame> hidden_pending, active_pending, given_up;
   std::vector<PreparedOverlay> prepared;
   {
     base::MutexLock lock(mutex_);
@@ -579,11 +577,9 @@ absl::Status ReplicaImpl::Retire(std::optional<uint64_t> failback_mark) {
     record_.stage = Stage::kNone;
   }
   DistrustFailbackMap(*old_chain);
-  // The group is gone. A marker that stays says which one it was.
   const absl::Status unmarked = UnmarkDisks(*old_chain);
-  if (!unmarked.ok()) {
-    base::LogWarning("disk_not_unmarked").With("group", name_).With("status", unmarked);
-  }
+  // The group is gone, a marker that stays says which one it was.
+  if (!unmarked.ok()) base::LogWarning("marker_stays").With("status", unmarked);
   return absl::OkStatus();
 }
 
