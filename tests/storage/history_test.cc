@@ -205,6 +205,9 @@ TEST_F(HistoryTest, AfterAFailedSyncTheFailoverGoesToTheNewestDurableEpoch) {
   ExpectViewOf(2);
   EXPECT_FALSE(f_.replica().WaitForJobs(absl::Now() + absl::Seconds(30)).ok());
   f_.files().SetHook(nullptr);
+  const absl::Status named = f_.replica().Failover({.epoch = Epoch(2)});
+  EXPECT_EQ(named.code(), absl::StatusCode::kNotFound) << named;
+  EXPECT_THAT(std::string(named.message()), HasSubstr("could not be made durable"));
   ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
   EXPECT_EQ(f_.replica().state().committed_epoch, Epoch(1));
   ExpectViewOf(1);
