@@ -1,6 +1,5 @@
 // A first sync takes little room, whatever it copies: it goes to the secondary disks in steps that nobody sees.
 #include <atomic>
-#include <filesystem>
 #include <future>
 #include <string>
 
@@ -141,13 +140,9 @@ TEST_P(FirstSyncTest, AStepThatIsRedoneCommitsNoMarker) {
   });
   // Whether it is taken itself, behind the step that it makes, is a race.
   f_.PrimaryWrite(0, 2 * kMiB, f_.Bytes(kMiB)).IgnoreError();
-  const std::string copy = absl::StrCat(f_.options().data_dir, "+");
-  std::filesystem::copy(f_.options().data_dir, copy, std::filesystem::copy_options::recursive);
+  f_.CopyDataDir();
   failing = false;
-  f_.CloseStore();
-  std::filesystem::remove_all(f_.options().data_dir);
-  std::filesystem::rename(copy, f_.options().data_dir);
-  ASSERT_EQ(f_.OpenStore(), absl::OkStatus());
+  ASSERT_EQ(f_.OpenCopy(), absl::OkStatus());
   ASSERT_GE(f_.replica().state().received_sequence, 2u);
   ASSERT_GT(f_.replica().state().epoch, Epoch(1)) << "the step is there";
   ExpectNothingToSee();

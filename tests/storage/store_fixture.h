@@ -9,9 +9,11 @@
 #include <cstring>
 #include <filesystem>
 #include <future>
+#include <map>
 #include <memory>
 #include <random>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -64,11 +66,27 @@ class StoreFixture {
   // closing would flush.
   absl::Status CrashAndOpen() {
     replica_->WaitForJobs(absl::InfiniteFuture()).IgnoreError();
-    const std::string copy = absl::StrCat(options_.data_dir, "+");
-    std::filesystem::copy(options_.data_dir, copy, std::filesystem::copy_options::recursive);
+    CopyDataDir();
+    return OpenCopy();
+  }
+  // The data directory as a kill -9 would leave it, at one instant: RocksDB compacts beside this, so it is copied again until
+  // nothing has changed meanwhile.
+  void CopyDataDir() {
+    std::error_code error;
+    for (int attempt = 0; attempt < 1000; ++attempt) {
+      const auto before = Files(options_.data_dir);
+      std::filesystem::copy(options_.data_dir, Copy(), std::filesystem::copy_options::recursive,
+                            error);
+      if (!error && Files(options_.data_dir) == before) return;
+      std::filesystem::remove_all(Copy());
+    }
+    ADD_FAILURE() << options_.data_dir << " keeps changing, or cannot be copied: " << error;
+  }
+  // Goes on from what CopyDataDir() has copied.
+  absl::Status OpenCopy() {
     CloseStore();
     std::filesystem::remove_all(options_.data_dir);
-    std::filesystem::rename(copy, options_.data_dir);
+    std::filesystem::rename(Copy(), options_.data_dir);
     return OpenStore();
   }
   absl::Status StartAndAttach() {
@@ -156,6 +174,19 @@ class StoreFixture {
   std::mt19937_64& random() { return random_; }
 
  private:
+  std::string Copy() const { return absl::StrCat(options_.data_dir, "+"); }
+  // Names, sizes in bytes and times of the last change; a file that has gone meanwhile has neither.
+  static std::map<std::string, std::pair<uintmax_t, std::filesystem::file_time_type>> Files(
+      const std::string& directory) {
+    std::map<std::string, std::pair<uintmax_t, std::filesystem::file_time_type>> files;
+    std::error_code gone;
+    for (const auto& file : std::filesystem::recursive_directory_iterator(directory)) {
+      files[file.path()] = {std::filesystem::file_size(file.path(), gone),
+                            std::filesystem::last_write_time(file.path(), gone)};
+    }
+    return files;
+  }
+
   testing::TempDir directory_;
   testing::FaultFileSystem files_;
   const base::Clock* clock_ = &base::Clock::Real();
