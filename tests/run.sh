@@ -60,9 +60,17 @@ if step "dependencies" deploy/install-deps.sh --tests; then
   done
 fi
 
+# The failed tests' output without their log lines of level I, among which an assertion is hard to find: 80 lines of each.
+what_failed() {
+  awk '/^ *[0-9]+\/[0-9]+ Test +#/ { lines = /\*\*\*/ ? 80 : 0 }
+       /^ +Start +[0-9]+:/ { lines = 0 }
+       lines > 0 && !/^[0-9TZ:.-]+ I / { print; --lines }' "$1"
+}
+
 echo
 for phase in "${phases[@]}"; do
   echo "== $phase"
+  what_failed "$logs/$phase-tests.log" 2> /dev/null
   closing=$(sed -n '/% tests passed,/,$p' "$logs/$phase-tests.log" 2> /dev/null)
   echo "${closing:-no test was run}"
 done
