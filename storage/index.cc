@@ -365,6 +365,8 @@ absl::Status Index::Write(Batch batch, bool sync) {
   options.sync = sync;
   // Sequence numbers up to this one are in the log before the end of this batch, whatever others write beside it.
   const uint64_t sequence = db_->GetLatestSequenceNumber() + batch.batch_->Count();
+  // Whoever has read the batch must not find that there is nothing to sync; set again below for a Sync() that came before it.
+  if (!sync) unsynced_.store(true);
   RETURN_IF_ERROR(Note(FromRocks(db_->Write(options, batch.batch_.get()))));
   if (sync) {
     WriteSyncedMark(sequence);
