@@ -111,7 +111,7 @@ absl::Status ReplicaImpl::Modify(VolumeId volume, OperationKind kind, ByteRange 
 // window that was merged lie over it after a restart.
 bool ReplicaImpl::MayWriteToDisk() const {
   base::MutexLock lock(mutex_);
-  return windows_dropped_ && committed_.epoch <= record_.committed_epoch;
+  return windows_dropped_ && CommittedDurable();
 }
 
 absl::Status ReplicaImpl::WriteToDisk(SecondaryDisk& disk, OperationKind kind, ByteRange range,
@@ -129,11 +129,15 @@ absl::Status ReplicaImpl::Flush(VolumeId volume) {
   RETURN_IF_ERROR(CheckVolume(volume));
   const std::shared_ptr<const Chain> chain = this->chain();
   if (!Serves(*chain)) return NotServing(name_, volumes_[volume.value()], chain->stage);
-  // With --durability=none the checkpoint that began this active overlay may still be only in the hidden log.
-  if (chain->stage != Stage::kDone && !CommittedDurable()) {
-    RETURN_IF_ERROR(hidden_log_.Sync());
+  if (chain->stage != Stage::kDone) {
+    bool with_hidden = false;
+    {
+      base::MutexLock lock(mutex_);
+      with_hidden = !CommittedDurable();
+    }
+    if (with_hidden) RETURN_IF_ERROR(hidden_log_.Sync());
+    RETURN_IF_ERROR(active_log_.Sync());
   }
-  if (chain->stage != Stage::kDone) RETURN_IF_ERROR(active_log_.Sync());
   if (chain->stage != Stage::kRunning) return chain->disks[volume.value()]->Flush();
   return absl::OkStatus();
 }

@@ -282,7 +282,7 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   // Makes everything that is pending when it begins durable, and commits the checkpoints in it.
   absl::Status FlushIndex(bool sync);
   // With --durability=none a published checkpoint may still be on its way to the index, or have failed to get there.
-  bool CommittedDurable() const;
+  bool CommittedDurable() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool ActiveGivenUp() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status NothingGivenUp() const;
   absl::Status MakeCommittedDurable();

@@ -474,15 +474,11 @@ absl::Status ReplicaImpl::FlushIndex(bool sync) {
   return flushed;
 }
 
-// The record of the active overlay was given up with the checkpoint that began it: only the logs can bring both back.
-bool ReplicaImpl::ActiveGivenUp() const {
-  return !failed_.ok() && committed_.epoch > record_.committed_epoch;
-}
+// Else, with --durability=none, the checkpoint that began the active overlay may still be only in the hidden log.
+bool ReplicaImpl::CommittedDurable() const { return committed_.epoch <= record_.committed_epoch; }
 
-bool ReplicaImpl::CommittedDurable() const {
-  base::MutexLock lock(mutex_);
-  return committed_.epoch <= record_.committed_epoch;
-}
+// The record of the active overlay was given up with the checkpoint that began it: only the logs can bring both back.
+bool ReplicaImpl::ActiveGivenUp() const { return !failed_.ok() && !CommittedDurable(); }
 
 absl::Status ReplicaImpl::MakeCommittedDurable() {
   if (context_.options.checkpoint_durable) return absl::OkStatus();
