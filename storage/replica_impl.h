@@ -430,6 +430,7 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   // Disks that were missing, or other ones, at recovery may be back. OK: they are open, as they are when none was missing.
   absl::Status AttachDisksAgain();
   absl::Status RollHiddenForward();
+  absl::Status EndFailoverRollForward();
   absl::Status ReplayHidden(const ReplayedFrame& frame);
   absl::Status RollActiveForward();
 

@@ -61,6 +61,7 @@ absl::Status ReplicaImpl::Recover(Remains remains) {
   if (damage_.ok()) {
     RETURN_IF_ERROR(report_.written);  // a disk that takes nothing is not damage
     RETURN_IF_ERROR(FlushIndex(/*sync=*/true));
+    if (hidden.ok()) RETURN_IF_ERROR(EndFailoverRollForward());
     // What no overlay holds returns to the pool, unless it may be of an overlay that could not be loaded.
     if (hidden.ok()) hidden_log_.ForgetAdopted();
     active_log_.ForgetAdopted();
@@ -359,6 +360,23 @@ absl::Status ReplicaImpl::RollHiddenForward() {
     hidden_pending_.pop_back();
   }
   return absl::OkStatus();
+}
+
+// What the log has lost of a failover's epochs, with --durability=none, is lost for good: the next recovery must not look for it in
+// segments that are used again.
+absl::Status ReplicaImpl::EndFailoverRollForward() {
+  base::Turn::Hold commit_turn(commit_turn_);
+  GroupRecord record = this->record();
+  if (record.stage == Stage::kRunning || !NeedsHidden(record)) return absl::OkStatus();
+  base::LogWarning("failover_to_older_epoch")
+      .With("group", name_)
+      .With("epoch", record.committed_epoch.value())
+      .With("why", "the log has lost the newer ones");
+  Index::Batch batch(context_.index);
+  batch.DeleteOverlay(record.hidden);
+  record.hidden = OverlayId();
+  record.roll_forward_through = record.committed_epoch;
+  return WriteGroup(record, std::move(batch));
 }
 
 // As AppendToHidden(), for a frame that is in the log already.

@@ -18,23 +18,6 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::StartsWith;
 
-class Recorder : public ReplicaListener {
- public:
-  void OnBackgroundError(const BackgroundError& error) override {
-    base::MutexLock lock(mutex_);
-    errors_.push_back(error.status);
-  }
-  void OnChange() override {}
-  std::vector<absl::Status> Take() {
-    base::MutexLock lock(mutex_);
-    return std::exchange(errors_, {});
-  }
-
- private:
-  base::Mutex mutex_;
-  std::vector<absl::Status> errors_ ABSL_GUARDED_BY(mutex_);
-};
-
 class DeviceTest : public ::testing::Test {
  protected:
   DeviceTest() : link_(f_.directory() + "/by-id") {
@@ -51,8 +34,8 @@ class DeviceTest : public ::testing::Test {
   // As after a restart; returns what the group has to say against it.
   std::vector<absl::Status> Reopen() {
     EXPECT_EQ(f_.OpenStore(), absl::OkStatus());
-    f_.replica().SetListener(&recorder_);
-    return recorder_.Take();
+    f_.replica().SetListener(&errors_);
+    return errors_.Take();
   }
   // "" when there is none.
   std::string Marker() {
@@ -68,7 +51,7 @@ class DeviceTest : public ::testing::Test {
     ASSERT_EQ(f_.StartAndAttach(), absl::OkStatus());
   }
 
-  Recorder recorder_;
+  BackgroundErrors errors_;
   StoreFixture f_{1, 1};
   const std::string device_ = f_.spec().volumes[0].disk_path;
   const std::string link_;

@@ -23,11 +23,30 @@
 
 #include "storage/base/clock.h"
 #include "storage/base/file_system.h"
+#include "storage/base/mutex.h"
 #include "storage/store.h"
 #include "tests/testing/fault_file_system.h"
 #include "tests/testing/temp_dir.h"
 
 namespace understudy::storage {
+
+// What a group has to say against itself.
+class BackgroundErrors : public ReplicaListener {
+ public:
+  void OnBackgroundError(const BackgroundError& error) override {
+    base::MutexLock lock(mutex_);
+    errors_.push_back(error.status);
+  }
+  void OnChange() override {}
+  std::vector<absl::Status> Take() {
+    base::MutexLock lock(mutex_);
+    return std::exchange(errors_, {});
+  }
+
+ private:
+  base::Mutex mutex_;
+  std::vector<absl::Status> errors_ ABSL_GUARDED_BY(mutex_);
+};
 
 // One group with `volume_count` volumes of `volume_bytes`, driven as the server would drive it.
 class StoreFixture {
@@ -71,16 +90,19 @@ class StoreFixture {
   }
   // The data directory as a kill -9 would leave it, at one instant: RocksDB compacts beside this, so it is copied again until
   // nothing has changed meanwhile.
-  void CopyDataDir() {
+  // Returns where it is.
+  std::string CopyDataDir() {
     std::error_code error;
     for (int attempt = 0; attempt < 1000; ++attempt) {
       const auto before = Files(options_.data_dir);
       std::filesystem::copy(options_.data_dir, Copy(), std::filesystem::copy_options::recursive,
                             error);
-      if (!error && Files(options_.data_dir) == before) return;
+      if (!error && Files(options_.data_dir) == before) break;
       std::filesystem::remove_all(Copy());
     }
-    ADD_FAILURE() << options_.data_dir << " keeps changing, or cannot be copied: " << error;
+    EXPECT_TRUE(std::filesystem::exists(Copy()))
+        << options_.data_dir << " keeps changing, or cannot be copied: " << error;
+    return Copy();
   }
   // Goes on from what CopyDataDir() has copied.
   absl::Status OpenCopy() {
