@@ -83,7 +83,7 @@ std::vector<std::string> FieldsOf(absl::string_view line) {
 
 struct RequestLog::Journal {
   Turn turn;  // guards the rest
-  std::unique_ptr<File> file;
+  std::shared_ptr<File> file;
   uint64_t bytes = 0;
   uint64_t bytes_max = 0;  // then it is written anew
   bool failing = false;
@@ -301,7 +301,8 @@ absl::Status RequestLog::Rewrite() {
   }
   journal_->file = nullptr;
   RETURN_IF_ERROR(file_system_.WriteFileAtomically(path_, lines));
-  ASSIGN_OR_RETURN(journal_->file, file_system_.Open(path_, {}));
+  ASSIGN_OR_RETURN(std::unique_ptr<File> file, file_system_.Open(path_, {}));
+  journal_->file = std::move(file);
   journal_->bytes = lines.size();
   journal_->bytes_max = std::max<uint64_t>(kJournalBytesMin, 2 * lines.size());
   return absl::OkStatus();
@@ -310,9 +311,14 @@ absl::Status RequestLog::Rewrite() {
 void RequestLog::SyncLater() {
   if (std::exchange(journal_->sync_queued, true)) return;
   pool_.SubmitAfter(kSyncDelay, [journal = journal_] {
-    const Turn::Hold turn(journal->turn);
-    journal->sync_queued = false;
-    if (journal->file != nullptr) journal->file->Sync().IgnoreError();
+    std::shared_ptr<File> file;
+    {
+      const Turn::Hold turn(journal->turn);
+      journal->sync_queued = false;
+      file = journal->file;
+    }
+    // Outside the turn: a failover's answer does not wait for a disk that is slow.
+    if (file != nullptr) file->Sync().IgnoreError();
   });
 }
 
