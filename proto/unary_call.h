@@ -26,7 +26,7 @@ inline base::Deadline DeadlineOf(const grpc::CallbackServerContext& context) {
   const absl::Time given = absl::FromChrono(context.deadline());
   if (given >= now + absl::Hours(24 * 365)) return {now + absl::Minutes(1), gone};
   const absl::Duration left = std::max(absl::ZeroDuration(), given - now);
-  return {given - std::min(left / 10, absl::Milliseconds(100)), gone};
+  return {given - std::min(left / 5, absl::Milliseconds(500)), gone};
 }
 
 // Calls `handle` (returning absl::Status, filling the response) on `pool` and finishes the call with its status. A call whose

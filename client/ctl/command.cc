@@ -321,9 +321,13 @@ class Executor {
                                                           : invocation_.request_id);
     const absl::Time deadline = absl::Now() + invocation_.timeout;
     bool sent = false;
+    absl::Status earlier;
     while (true) {
       const absl::StatusOr<Response> answer = (client_.*method)(request, deadline - absl::Now());
-      const bool lost = answer.status().code() == absl::StatusCode::kUnavailable;
+      // That the time is up says less than why it was asked for again.
+      if (!earlier.ok() && absl::IsDeadlineExceeded(answer.status())) return earlier;
+      const bool lost = absl::IsUnavailable(answer.status());
+      earlier = answer.status();
       sent = sent || ControlClient::Reached(answer.status());
       if (!lost || !sent || absl::Now() + kRepeatDelay >= deadline) return answer;
       absl::SleepFor(kRepeatDelay);

@@ -45,8 +45,8 @@ class AgentCallsTest(lib.Case):
         return [event["stage"] for event in self.host.daemon.events("stage")]
 
     def test_what_nobody_waits_for_any_more_is_not_done(self):
-        drain = self.begin_drain("5s")
-        self.assert_refused(self.host.ctl("stop", "vm1", timeout="1s"), "DEADLINE_EXCEEDED", "another control call has not ended yet")
+        drain = self.begin_drain("12s")
+        self.assert_refused(self.host.ctl("stop", "vm1", timeout="4s"), "DEADLINE_EXCEEDED", "another control call has not ended yet")
         self.assert_refused(self.host.ctl("remove", "vm1"), "FAILED_PRECONDITION", "in use by internal backup job")
         self.assert_refused(self.host.ctl("start", "vm1", "--mode", "primary"), "FAILED_PRECONDITION", "running or done")
         _, error = drain.communicate(timeout=lib.PATIENCE_SECONDS)
