@@ -170,11 +170,11 @@ TEST_F(ScrubTest, ItKeepsToItsRateShowsProgressAndEndsWithAFailover) {
   }
   ASSERT_EQ(f_.MarkedCheckpoint().status(), absl::OkStatus());
   const absl::Time begun = absl::Now();
-  ASSERT_EQ(f_.replica().Scrub({.bytes_per_second = 4 << 20}).status(), absl::OkStatus());
+  ASSERT_EQ(f_.replica().Scrub({.bytes_per_second = 256 << 10}).status(), absl::OkStatus());
   while (f_.replica().state().scrub.bytes < 2 << 20) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
-  EXPECT_GE(absl::Now() - begun, absl::Milliseconds(250));  // the first MiB
+  EXPECT_GE(absl::Now() - begun, absl::Seconds(4));  // the first MiB
   const ReplicaState running = f_.replica().state();
   ASSERT_EQ(running.jobs.size(), 1u);
   EXPECT_EQ(running.jobs[0].kind, "scrub");
