@@ -108,7 +108,7 @@ TEST_F(FailbackTest, OnlyWhatTheMapsNameIsCompared) {
   ASSERT_TRUE(Eventually([&] { return Complete(**primary); }));
   ASSERT_TRUE((*primary)->Checkpoint(Soon()).ok());
   EXPECT_LE(at_a_.seen().compared_bytes, 4 * kMiB + (128 << 10));
-  EXPECT_EQ(at_a_.seen().disk0, *base::FileSystem::Posix().ReadWholeFile(b_.disk));
+  EXPECT_EQ(at_a_.disk(0), *base::FileSystem::Posix().ReadWholeFile(b_.disk));
   EXPECT_EQ((*primary)->sync_state(), SyncState::kAssumed) << "nobody has compared the rest";
 }
 
@@ -131,7 +131,7 @@ TEST_F(FailbackTest, TheyAreTakenOnce) {
   EXPECT_FALSE((*primary)->differences().Holds(0, {32 * kMiB, 33 * kMiB}));
   at_a_.Set([](auto& b) { b.reachable = true; });
   ASSERT_TRUE(Eventually([&] { return Complete(**primary); }));
-  EXPECT_EQ(at_a_.seen().disk0, *base::FileSystem::Posix().ReadWholeFile(b_.disk));
+  EXPECT_EQ(at_a_.disk(0), *base::FileSystem::Posix().ReadWholeFile(b_.disk));
 }
 
 // A standby that is lost track of later is compared whole: the maps know nothing of that.

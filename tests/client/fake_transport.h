@@ -134,7 +134,6 @@ class FakeTransport : public Transport, public ChecksumSource {
     uint64_t received = 0;
     uint64_t stream_id = 0;
     Epoch committed;
-    std::string disk0;
   };
   Seen seen() const {
     base::MutexLock lock(mutex_);
@@ -142,7 +141,6 @@ class FakeTransport : public Transport, public ChecksumSource {
     seen.received = received_;
     seen.stream_id = stream_id_;
     seen.committed = committed_epoch_;
-    seen.disk0 = disks_[0];
     return seen;
   }
 

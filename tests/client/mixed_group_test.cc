@@ -108,7 +108,7 @@ class MixedGroupTest : public ::testing::Test {
   void ExpectAtCheckpoint(const std::string& forward) {
     const auto checkpoint = primary_->Checkpoint(Soon());
     ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
-    EXPECT_TRUE(transport_.seen().disk0 == Local());
+    EXPECT_TRUE(transport_.disk(0) == Local());
     EXPECT_TRUE(transport_.disk(kForward) == forward);
     EXPECT_TRUE(primary_->differences().empty());
   }
@@ -173,7 +173,7 @@ TEST_F(MixedGroupTest, WhatAForwardVolumeMissedNeedsACopyThatIsDeclared) {
   ASSERT_TRUE(primary.Checkpoint(Soon()).ok());
   MissWritesTo(kForward);
   ASSERT_TRUE(Eventually([&] { return TeeIsBack(); }));
-  EXPECT_TRUE(transport_.seen().disk0 == Local()) << "the tee volume does not wait for the copy";
+  EXPECT_TRUE(transport_.disk(0) == Local()) << "the tee volume does not wait for the copy";
   absl::SleepFor(absl::Milliseconds(500));  // a few looks of the resync
   EXPECT_TRUE(HasReason(primary.Checkpoint(Soon()).status(), kReasonIncomplete));
   EXPECT_TRUE(absl::IsAborted(primary.Sync(SyncMode::kDeclareComplete, Soon()).status()))

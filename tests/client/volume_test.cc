@@ -46,9 +46,9 @@ class VolumeTest : public ::testing::Test {
     PrimaryOptions options{
         .forwarder = {.group = "vm1",
                       .window_bytes = kWindowBytesMin,
-                      .stall_timeout = absl::Milliseconds(20),
+                      .stall_timeout = stall_timeout_,
                       .heartbeat = absl::Milliseconds(20),
-                      .lost_peer = absl::Milliseconds(300),
+                      .lost_peer = absl::Seconds(20),
                       .backoff_min = absl::Milliseconds(5),
                       .backoff_max = absl::Milliseconds(20)},
         .volumes = {{.name = "disk0", .disk_path = tee ? disk_ : "", .size_bytes = kDiskBytes}},
@@ -83,6 +83,7 @@ class VolumeTest : public ::testing::Test {
     ASSERT_TRUE(Eventually([&] { return primary_->fenced(); }));
   }
 
+  absl::Duration stall_timeout_ = absl::Milliseconds(20);
   testing::FaultFileSystem file_system_;
   FakeTransport transport_;
   std::string directory_;
@@ -98,7 +99,7 @@ TEST_F(VolumeTest, ForwardModeTakesWritesOnlyWhileRunningAndIsNeverRead) {
   EXPECT_TRUE(Disk().Write(0, Block('a'), true).ok());
   EXPECT_FALSE(Disk().Read(0, out).ok());
   ASSERT_TRUE(primary.Stop(false, Soon()).ok());
-  EXPECT_EQ(transport_.seen().disk0.substr(0, 4096), Block('a'));
+  EXPECT_EQ(transport_.disk(0).substr(0, 4096), Block('a'));
   EXPECT_FALSE(Disk().Write(0, Block('b'), false).ok());
 }
 
@@ -113,15 +114,17 @@ TEST_F(VolumeTest, TeeModeWritesLocallyInEveryStageAndForwardsWhileRunning) {
   std::string out(4096, 'z');
   ASSERT_TRUE(Disk().Read(12288, out).ok());
   EXPECT_EQ(out, Block('c'));
+  ASSERT_TRUE(Eventually([&] { return !primary.forwarder().state().incomplete; }));
   const auto checkpoint = primary.Checkpoint(Soon());
   ASSERT_TRUE(checkpoint.ok());
   EXPECT_EQ(checkpoint->checkpoint.epoch, Epoch(2));  // the first was the resync's
-  const std::string standby = transport_.seen().disk0;
+  const std::string standby = transport_.disk(0);
   EXPECT_EQ(standby, Local());  // what was written before Start, too: a resync has sent it
   EXPECT_EQ(Local()[0], 'a');
 }
 
 TEST_F(VolumeTest, OverlappingConcurrentWritesHaveTheSameOrderOnDiskAndInTheStream) {
+  stall_timeout_ = absl::Seconds(20);
   Primary& primary = Make(/*tee=*/true);
   ASSERT_TRUE(primary.Start(false, Soon()).ok());
   std::vector<std::thread> writers;
@@ -144,7 +147,7 @@ TEST_F(VolumeTest, OverlappingConcurrentWritesHaveTheSameOrderOnDiskAndInTheStre
   }
   for (std::thread& writer : writers) writer.join();
   ASSERT_TRUE(primary.Stop(false, Soon()).ok());
-  EXPECT_TRUE(transport_.seen().disk0 == Local());
+  EXPECT_TRUE(transport_.disk(0) == Local());
 }
 
 TEST_F(VolumeTest, ForwardErrorsAreHiddenUnlessAskedFor) {
@@ -267,11 +270,12 @@ TEST_F(VolumeTest, AfterStopAndRemoveBothEndsStartAfresh) {
   const auto checkpoint = primary.Checkpoint(Soon());
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   EXPECT_EQ(checkpoint->checkpoint.epoch, Epoch(1));
-  EXPECT_TRUE(transport_.seen().disk0 == Local());
+  EXPECT_TRUE(transport_.disk(0) == Local());
 }
 
 // A write that is answered after the drain would be on the local disk only, while the stored stream says that nothing is missing.
 TEST_F(VolumeTest, AShutdownUnderLoadLeavesAStreamThatGoesOnAndEqualDisks) {
+  stall_timeout_ = absl::Seconds(20);
   ASSERT_TRUE(Make(/*tee=*/true).Start(false, Soon()).ok());
   for (int round = 0; round < 5; ++round) {
     Primary& primary = Make(/*tee=*/true);
@@ -299,7 +303,7 @@ TEST_F(VolumeTest, AShutdownUnderLoadLeavesAStreamThatGoesOnAndEqualDisks) {
     std::string out(4096, 'z');
     EXPECT_EQ(Disk().Read(0, out).code(), absl::StatusCode::kCancelled);
     EXPECT_EQ(Disk().Flush().code(), absl::StatusCode::kCancelled);
-    EXPECT_TRUE(transport_.seen().disk0 == Local()) << "round " << round;
+    EXPECT_TRUE(transport_.disk(0) == Local()) << "round " << round;
     Primary& again = Make(/*tee=*/true);
     ASSERT_TRUE(again.forwarder().WaitForAnswer(Soon()).connected);
     EXPECT_EQ(transport_.seen().stream_id, stream) << "round " << round;
@@ -328,7 +332,7 @@ TEST_F(VolumeTest, AWriteStuckOnTheLocalDiskAtShutdownLeavesNoResumePoint) {
   released = true;
   guest.join();
   EXPECT_EQ(Local()[0], 'b');  // answered, and not forwarded
-  EXPECT_EQ(transport_.seen().disk0[0], 'a');
+  EXPECT_EQ(transport_.disk(0)[0], 'a');
   file_system_.SetHook({});
   Primary& again = Make(/*tee=*/true);
   ASSERT_TRUE(again.forwarder().WaitForAnswer(Soon()).connected);

@@ -104,11 +104,11 @@ TEST(GroupTest, AFailoverDoesNotWaitForAStuckStream) {
 
 using Place = testing::FakeReplica::Place;
 
-// Far below the 100 ms that are promised, so that a loaded machine does not decide; a wait for the stuck call has no end.
+// A wait for the stuck call would have no end; 100 ms are promised, but a loaded machine must not decide.
 void ExpectQuickFailover(Harness& harness) {
   const absl::Time begun = absl::Now();
   const auto outcome = harness.group->Stop({.failover = true}, Soon());
-  EXPECT_LT(absl::Now() - begun, absl::Milliseconds(100));
+  EXPECT_LT(absl::Now() - begun, absl::Seconds(10));
   ASSERT_TRUE(outcome.ok()) << outcome.status();
   EXPECT_FALSE(outcome->ignored);
   EXPECT_EQ(outcome->stage, Stage::kFailover);
@@ -155,7 +155,7 @@ TEST(GroupTest, AStuckStartHoldsNobodyElseUp) {
   const absl::Time begun = absl::Now();
   EXPECT_TRUE(
       HasReason(harness.group->Stop({.failover = true}, Soon()).status(), kReasonNotRunning));
-  EXPECT_LT(absl::Now() - begun, absl::Milliseconds(100));
+  EXPECT_LT(absl::Now() - begun, absl::Seconds(10));
   const auto second = harness.group->Start(true, {}, absl::Now() + absl::Milliseconds(20));
   EXPECT_EQ(second.status().code(), absl::StatusCode::kDeadlineExceeded);
   harness.replica().Stick(false, Place::kStart);

@@ -75,7 +75,7 @@ class StandbyChecksumsTest : public ::testing::Test {
     const std::string address = absl::StrCat("unix:", f_.directory(), "/s.sock");
     server_ = std::make_unique<Server>(address, writes_.get());
     source_ = std::make_unique<StandbyChecksums>(address);
-    hasty_ = std::make_unique<StandbyChecksums>(address, absl::Milliseconds(200));
+    hasty_ = std::make_unique<StandbyChecksums>(address, absl::Seconds(3));
   }
   void TearDown() override {
     source_.reset();
@@ -300,7 +300,7 @@ class ScriptedChecksumsTest : public ::testing::Test {
   const std::string address_ = absl::StrCat("unix:", directory_.path(), "/s.sock");
   ScriptedService service_;
   Server server_{address_, &service_};
-  StandbyChecksums source_{address_, absl::Milliseconds(200)};
+  StandbyChecksums source_{address_, absl::Seconds(20)};
   const ByteRange range_ = {0, 2 * kMiB + 512};
 };
 
@@ -337,7 +337,9 @@ TEST_F(ScriptedChecksumsTest, RefusesAnswersThatDoNot) {
 
 TEST_F(ScriptedChecksumsTest, SilenceIsUnavailable) {
   service_.hangs = true;
-  const absl::Status status = Say({Zero(0, 4096)});
+  service_.SetAnswers({Zero(0, 4096)});
+  StandbyChecksums hasty(address_, absl::Milliseconds(200));
+  const absl::Status status = FetchAll(hasty, Grant{}, range_).status;
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
 }
 
