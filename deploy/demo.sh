@@ -208,7 +208,7 @@ wait_ready "$service_pid" "$dir/service.log"
 say at_service start vm1 --mode secondary --volume "vda,disk=$secondary_disk"
 
 step "The primary: understudy-agent serves the disk to the VM and forwards its writes"
-"$bin/understudy-agent" --server "$service" --group vm1 --volume "vda,disk=$primary_disk" --start \
+"$bin/understudy-agent" --server "$service" --group vm1 --volume "vda,disk=$primary_disk" --start --stall-timeout 10s \
   --nbd-socket "$dir/agent.nbd" --listen "$agent" --metrics-listen 127.0.0.1:0 > "$dir/agent.log" 2>&1 < /dev/null &
 agent_pid=$!
 wait_ready "$agent_pid" "$dir/agent.log"

@@ -69,7 +69,7 @@ class Vm:
         file_node = f"driver=raw,node-name=below,file.driver=file,file.filename={image},discard=unmap"
         disk_nodes = ["-blockdev", "driver=throttle,node-name=disk0,throttle-group=group,file=below"]
         if quorum is not None:
-            export = f"driver=nbd,node-name=standby,server.type=unix,server.path={quorum[0]},export={quorum[1]},reconnect-delay=5"
+            export = f"driver=nbd,node-name=standby,server.type=unix,server.path={quorum[0]},export={quorum[1]},reconnect-delay=20"
             both = "driver=quorum,node-name=disk0,read-pattern=fifo,vote-threshold=1,children.0=below,children.1=standby"
             disk_nodes = ["-blockdev", export, "-blockdev", both]
         self.process = subprocess.Popen(

@@ -194,7 +194,7 @@ class StartChecksTest(lib.Case):
             self.assert_refused(self.standby.ctl(*call), "FAILED_PRECONDITION", "put the old one back; with the disk there repeat the call")
         os.rename(aside, self.good)
         # No restart: the call opens it.
-        self.assertEqual(self.standby.call("stop", "vm1", "--failover")["stage"], "FAILOVER")
+        self.assertIn(self.standby.call("stop", "vm1", "--failover")["stage"], ("FAILOVER", "DONE"))
         with Disk(self.standby.nbd_socket, "vm1/vda") as guest:
             self.assertEqual(guest.read(0, 4096), b"\1" * 4096)
         self.standby.wait_stage("DONE")
@@ -251,7 +251,7 @@ class ExpectedTest(lib.Case):
         self.assertEqual(agent.call("checkpoint", "vm1", *known)["epoch"], 1)
         agent.call("stop", "vm1", *known)
         self.assert_refused(standby.ctl("stop", "vm1", "--failover", "--expected-term", "2"), "FAILED_PRECONDITION", "(FENCED)")
-        self.assertEqual(standby.call("stop", "vm1", "--failover", *known)["stage"], "FAILOVER")
+        self.assertIn(standby.call("stop", "vm1", "--failover", *known)["stage"], ("FAILOVER", "DONE"))
         standby.wait_stage("DONE")
         # The failover has raised the term: a call that was on its way meanwhile comes too late.
         self.assert_refused(standby.ctl("remove", "vm1", *known), "FAILED_PRECONDITION", "(FENCED)")

@@ -99,7 +99,7 @@ class CrashTest(lib.Case):
         size = 64 * MIB
         image = self.random_bytes(size)
         secondary = self.disk("s", size, image)
-        service = self.service("--apply-bytes-per-second", "8M")
+        service = self.service("--apply-bytes-per-second", "1M")
         service.start_group(f"vda,disk={secondary}")
         agent = self.agent(service, f"vda,size={size}").wait_connected()
         expected = bytearray(image)

@@ -31,6 +31,19 @@ class ErrorsTest(lib.Case):
     def wait_error(self, daemon, *key):
         return lib.wait_for(lambda: self.errors(daemon).get(key), f"{key} at {daemon.name}")
 
+    def wait_stored(self, daemon):
+        """Until a kill -9 loses nothing of what get-error says now."""
+        file = self.standby.data_dir / "errors" / "vm1.errors" if daemon is self.standby else self.dir / "agent.state" / "errors"
+        now = {(*key[:2], error["reason"]): int(error["count"]) for key, error in self.errors(daemon).items()}
+
+        def stored():
+            lines = file.read_text().splitlines() if file.exists() else []
+            found = (line[len("error ") :].split("\t") for line in lines if line.startswith("error"))
+            counts = {(*fields[:2], fields[3]): int(fields[8]) for fields in found}
+            return all(counts.get(key, 0) >= count for key, count in now.items())
+
+        lib.wait_for(stored, f"the errors of {daemon.name} to be in {file}")
+
     def assert_same_error(self, after, before, what):
         for field in ("message", "offset", "length", "first_unix_micros", "reason"):
             self.assertEqual(after[field], before[field], f"{what}: {field}")
@@ -39,8 +52,7 @@ class ErrorsTest(lib.Case):
 
     def restart(self, daemon, how):
         if how == "kill":
-            # A second after it was latched at the latest an error is in its file.
-            lib.time.sleep(1.5)
+            self.wait_stored(daemon)
             daemon.kill()
         else:
             self.assertEqual(daemon.daemon.end(), 0)
@@ -110,7 +122,7 @@ class ErrorsTest(lib.Case):
     def test_when_both_die_before_the_standby_was_told_it_still_refuses(self):
         self.start_pair(agent_options=("--window-bytes", "8M", "--on-full", "degrade"), tee=False)
         self.overflow()
-        lib.time.sleep(1.5)
+        self.wait_stored(self.host)
         self.host.kill()
         self.standby.kill()
         self.standby.restart()

@@ -32,7 +32,7 @@ class FailoverFailedTest(lib.Case):
         """Fails over to a disk that cannot take it all."""
         self.run_standby(disk, image)
         break_disk()
-        self.assertEqual(self.standby.call("stop", "vm1", "--failover")["stage"], "FAILOVER")
+        self.assertIn(self.standby.call("stop", "vm1", "--failover")["stage"], ("FAILOVER", "FAILOVER_FAILED"))
         self.standby.wait_stage("FAILOVER_FAILED")
 
     def write(self, offset, data):
@@ -74,7 +74,7 @@ class FailoverFailedTest(lib.Case):
         self.guest = Disk(self.standby.nbd_socket, "vm1/vda")
 
     def retry_in_vain(self):
-        self.assertEqual(self.standby.call("stop", "vm1", "--failover")["stage"], "FAILOVER")
+        self.assertIn(self.standby.call("stop", "vm1", "--failover")["stage"], ("FAILOVER", "FAILOVER_FAILED"))
         self.standby.wait_stage("FAILOVER_FAILED")
         self.assert_view("the view after a retry in vain")
 

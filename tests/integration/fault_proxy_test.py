@@ -60,6 +60,15 @@ class FaultProxyTest(unittest.TestCase):
         client.sendall(data)
         self.assertEqual(self.receive(client, len(data)), data)
 
+    def fastest_echo(self, client, *data):
+        """In seconds, of five: a busy machine is slow now and then."""
+        times = []
+        for _ in range(5):
+            begun = time.monotonic()
+            self.assert_echoes(client, *data)
+            times.append(time.monotonic() - begun)
+        return min(times)
+
     def assert_silent(self, client):
         client.settimeout(0.2)
         with self.assertRaises(TimeoutError):
@@ -75,9 +84,7 @@ class FaultProxyTest(unittest.TestCase):
     def test_a_limit_is_bandwidth_not_latency(self):
         self.proxy.limit(4 << 20)
         client = self.connect()
-        begun = time.monotonic()
-        self.assert_echoes(client)
-        self.assertLess(time.monotonic() - begun, 1)
+        self.assertLess(self.fastest_echo(client), 1)
         sender = threading.Thread(target=client.sendall, args=(bytes(4 << 20),))
         begun = time.monotonic()
         sender.start()
@@ -89,9 +96,7 @@ class FaultProxyTest(unittest.TestCase):
         client = self.connect()
         self.assert_echoes(client)
         self.proxy.delay(0.1)
-        begun = time.monotonic()
-        self.assert_echoes(client, b"x" * (1 << 20))
-        taken = time.monotonic() - begun
+        taken = self.fastest_echo(client, b"x" * (1 << 20))
         self.assertGreaterEqual(taken, 0.2)
         self.assertLess(taken, 2)
 

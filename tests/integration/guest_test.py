@@ -91,6 +91,7 @@ class GuestTest(lib.Case):
             promised.append((self.committed_epoch(), acknowledged))
 
         vm.run("replace_files & write_records 1 1000000 &")
+        lib.wait_for(lambda: len(vm.acks) > 20, "the guest to have written")
         self.wait_epochs(EPOCHS_UNDER_LOAD, watch)
         moment = time.monotonic() + self.rng.uniform(0, 1.5)  # where between two checkpoints
         lib.wait_for(lambda: watch(None) or time.monotonic() > moment, "the moment of the kill")

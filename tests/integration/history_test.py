@@ -147,7 +147,7 @@ class HistoryTest(lib.Case):
         target = 2
         vm = self.connect(self.standby.uri("vdb"))
         qemu_io(self.standby.uri("vda"), "write -P 99 64k 64k")
-        self.assertEqual(self.standby.status()["nbd_connections"], 1)
+        lib.wait_for(lambda: self.standby.status()["nbd_connections"] == 1, "the second one to be gone")
 
         refused = self.standby.ctl("stop", "vm1", "--failover", "--epoch", "77")
         self.assert_refused(refused, "NOT_FOUND", "1 to 4 can be chosen")
@@ -260,8 +260,8 @@ class HistoryTest(lib.Case):
     def test_a_clone_ends_at_its_time_and_a_restart(self):
         self.start_pair()
         self.commit()
-        self.clone("brief", "--ttl", "1s")
         self.clone("long", "--ttl", "2d")
+        self.clone("brief", "--ttl", "5s")
         client = self.connect(self.clone_uri("brief"))
         lib.wait_for(lambda: self.clone_names() == ["long"], "the end of its time")
         self.assertIn("Input/output error", self.ask(client, "read 0 512"))

@@ -6,6 +6,10 @@ from lib import MIB, qemu_io
 SEGMENT = ("--segment-bytes", "4M")
 
 
+# A window that is full while the service makes room is no outage here.
+PATIENT = ("--stall-timeout", "30s")
+
+
 class LimitsTest(lib.Case):
     size = 64 * MIB
 
@@ -14,7 +18,7 @@ class LimitsTest(lib.Case):
         self.secondary = self.disk("s", self.size)
         self.standby = self.service(*SEGMENT, *options)
         self.standby.start_group(f"vda,disk={self.secondary}")
-        self.host = self.agent(self.standby, f"vda,size={self.size}", options=agent_options).wait_connected()
+        self.host = self.agent(self.standby, f"vda,size={self.size}", options=(*agent_options, *PATIENT)).wait_connected()
 
     def write(self, pattern, start_mib, end_mib):
         commands = [f"write -q -P {pattern} {at}M 1M" for at in range(start_mib, end_mib)]

@@ -103,7 +103,7 @@ class LockstepTest(lib.Case):
         """The standby hangs while the agent waits: the call fails, the orchestrator abandons, and the next round is whole."""
         self.run_vm()
         self.standby.daemon.signal(signal.SIGSTOP)
-        answer = self.agent_.ctl("checkpoint", "vm1", "--prepare", timeout="1s")
+        answer = self.agent_.ctl("checkpoint", "vm1", "--prepare", timeout="2s")
         self.assertEqual(answer.status, 1)
         self.assertRegex(answer.error, "DEADLINE_EXCEEDED|UNAVAILABLE")
         self.standby.daemon.signal(signal.SIGCONT)

@@ -10,6 +10,8 @@ import lib
 from lib import MIB, qemu_io
 
 SEGMENT = ("--segment-bytes", "4M")
+# A busy machine may take longer than 500 ms over a sync; a standby that hangs is given up after 3 s anyway.
+START = ("--start", "--stall-timeout", "5s")
 SLACK = 64 * MIB  # what a resync may send beyond what has changed, beside 5 %
 
 
@@ -26,7 +28,7 @@ class ResyncTest(lib.Case):
         self.secondary = self.disk("s", self.size)
         self.standby = self.service(*SEGMENT)
         self.standby.start_group(f"vda,disk={self.secondary}{initial}")
-        self.host = self.agent(self.standby, f"vda,disk={self.primary}", options=("--start", *options))
+        self.host = self.agent(self.standby, f"vda,disk={self.primary}", options=(*START, *options))
         return self.host
 
     def local(self):
@@ -182,7 +184,7 @@ class ResyncTest(lib.Case):
     def test_in_forward_mode_it_holds_the_guest_for_a_while_and_then_misses_writes(self):
         self.standby = self.service(*SEGMENT)
         self.standby.start_group(f"vda,disk={self.disk('s', self.size)}")
-        host = self.host = self.agent(self.standby, f"vda,size={self.size}", options=("--start", "--window-bytes", "4M"))
+        host = self.host = self.agent(self.standby, f"vda,size={self.size}", options=(*START, "--window-bytes", "4M"))
         hang = self.hang_syncs()
         before = self.read_disk(self.standby.uri())
         begun = time.monotonic()
@@ -383,7 +385,7 @@ class ResyncTest(lib.Case):
         self.standby = self.service(*SEGMENT)
         self.standby.start_group(*(f"{name},disk={self.disk(f's.{name}', self.size)}" for name in ("tee", "fwd")))
         volumes = (f"tee,disk={self.primary}", f"fwd,size={self.size}")
-        self.host = self.agent(self.standby, *volumes, options=("--start", *options)).wait_connected()
+        self.host = self.agent(self.standby, *volumes, options=(*START, *options)).wait_connected()
         return self.host
 
     def miss_writes_to(self, *volumes):

@@ -22,8 +22,11 @@ class Watch(threading.Thread):
 
     def run(self):
         while not self._end.wait(0.01):
-            files = (self.service.data_dir / "segments").iterdir()
-            self.allocated.append(sum(512 * file.stat().st_blocks for file in files))
+            try:
+                files = (self.service.data_dir / "segments").iterdir()
+                self.allocated.append(sum(512 * file.stat().st_blocks for file in files))
+            except FileNotFoundError:
+                continue  # a file went in between
             if len(self.allocated) % 20 == 0:
                 self.overlay.append(self.service.ctl("status", "vm1").object["overlay_bytes"])
 
@@ -39,7 +42,8 @@ class RewriteTest(lib.Case):
         super().setUp()
         self.standby = self.service()
         self.standby.start_group(f"vda,disk={self.disk('s', self.size)}")
-        self.host = self.agent(self.standby, f"vda,size={self.size}").wait_connected()
+        options = ("--start", "--on-full", "block")  # however long a sync takes here
+        self.host = self.agent(self.standby, f"vda,size={self.size}", options=options).wait_connected()
 
     def rewrite(self):
         """Writes everything TIMES times, each time with other bytes; returns the last ones."""

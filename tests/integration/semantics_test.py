@@ -22,6 +22,7 @@ SIZE = 8 * MIB
 DISK, COMMITTED, HIDDEN, ACTIVE = b"\xdd", b"\xcc", b"\x11", b"\xaa"
 BLOCK = 64 * 1024
 
+MERGED = ("DONE", "FAILOVER_FAILED")  # what an answer may say already when it is late
 NOT_RUNNING = "Block replication is not running"
 RUNNING_OR_DONE = "Block replication is running or done"
 IN_USE = "Block device is in use by internal backup job"
@@ -239,7 +240,7 @@ class SecondaryTest(TableCase):
             return
         after = cell.removeprefix("-> ") if cell.startswith("-> ") else stage
         if answer.out:
-            self.assertEqual(answer.object["stage"], after)
+            self.assertIn(answer.object["stage"], (after, *MERGED) if cell == "-> FAILOVER" else (after,))
         if (cell, stage) == ("-> FAILOVER", "FAILOVER_FAILED"):
             service.wait_stage("FAILOVER_FAILED", group=name)  # the disk is as dead as before
         elif (cell, stage) == ("-> FAILOVER", "RUNNING"):
@@ -504,7 +505,8 @@ class BelowTheTablesTest(TableCase):
         primary.write(3, 2 * BLOCK, HIDDEN * BLOCK)
         primary.received(3)
         answer = self.standby.call("stop", "vm1", "--failover", "--received")
-        self.assertEqual((answer["stage"], answer["epoch"], answer["term"]), ("FAILOVER", 2, 2))
+        self.assertEqual((answer["epoch"], answer["term"]), (2, 2))
+        self.assertIn(answer["stage"], ("FAILOVER", "DONE"))
         self.standby.wait_stage("DONE")
         self.assertEqual([self.read(block * BLOCK) for block in (0, 1, 2)], [HIDDEN * BLOCK, DISK * BLOCK, HIDDEN * BLOCK])
 
@@ -568,7 +570,9 @@ class BelowTheTablesTest(TableCase):
         with Disk(agent.nbd_socket, "vm1/vda") as guest:
             guest.write(0, COMMITTED * BLOCK)
         answer = agent.ctl("checkpoint", "vm1", timeout="1s")
-        self.assertEqual((answer.status, answer.error.split(": ")[1]), (1, "UNAVAILABLE"), answer.error)
+        self.assertEqual(answer.status, 1)
+        # The agent says why a little before the deadline; on a busy machine the caller does not hear it.
+        self.assertRegex(answer.error, "^error: (UNAVAILABLE|DEADLINE_EXCEEDED)")
         self.standby.restart()
         epoch = agent.call("checkpoint", "vm1")["epoch"]
         self.assertEqual((self.standby.status()["committed_epoch"], self.read()), (epoch, COMMITTED * BLOCK))

@@ -47,7 +47,7 @@ class UpstreamTest(lib.Case):
         self.assertEqual(self.top.size, IMG_SIZE)
 
     def open_primary(self):
-        self.primary = self.agent(self.secondary, f"vda,size={IMG_SIZE}", options=())
+        self.primary = self.agent(self.secondary, f"vda,size={IMG_SIZE}", options=("--stall-timeout", "30s"))
         self.guest = self.primary.connect()
         self.assertEqual(self.guest.size, IMG_SIZE)
 
