@@ -4,7 +4,6 @@ The disk is a sparse file on a full file system, a file whose writes fail (FUSE)
 """
 
 import os
-import subprocess
 
 import failing_disk
 import lib
@@ -150,7 +149,12 @@ class FailoverFailedTest(lib.Case):
         if found.returncode:
             self.skipTest("no loop device to be had here")
         device = found.stdout.strip()
-        self.before_removal.append(lambda: subprocess.run(["losetup", "-d", device], check=True))
+
+        def free():
+            lib.run("losetup", "-d", device)
+            lib.wait_for(lambda: lib.run("losetup", device, check=False).returncode != 0, "the device to be free")
+
+        self.before_removal.append(free)
 
         self.run_standby(device, image, "--apply-bytes-per-second", "2M")
         self.standby.call("stop", "vm1", "--failover")
