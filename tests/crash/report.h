@@ -55,7 +55,7 @@ inline std::string Describe(const CrashRun& run, const absl::Status& verdict) {
   return absl::StrCat(verdict.ToString(), "\n  replay: UNDERSTUDY_CRASH_RUN='", run.ToString(),
                       "' ", testing::SimParent(::testing::internal::GetArgvs()[0]),
                       "/crash_sweep_test"
-                      " --gtest_filter=ReplayTest.OneRun");
+                      " --gtest_filter='*ReplayTest*'");
 }
 
 }  // namespace understudy::crash

@@ -85,9 +85,16 @@ TEST(CloneTest, ARemovedCloneLeavesNoTrace) {
   EXPECT_EQ(segment_bytes[0], segment_bytes[1]);
 }
 
-TEST(ReplayTest, OneRun) {
-  const char* const text = std::getenv("UNDERSTUDY_CRASH_RUN");
-  if (text == nullptr) GTEST_SKIP() << "UNDERSTUDY_CRASH_RUN is not set";
+// No such test unless somebody asks for it.
+std::vector<std::string> AskedFor(const char* variable) {
+  const char* const value = std::getenv(variable);
+  return value == nullptr ? std::vector<std::string>() : std::vector<std::string>{value};
+}
+
+class ReplayTest : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(ReplayTest, OneRun) {
+  const std::string text = GetParam();
   const auto run = CrashRun::Parse(text);
   ASSERT_TRUE(run.has_value()) << text;
   const Scenario* const scenario = FindScenario(run->scenario);
@@ -99,14 +106,21 @@ TEST(ReplayTest, OneRun) {
   EXPECT_EQ(sweep.RunOne(*run).verdict, absl::OkStatus());
 }
 
-TEST(ReplayTest, Trace) {
-  const char* const name = std::getenv("UNDERSTUDY_CRASH_TRACE");
-  if (name == nullptr) GTEST_SKIP() << "UNDERSTUDY_CRASH_TRACE is not set";
-  const Scenario* const scenario = FindScenario(name);
-  ASSERT_NE(scenario, nullptr) << name;
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(ReplayTest);
+INSTANTIATE_TEST_SUITE_P(Replay, ReplayTest, ::testing::ValuesIn(AskedFor("UNDERSTUDY_CRASH_RUN")));
+
+class TraceTest : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(TraceTest, OfOneScenario) {
+  const Scenario* const scenario = FindScenario(GetParam());
+  ASSERT_NE(scenario, nullptr) << GetParam();
   SilenceLog();
   std::printf("%s", Sweep(*scenario).Trace().c_str());
 }
+
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(TraceTest);
+INSTANTIATE_TEST_SUITE_P(Replay, TraceTest,
+                         ::testing::ValuesIn(AskedFor("UNDERSTUDY_CRASH_TRACE")));
 
 }  // namespace
 }  // namespace understudy::crash
