@@ -22,7 +22,7 @@ SIZE = 8 * MIB
 DISK, COMMITTED, HIDDEN, ACTIVE = b"\xdd", b"\xcc", b"\x11", b"\xaa"
 BLOCK = 64 * 1024
 
-MERGED = ("DONE", "FAILOVER_FAILED")  # what an answer may say already when it is late
+LATER = {"RUNNING": "DONE", "FAILOVER_FAILED": "FAILOVER_FAILED"}  # what the answer of a failover may say when the job was quicker
 NOT_RUNNING = "Block replication is not running"
 RUNNING_OR_DONE = "Block replication is running or done"
 IN_USE = "Block device is in use by internal backup job"
@@ -240,7 +240,7 @@ class SecondaryTest(TableCase):
             return
         after = cell.removeprefix("-> ") if cell.startswith("-> ") else stage
         if answer.out:
-            self.assertIn(answer.object["stage"], (after, *MERGED) if cell == "-> FAILOVER" else (after,))
+            self.assertIn(answer.object["stage"], (after, LATER[stage]) if cell == "-> FAILOVER" else (after,))
         if (cell, stage) == ("-> FAILOVER", "FAILOVER_FAILED"):
             service.wait_stage("FAILOVER_FAILED", group=name)  # the disk is as dead as before
         elif (cell, stage) == ("-> FAILOVER", "RUNNING"):
@@ -569,10 +569,8 @@ class BelowTheTablesTest(TableCase):
         self.assertEqual(agent.ctl("get-error", "vm1").status, 0)
         with Disk(agent.nbd_socket, "vm1/vda") as guest:
             guest.write(0, COMMITTED * BLOCK)
-        answer = agent.ctl("checkpoint", "vm1", timeout="1s")
-        self.assertEqual(answer.status, 1)
-        # The agent says why a little before the deadline; on a busy machine the caller does not hear it.
-        self.assertRegex(answer.error, "^error: (UNAVAILABLE|DEADLINE_EXCEEDED)")
+        answer = agent.ctl("checkpoint", "vm1", timeout="4s")  # half a second of which is for the answer
+        self.assertEqual((answer.status, answer.error.split(": ")[1]), (1, "UNAVAILABLE"), answer.error)
         self.standby.restart()
         epoch = agent.call("checkpoint", "vm1")["epoch"]
         self.assertEqual((self.standby.status()["committed_epoch"], self.read()), (epoch, COMMITTED * BLOCK))

@@ -89,8 +89,7 @@ class StoreFixture {
     return OpenCopy();
   }
   // The data directory as a kill -9 would leave it, at one instant: RocksDB compacts beside this, so it is copied again until
-  // nothing has changed meanwhile.
-  // Returns where it is.
+  // nothing has changed meanwhile. Returns where it is.
   std::string CopyDataDir() {
     std::error_code error;
     for (int attempt = 0; attempt < 1000; ++attempt) {
