@@ -14,7 +14,7 @@
 namespace understudy::client {
 namespace {
 
-constexpr uint64_t kVersion = 1;
+constexpr uint64_t kStateVersion = 1;
 constexpr char kProved[] = "PROVED";
 constexpr char kRefuted[] = "REFUTED";
 
@@ -87,7 +87,7 @@ std::string NewAgentId() {
 
 std::string EncodeAgentRecord(const AgentRecord& record) {
   std::string text = absl::StrCat(
-      "version=", kVersion, "\nagent_id=", record.agent_id, "\nstage=", StageName(record.stage),
+      "version=", kStateVersion, "\nagent_id=", record.agent_id, "\nstage=", StageName(record.stage),
       "\nincarnation=", record.grant.incarnation.ToHex(), "\nterm=", record.grant.term.value(),
       "\nfenced=", record.fenced ? "1" : "0", "\nhanded_over=", record.handed_over ? "1" : "0",
       "\n");
@@ -119,14 +119,14 @@ absl::StatusOr<AgentRecord> DecodeAgentRecord(absl::string_view text) {
   for (absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
     const std::pair<absl::string_view, absl::string_view> field =
         absl::StrSplit(line, absl::MaxSplits('=', 1));
-    if (version > kVersion) break;
+    if (version > kStateVersion) break;
     if (!Apply(field.first, field.second, version, term, record)) {
       return absl::DataLossError(absl::StrCat("line \"", line, "\" is not understood"));
     }
   }
-  if (version > kVersion) {
+  if (version > kStateVersion) {
     return absl::FailedPreconditionError(absl::StrCat("it was written by a newer release (version ",
-                                                      version, ", this one knows ", kVersion, ")"));
+                                                      version, ", this one knows ", kStateVersion, ")"));
   }
   if (version == 0 || record.agent_id.empty()) {
     return absl::DataLossError("version or agent_id is missing");

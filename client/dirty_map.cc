@@ -2,23 +2,21 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstring>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 
+#include "client/plain_value.h"
 #include "storage/base/crc32c.h"
 #include "storage/base/log.h"
 
 namespace understudy::client {
 namespace {
 
-static_assert(std::endian::native == std::endian::little, "the encoding is little-endian");
-
-constexpr char kMagic[8] = {'U', 'N', 'D', 'R', 'S', 'T', 'Y', 'D'};
-constexpr uint32_t kVersion = 1;
+constexpr char kMapMagic[8] = {'U', 'N', 'D', 'R', 'S', 'T', 'Y', 'D'};
+constexpr uint32_t kMapVersion = 1;
 
 struct Header {
   char magic[8];
@@ -37,20 +35,6 @@ static_assert(sizeof(RegionHeader) == 16);
 
 using Words = std::array<uint64_t, DirtyMap::kRegionBytes / kBlockBytes / 64>;
 
-template <typename T>
-void Append(const T& value, std::string& out) {
-  out.append(reinterpret_cast<const char*>(&value), sizeof(value));
-}
-
-// Takes a T off the front of `in`; false when it is too short.
-template <typename T>
-bool Take(absl::string_view& in, T& value) {
-  if (in.size() < sizeof(value)) return false;
-  std::memcpy(&value, in.data(), sizeof(value));
-  in.remove_prefix(sizeof(value));
-  return true;
-}
-
 absl::Status Damaged(absl::string_view what) {
   return absl::DataLossError(absl::StrCat("dirty map: ", what));
 }
@@ -64,11 +48,11 @@ absl::StatusOr<Header> TakeHeader(absl::string_view& encoded, uint64_t size_byte
   encoded.remove_suffix(sizeof(crc));
   if (base::Crc32c(encoded.data(), encoded.size()) != crc) return Damaged("bad checksum");
   Take(encoded, header);
-  if (std::memcmp(header.magic, kMagic, sizeof(kMagic)) != 0) return Damaged("it is not one");
-  if (header.version != kVersion) {
+  if (std::memcmp(header.magic, kMapMagic, sizeof(kMapMagic)) != 0) return Damaged("it is not one");
+  if (header.version != kMapVersion) {
     return absl::FailedPreconditionError(
         absl::StrCat("dirty map: another release wrote it (version ", header.version,
-                     ", this one knows ", kVersion, ")"));
+                     ", this one knows ", kMapVersion, ")"));
   }
   if (header.size_bytes != size_bytes) {
     return absl::FailedPreconditionError(absl::StrCat(
@@ -222,11 +206,11 @@ bool DirtyMap::Intersects(ByteRange range) const {
 
 std::string DirtyMap::Encode() const {
   Header header = {.magic = {},
-                   .version = kVersion,
+                   .version = kMapVersion,
                    .reserved = 0,
                    .size_bytes = size_bytes_,
                    .regions = regions_.size()};
-  std::memcpy(header.magic, kMagic, sizeof(kMagic));
+  std::memcpy(header.magic, kMapMagic, sizeof(kMapMagic));
   std::string encoded;
   Append(header, encoded);
   for (const auto& [region, blocks] : regions_) {

@@ -1,12 +1,12 @@
 #include "client/intent_log.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 
+#include "client/plain_value.h"
 #include "storage/base/crc32c.h"
 #include "storage/base/log.h"
 #include "storage/base/status_macros.h"
@@ -14,10 +14,8 @@
 namespace understudy::client {
 namespace {
 
-static_assert(std::endian::native == std::endian::little, "the file is little-endian");
-
-constexpr char kMagic[8] = {'U', 'N', 'D', 'R', 'S', 'T', 'Y', 'I'};
-constexpr uint32_t kVersion = 1;
+constexpr char kLogMagic[8] = {'U', 'N', 'D', 'R', 'S', 'T', 'Y', 'I'};
+constexpr uint32_t kLogVersion = 1;
 constexpr uint64_t kBitmapBytes = IntentLog::kRegionsPerSector / 8;
 
 struct HeaderStart {
@@ -35,11 +33,6 @@ struct SectorStart {
 };
 static_assert(sizeof(SectorStart) + kBitmapBytes == kSectorBytes);
 
-template <typename T>
-void Append(const T& value, std::string& out) {
-  out.append(reinterpret_cast<const char*>(&value), sizeof(value));
-}
-
 std::string EncodeHeader(const std::vector<VolumeSpec>& volumes) {
   std::string header(sizeof(HeaderStart), '\0');
   for (const VolumeSpec& volume : volumes) {
@@ -49,11 +42,11 @@ std::string EncodeHeader(const std::vector<VolumeSpec>& volumes) {
   }
   header.resize(RoundUp(header.size() + sizeof(uint32_t), kSectorBytes) - sizeof(uint32_t));
   HeaderStart start = {.magic = {},
-                       .version = kVersion,
+                       .version = kLogVersion,
                        .header_bytes = static_cast<uint32_t>(header.size() + sizeof(uint32_t)),
                        .region_bytes = IntentLog::kRegionBytes,
                        .volumes = static_cast<uint32_t>(volumes.size())};
-  std::memcpy(start.magic, kMagic, sizeof(kMagic));
+  std::memcpy(start.magic, kLogMagic, sizeof(kLogMagic));
   std::memcpy(header.data(), &start, sizeof(start));
   Append(base::Crc32c(header.data(), header.size()), header);
   return header;
@@ -79,12 +72,12 @@ absl::Status CheckHeader(absl::string_view file, absl::string_view expected) {
   HeaderStart start;
   if (file.size() < sizeof(start)) return absl::DataLossError("it is cut short");
   std::memcpy(&start, file.data(), sizeof(start));
-  if (std::memcmp(start.magic, kMagic, sizeof(kMagic)) != 0) {
+  if (std::memcmp(start.magic, kLogMagic, sizeof(kLogMagic)) != 0) {
     return absl::DataLossError("it is not one");
   }
-  if (start.version != kVersion) {
+  if (start.version != kLogVersion) {
     return absl::FailedPreconditionError(absl::StrCat(
-        "another release wrote it (version ", start.version, ", this one knows ", kVersion, ")"));
+        "another release wrote it (version ", start.version, ", this one knows ", kLogVersion, ")"));
   }
   uint32_t crc = 0;
   const uint64_t bytes = start.header_bytes;

@@ -15,7 +15,7 @@ namespace {
 
 // How long Start() waits for the secondary's first word before it leaves the rest to the forwarder.
 constexpr absl::Duration kFirstAnswer = absl::Seconds(1);
-constexpr absl::Duration kLook = absl::Milliseconds(5);
+constexpr absl::Duration kDrainLook = absl::Milliseconds(5);
 
 absl::Status RunningOrDone(const std::string& group) {
   return absl::FailedPreconditionError(
@@ -287,7 +287,7 @@ absl::StatusOr<Primary::Outcome> Primary::Start(bool takeover, const base::Deadl
   // What was written before the start is little, as a rule: who starts and takes a checkpoint need not wait for the resync.
   while (any(/*tee=*/true) && state.connected && state.incomplete && !state.fenced &&
          absl::Now() < wait) {
-    absl::SleepFor(kLook);
+    absl::SleepFor(kDrainLook);
     state = forwarder_->state();
   }
   if (!state.fenced) return Outcome{.stage = Stage::kRunning};

@@ -17,7 +17,7 @@
 
 namespace understudy::client {
 namespace {
-constexpr absl::Duration kLook = absl::Milliseconds(50);
+constexpr absl::Duration kSyncLook = absl::Milliseconds(50);
 constexpr absl::Duration kForwardAbsenceMax = absl::Seconds(8);
 }  // namespace
 
@@ -359,7 +359,7 @@ absl::Status Primary::DeclareComplete(const base::Deadline& deadline, Outcome& o
                        ": the volumes with local disks (tee mode) are still being resynced; the "
                        "copy of the others is kept: declare it again when dirty_bytes is 0"));
     }
-    absl::SleepFor(kLook);
+    absl::SleepFor(kSyncLook);
   }
   copying_.store(false);
   return StoreDifferences();

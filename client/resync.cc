@@ -17,7 +17,7 @@ constexpr uint64_t kSendBytes = 256 << 10;
 // Compared between two looks at what is missing: bounds what a failure in between makes compare again.
 constexpr uint64_t kCompareBytes = 64 << 20;
 constexpr uint64_t kRecheckBytes = 1 << 20;
-constexpr absl::Duration kLook = absl::Milliseconds(200);
+constexpr absl::Duration kResyncLook = absl::Milliseconds(200);
 constexpr absl::Duration kRetry = absl::Seconds(1);
 constexpr absl::Duration kStoreInterval = absl::Seconds(10);
 constexpr absl::Duration kCheckpointTimeout = absl::Seconds(60);
@@ -88,7 +88,7 @@ absl::Status Resync::Pace(base::RateLimit& limit, uint64_t bytes) {
     if (stopping()) return Stopped();
     const absl::Duration wait = limit.Take(bytes, parts_.clock->Monotonic());
     if (wait <= absl::ZeroDuration()) return absl::OkStatus();
-    Sleep(std::min(wait, kLook));
+    Sleep(std::min(wait, kResyncLook));
   }
 }
 
@@ -115,7 +115,7 @@ void Resync::Run() {
     if (begun.ok() && HasWork()) {
       RunOnce();
     } else if (begun.ok() || !absl::IsDeadlineExceeded(begun)) {
-      Sleep(kLook);
+      Sleep(kResyncLook);
     }
   }
 }

@@ -9,9 +9,9 @@ namespace understudy::storage {
 namespace {
 
 constexpr uint64_t kStepEveryBytes = 256 << 10;  // of log
-constexpr uint64_t kStepBytesMax = 512
+constexpr uint64_t kCompactionBytesMax = 512
                                    << 10;  // appended again in a step: the work gains on the writes
-constexpr size_t kStepExtents = 16 << 10;  // looked at in a step
+constexpr size_t kCompactionExtents = 16 << 10;  // looked at in a step
 
 }  // namespace
 
@@ -87,7 +87,7 @@ absl::StatusOr<Compactor::Step> Compactor::Survey(Overlay& overlay) {
     if (!entry.extent.zero()) live_[entry.extent.segment] += entry.range.size();
     return true;
   };
-  ASSIGN_OR_RETURN(const bool more, Walk(overlay, kStepExtents, count));
+  ASSIGN_OR_RETURN(const bool more, Walk(overlay, kCompactionExtents, count));
   if (more) return Step();
   ChooseVictims(overlay);
   phase_ = live_.empty() ? Phase::kIdle : Phase::kCollect;
@@ -101,7 +101,7 @@ absl::StatusOr<Compactor::Step> Compactor::Collect(Overlay& overlay) {
   const auto take = [&](VolumeId volume, const OverlayExtent& entry) -> absl::StatusOr<bool> {
     if (entry.extent.zero() || !live_.contains(entry.extent.segment)) return true;
     const uint64_t bytes = entry.range.size();
-    if (step.payload.size() + bytes > std::max(kStepBytesMax, bytes) ||
+    if (step.payload.size() + bytes > std::max(kCompactionBytesMax, bytes) ||
         step.operations.size() == kFrameOperationsMax) {
       return false;
     }
@@ -112,9 +112,9 @@ absl::StatusOr<Compactor::Step> Compactor::Collect(Overlay& overlay) {
                                .kind = OperationKind::kData,
                                .offset = entry.range.start,
                                .length = bytes});
-    return step.payload.size() < kStepBytesMax;
+    return step.payload.size() < kCompactionBytesMax;
   };
-  ASSIGN_OR_RETURN(const bool more, Walk(overlay, kStepExtents, take));
+  ASSIGN_OR_RETURN(const bool more, Walk(overlay, kCompactionExtents, take));
   if (more) return step;
   for (const auto& [ordinal, bytes] : live_) step.emptied.push_back(ordinal);
   phase_ = Phase::kIdle;

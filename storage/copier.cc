@@ -11,7 +11,7 @@
 namespace understudy::storage {
 namespace {
 
-constexpr uint64_t kStepBytesMax = 1 << 20;  // stays in the cache between checking and writing
+constexpr uint64_t kCopyBytesMax = 1 << 20;  // stays in the cache between checking and writing
 constexpr uint64_t kHoleBytesMin = 64 << 10;
 constexpr uint64_t kCloneBytesMin = 64 << 10;
 constexpr uint64_t kDirtyBatchBytes = 16 << 20;
@@ -56,7 +56,7 @@ void Copier::FreeDeleter::operator()(char* memory) const { std::free(memory); }
 
 Copier::Copier(DamageCallback on_damage)
     : on_damage_(std::move(on_damage)),
-      buffer_(static_cast<char*>(std::aligned_alloc(kBlockBytes, kStepBytesMax))) {
+      buffer_(static_cast<char*>(std::aligned_alloc(kBlockBytes, kCopyBytesMax))) {
   UNDERSTUDY_CHECK(buffer_ != nullptr, "no memory for a job's buffer");
 }
 
@@ -72,7 +72,7 @@ absl::Status Copier::Copy(SecondaryDisk& disk, std::span<const Piece> pieces) {
                            step_.back().extent.zero() == piece.extent.zero();
       if (!follows) RETURN_IF_ERROR(CopyStep(disk));
       const uint64_t from = step_.empty() ? rest.start : step_.front().range.start;
-      const uint64_t limit = RoundDown(from, kStepBytesMax) + kStepBytesMax;
+      const uint64_t limit = RoundDown(from, kCopyBytesMax) + kCopyBytesMax;
       piece.range = piece.extent.zero() ? rest : rest.Intersect({rest.start, limit});
       if (piece.range.empty()) {
         RETURN_IF_ERROR(CopyStep(disk));

@@ -18,7 +18,7 @@ uint64_t CountIn(const std::vector<uint64_t>& words) {
   return count;
 }
 
-uint64_t RegionOf(uint64_t offset) { return offset / FailbackMap::kRegionBytes; }
+uint64_t FailbackRegionOf(uint64_t offset) { return offset / FailbackMap::kRegionBytes; }
 
 }  // namespace
 
@@ -76,8 +76,8 @@ void FailbackMap::Want(VolumeId volume, uint64_t first, uint64_t last) {
 
 absl::Status FailbackMap::Mark(VolumeId volume, ByteRange range) {
   if (range.empty()) return absl::OkStatus();
-  const uint64_t first = RegionOf(range.start);
-  const uint64_t last = RegionOf(range.end - 1);
+  const uint64_t first = FailbackRegionOf(range.start);
+  const uint64_t last = FailbackRegionOf(range.end - 1);
   if (Marked(volume, first, last)) return absl::OkStatus();
   const bool sequential = first > 0 && Marked(volume, first - 1, first - 1);
   base::MutexLock lock(store_mutex_);
@@ -128,7 +128,7 @@ void FailbackMap::StoreWanted() {
 absl::Status FailbackMap::WantOverlay(Overlay& overlay, VolumeId volume) {
   ASSIGN_OR_RETURN(std::optional<uint64_t> next, overlay.Next(volume, 0));
   while (next.has_value()) {
-    const uint64_t region = RegionOf(*next);
+    const uint64_t region = FailbackRegionOf(*next);
     {
       base::MutexLock lock(store_mutex_);
       Want(volume, region, region);

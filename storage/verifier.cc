@@ -13,7 +13,7 @@ namespace understudy::storage {
 namespace {
 
 constexpr uint64_t kStepBytes = 1 << 20;
-constexpr size_t kStepExtents = 256;
+constexpr size_t kVerifyExtents = 256;
 
 }  // namespace
 
@@ -56,7 +56,7 @@ Verifier::Verifier(const Index& index, std::span<const VolumeInfo> volumes, Over
 
 Verifier::Step Verifier::Next() {
   Step step;
-  const FoundExtents found = index_.FindExtents(overlay_, volume_, end_, kStepExtents);
+  const FoundExtents found = index_.FindExtents(overlay_, volume_, end_, kVerifyExtents);
   for (const FoundExtent& extent : found.extents) {
     if (step.bytes >= kStepBytes) return step;
     Check(extent, &step);
@@ -64,7 +64,7 @@ Verifier::Step Verifier::Next() {
   if (!found.status.ok()) {
     SkipUnreadable(found.status, &step);
   } else {
-    step.done = found.extents.size() < kStepExtents;
+    step.done = found.extents.size() < kVerifyExtents;
   }
   return step;
 }

@@ -26,7 +26,7 @@ namespace {
 constexpr char kPrefix[] = "understudy-";
 constexpr size_t kNodeNameMax = 31;
 constexpr double kReconnectSeconds = 60;
-constexpr absl::Duration kPoll = absl::Seconds(1);
+constexpr absl::Duration kMirrorPoll = absl::Seconds(1);
 
 // Where a volume is at the agent.
 struct Target {
@@ -237,7 +237,7 @@ class Attacher {
       progress.Show(absl::StrCat(target_.name(), ": copy"), job->done, job->total);
       if (job->ready) return absl::OkStatus();
       if (CatchSignals::interrupted()) return absl::AbortedError("interrupted");
-      RETURN_IF_ERROR(WaitForNews(qmp_, kPoll));
+      RETURN_IF_ERROR(WaitForNews(qmp_, kMirrorPoll));
     }
   }
 

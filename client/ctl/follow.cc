@@ -9,7 +9,7 @@
 namespace understudy::ctl {
 namespace {
 
-constexpr absl::Duration kPoll = absl::Milliseconds(500);
+constexpr absl::Duration kStatusPoll = absl::Milliseconds(500);
 constexpr absl::Duration kPatience = absl::Seconds(10);
 
 const v1::JobStatus* FindJob(const v1::GroupStatus& status, const std::string& kind) {
@@ -24,7 +24,7 @@ absl::StatusOr<v1::GroupStatus> Ask(const StatusCall& status) {
   while (true) {
     absl::StatusOr<v1::GroupStatus> answer = status();
     if (!absl::IsUnavailable(answer.status()) || absl::Now() > until) return answer;
-    absl::SleepFor(kPoll);
+    absl::SleepFor(kStatusPoll);
   }
 }
 
@@ -49,7 +49,7 @@ absl::StatusOr<v1::GroupStatus> FollowSync(const StatusCall& status, Progress& p
       progress.Say(absl::StrCat(answer->group(), ": waiting for ",
                                 answer->connected() ? "the resync to begin" : "the standby", "\n"));
     }
-    absl::SleepFor(kPoll);
+    absl::SleepFor(kStatusPoll);
   }
 }
 
@@ -66,7 +66,7 @@ absl::StatusOr<v1::GroupStatus> FollowVerify(uint64_t number, const StatusCall& 
     const v1::JobStatus* const job = FindJob(*answer, "verify");
     if (verify.number() > number || job == nullptr) return answer;
     progress.Show(absl::StrCat(answer->group(), ": verify"), job->done_bytes(), job->total_bytes());
-    absl::SleepFor(kPoll);
+    absl::SleepFor(kStatusPoll);
   }
 }
 

@@ -10,16 +10,20 @@
 
 namespace understudy::ctl {
 namespace {
-constexpr size_t kBarWidth = 30;
+constexpr int kBarWidth = 30;
 }  // namespace
+
+std::string Bar(double share) {
+  const int filled = std::clamp(static_cast<int>(share * kBarWidth), 0, kBarWidth);
+  return absl::StrCat("[", std::string(static_cast<size_t>(filled), '#'),
+                      std::string(static_cast<size_t>(kBarWidth - filled), '.'), "]");
+}
 
 std::string ProgressLine(const std::string& what, uint64_t done, uint64_t total,
                          double bytes_per_second) {
   const uint64_t left = total - std::min(done, total);
   const double share = total == 0 ? 1 : 1 - static_cast<double>(left) / static_cast<double>(total);
-  const auto filled = static_cast<size_t>(share * kBarWidth);
-  std::string text = absl::StrFormat("%s [%s%s] %.0f %%, %s of %s", what, std::string(filled, '#'),
-                                     std::string(kBarWidth - filled, '.'), 100 * share,
+  std::string text = absl::StrFormat("%s %s %.0f %%, %s of %s", what, Bar(share), 100 * share,
                                      HumanBytes(done), HumanBytes(total));
   if (bytes_per_second >= 1) {
     absl::StrAppend(&text, ", ", HumanBytes(static_cast<uint64_t>(bytes_per_second)), "/s, ",

@@ -15,6 +15,9 @@
 
 namespace understudy::ctl {
 
+// "[######....]", `share` of it full.
+std::string Bar(double share);
+
 // "vm1: resync [######....] 60 %, 6.0 GiB of 10 GiB, 200 MiB/s, 20 s left"; rate and time left from 1 byte per second on.
 std::string ProgressLine(const std::string& what, uint64_t done, uint64_t total,
                          double bytes_per_second);

@@ -23,7 +23,7 @@ using client::ControlClient;
 using client::WatchCall;
 
 constexpr absl::Duration kRetry = absl::Milliseconds(500);
-constexpr absl::Duration kPoll = absl::Milliseconds(100);  // for signals
+constexpr absl::Duration kSignalPoll = absl::Milliseconds(100);  // for signals
 constexpr absl::Duration kRedraw = absl::Seconds(1);       // ages grow without a message
 constexpr absl::Duration kRedrawMin = absl::Milliseconds(50);
 constexpr size_t kQueueMax = 256;  // full: it reads no further, and the daemon waits
@@ -209,7 +209,7 @@ absl::Status Watch(const WatchCommand& command, const Invocation& invocation, Co
   Printer printer(command.live, invocation.json, invocation.server, clock, out, error);
   Follower follower(client, command.request, invocation.timeout, clock);
   while (!CatchSignals::interrupted() && out.good()) {
-    const std::optional<News> news = follower.Next(kPoll);
+    const std::optional<News> news = follower.Next(kSignalPoll);
     if (news) printer.Print(*news);
     printer.Draw();
     const Lost* const lost = news ? std::get_if<Lost>(&*news) : nullptr;

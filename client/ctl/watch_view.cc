@@ -6,6 +6,7 @@
 #include "absl/strings/str_format.h"
 
 #include "client/ctl/json.h"
+#include "client/ctl/progress.h"
 #include "client/ctl/table.h"
 #include "client/ctl/units.h"
 #include "client/ctl/views.h"
@@ -17,7 +18,6 @@ constexpr absl::Duration kRateSpan = absl::Milliseconds(500);
 constexpr absl::Duration kRateStale = absl::Milliseconds(2500);
 constexpr size_t kEventsKept = 200;
 constexpr int kEventsShown = 8;
-constexpr int kBarWidth = 30;
 
 std::string StageOf(const v1::WatchEvent& event) {
   return EnumName(*v1::Stage_descriptor(), event.stage());
@@ -82,12 +82,6 @@ std::string LogLine(const v1::WatchEvent& event, const std::string& text) {
       "%Y-%m-%dT%H:%M:%E3SZ", absl::FromUnixMicros(event.unix_micros()), absl::UTCTimeZone());
   return absl::StrFormat("%s %-12s %s\n", time, KindOf(event),
                          event.group().empty() ? text : absl::StrCat(event.group(), ": ", text));
-}
-
-std::string Bar(double share) {
-  const int filled = std::clamp(static_cast<int>(share * kBarWidth), 0, kBarWidth);
-  return absl::StrCat("[", std::string(static_cast<size_t>(filled), '#'),
-                      std::string(static_cast<size_t>(kBarWidth - filled), '.'), "]");
 }
 
 double ShareOf(const v1::JobStatus& job) {

@@ -20,8 +20,6 @@ namespace {
 constexpr absl::string_view kHead = "understudy errors 1\n";
 constexpr absl::string_view kCrc = "crc32c ";
 
-std::string DirectoryOf(const std::string& path) { return path.substr(0, path.rfind('/')); }
-
 std::string CrcLine(absl::string_view text) {
   return absl::StrFormat("%s%08x\n", kCrc, Crc32c(text.data(), text.size()));
 }

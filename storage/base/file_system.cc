@@ -36,13 +36,13 @@ absl::StatusCode CodeOfErrno(int error_number) {
   }
 }
 
+}  // namespace
+
 std::string DirectoryOf(const std::string& path) {
   const size_t slash = path.rfind('/');
   if (slash == std::string::npos) return ".";
   return slash == 0 ? "/" : path.substr(0, slash);
 }
-
-}  // namespace
 
 absl::Status ErrnoStatus(int error_number, absl::string_view prefix) {
   absl::Status status(CodeOfErrno(error_number),

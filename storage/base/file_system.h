@@ -29,6 +29,9 @@ absl::Status ErrnoStatus(int error_number, absl::string_view prefix);
 // The errno inside a status made by ErrnoStatus(); EIO for any other error, 0 for OK.
 int ErrnoOf(const absl::Status& status);
 
+// The directory that `path` lies in; "." when it names none.
+std::string DirectoryOf(const std::string& path);
+
 // What is the same file or device over reboots, as far as that can be known.
 struct FileIdentity {
   // The file system's id, or where it has none, its device number. Of a block device: "device" and what names it, see

@@ -11,8 +11,6 @@
 namespace understudy::crash {
 namespace {
 
-absl::Status Wrong(const std::string& what) { return absl::InternalError(what); }
-
 std::string_view Sector(const std::string& image, uint64_t sector) {
   return std::string_view(image).substr(sector * kSectorBytes, kSectorBytes);
 }

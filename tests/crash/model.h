@@ -26,6 +26,9 @@
 
 namespace understudy::crash {
 
+// A verdict: the store has not kept its word.
+inline absl::Status Wrong(const std::string& what) { return absl::InternalError(what); }
+
 using Images = std::vector<std::string>;  // by volume
 
 enum class Ending { kStillRunning, kClosed, kKill, kPowerCut };

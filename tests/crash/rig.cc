@@ -41,8 +41,6 @@ Images InitialImages(std::mt19937_64& random) {
   return images;
 }
 
-absl::Status Wrong(const std::string& what) { return absl::InternalError(what); }
-
 std::string DiskPath(size_t volume) { return absl::StrCat("/host/disks/v", volume, ".img"); }
 
 }  // namespace

@@ -12,8 +12,6 @@ namespace {
 constexpr char kProbe[] = "probe";
 constexpr char kClone[] = "drill";
 
-absl::Status Wrong(const std::string& what) { return absl::InternalError(what); }
-
 bool IsOfClone(const storage::SegmentFile& file) {
   return file.content == storage::SegmentFile::Content::kLog &&
          file.header.role == static_cast<uint8_t>(storage::LogRole::kClone);

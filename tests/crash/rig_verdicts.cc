@@ -8,12 +8,6 @@
 #include "tests/crash/rig.h"
 
 namespace understudy::crash {
-namespace {
-
-absl::Status Wrong(const std::string& what) { return absl::InternalError(what); }
-
-}  // namespace
-
 Images Rig::RawDisks() {
   Images images;
   for (const storage::VolumeSpec& volume : spec_.volumes) {
