@@ -5,14 +5,14 @@
 #include <unistd.h>
 #include <vector>
 
-#include "CLI/CLI.hpp"
-#include "absl/strings/ascii.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 
 #include "server/daemon.h"
 #include "server/daemon_options.h"
+#include "storage/base/command_line.h"
 #include "storage/base/nbdkit.h"
 
 namespace understudy::server {
@@ -21,14 +21,7 @@ namespace {
 constexpr int kExitFailed = 1;
 constexpr int kExitUsage = 2;
 
-struct Flag {
-  std::string name;
-  std::string help;
-  bool repeatable = false;
-  std::vector<std::string> values = {};
-};
-
-std::vector<Flag> Flags() {
+std::vector<base::Setting> Settings() {
   const DaemonOptions defaults;
   return {
       {"data-dir", "Directory of the index and the segments; made when missing. Required"},
@@ -38,7 +31,7 @@ std::vector<Flag> Flags() {
       {"nbd-socket",
        "Unix socket of the NBD exports; without it no NBD is served and no nbdkit is needed"},
       {"disk-dir", "Secondary disks must lie under this directory; repeatable [DATA-DIR/disks]",
-       true},
+       base::Setting::kMany},
       {"durability",
        "What a checkpoint's answer promises: checkpoint (survives a power cut) or none "
        "[checkpoint]"},
@@ -67,40 +60,6 @@ std::vector<Flag> Flags() {
                     "from disk [",
                     defaults.store.index_memory_max, "]")},
   };
-}
-
-std::string EnvironmentName(const std::string& flag) {
-  return absl::StrCat("UNDERSTUDY_",
-                      absl::AsciiStrToUpper(absl::StrReplaceAll(flag, {{"-", "_"}})));
-}
-
-void AddFlag(CLI::App& app, Flag& flag) {
-  CLI::Option* const option = app.add_option("--" + flag.name, flag.values, flag.help);
-  option->envname(EnvironmentName(flag.name))->type_name("TEXT");
-  option->allow_extra_args(false);
-  if (flag.repeatable) {
-    option->take_all();
-  } else {
-    option->expected(1)->take_last();
-  }
-}
-
-// Every problem of the command line, the configuration file and the environment, one per line.
-std::vector<std::string> Collect(const std::vector<Flag>& flags,
-                                 const std::vector<std::string>& unknown, DaemonOptions& options) {
-  std::vector<std::string> problems;
-  for (const std::string& argument : unknown)
-    problems.push_back(absl::StrCat("unknown: ", argument));
-  for (const Flag& flag : flags) {
-    for (const std::string& value : flag.values) {
-      const absl::Status status = options.Set(flag.name, value);
-      if (!status.ok()) problems.emplace_back(status.message());
-    }
-  }
-  if (const absl::Status status = options.Validate(); !status.ok()) {
-    problems.emplace_back(status.message());
-  }
-  return problems;
 }
 
 int Fail(int exit_status, absl::string_view message) {
@@ -145,24 +104,13 @@ int RunInNbdkit(const DaemonOptions& options) {
 
 int Main(int argc, char** argv) {
   base::RaiseFileLimit();
-  CLI::App app("understudyd: keeps warm standbys of virtual machines' disks");
-  std::vector<Flag> flags = Flags();
-  for (Flag& flag : flags) AddFlag(app, flag);
-  app.set_config(
-      "--config", "",
-      "Configuration file (TOML or INI); flags beat it, it beats UNDERSTUDY_* variables");
-  app.allow_extras();
-  app.allow_config_extras(CLI::config_extras_mode::capture);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    std::cout << app.help();
-    return 0;
-  } catch (const CLI::ParseError& error) {
-    return Fail(kExitUsage, error.what());
-  }
+  base::CommandLine line("understudyd: keeps warm standbys of virtual machines' disks");
+  line.AddSettings(Settings());
+  const absl::StatusOr<bool> go_on = line.Parse(argc, argv);
+  if (!go_on.ok()) return Fail(kExitUsage, go_on.status().message());
+  if (!*go_on) return 0;
   DaemonOptions options;
-  const std::vector<std::string> problems = Collect(flags, app.remaining(), options);
+  const std::vector<std::string> problems = line.Fill(options);
   if (!problems.empty()) {
     return Fail(kExitUsage,
                 absl::StrCat("wrong usage\n  ",

@@ -4,14 +4,13 @@
 #include <string>
 #include <vector>
 
-#include "CLI/CLI.hpp"
-#include "absl/strings/ascii.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_replace.h"
 
 #include "client/agent/agent.h"
 #include "client/agent/agent_options.h"
+#include "storage/base/command_line.h"
 #include "storage/base/nbdkit.h"
 
 namespace understudy::client {
@@ -20,14 +19,7 @@ namespace {
 constexpr int kExitFailed = 1;
 constexpr int kExitUsage = 2;
 
-struct Flag {
-  std::string name;
-  std::string help;
-  enum { kOne, kMany, kSwitch } shape = kOne;
-  std::vector<std::string> values = {};
-};
-
-std::vector<Flag> Flags() {
+std::vector<base::Setting> Settings() {
   const AgentOptions defaults;
   return {
       {"server", "gRPC address of the standby's understudyd, host:port or unix:/path. Required"},
@@ -36,7 +28,7 @@ std::vector<Flag> Flags() {
        "NAME[,disk=PATH][,size=BYTES]: with a disk it is read, written and forwarded (tee), "
        "without "
        "one writes are only forwarded and size is needed. Repeatable, required",
-       Flag::kMany},
+       base::Setting::kMany},
       {"nbd-socket", "Unix socket of the NBD exports, named GROUP/VOLUME. Required"},
       {"listen", absl::StrCat("gRPC address, host:port or unix:/path [", defaults.listen, "]")},
       {"metrics-listen",
@@ -55,70 +47,22 @@ std::vector<Flag> Flags() {
       {"stall-timeout", "How long a full window waits for an acknowledgement to advance [500ms]"},
       {"checkpoint-interval",
        "Take a checkpoint every so often, such as 5s; without it on demand only"},
-      {"start", "Begin replication at once", Flag::kSwitch},
+      {"start", "Begin replication at once", base::Setting::kSwitch},
       {"state-dir",
        "Directory of agent id, stage, term and what may differ [DISK.state beside the first "
        "volume's disk]"},
       {"failback-map",
        "The way back after a failover: a file that `understudyctl remove --failback-map` or "
        "--write-failback-map has written. Both ends' are needed; only what they name is compared",
-       Flag::kMany},
+       base::Setting::kMany},
       {"write-failback-map",
        "Do not run: write to this file what may differ from the standby that has taken over, and "
        "give up the disks: this agent refuses its VM's writes until a standby lets it in again"},
       {"on-fenced", "Another primary has taken over: stop (guest I/O fails) or continue [stop]"},
       {"report-forward-errors",
        "Volumes without a disk: the guest gets an error when a write is not forwarded",
-       Flag::kSwitch},
+       base::Setting::kSwitch},
   };
-}
-
-std::string EnvironmentName(const std::string& flag) {
-  return absl::StrCat("UNDERSTUDY_",
-                      absl::AsciiStrToUpper(absl::StrReplaceAll(flag, {{"-", "_"}})));
-}
-
-void AddFlag(CLI::App& app, Flag& flag) {
-  CLI::Option* const option = app.add_option("--" + flag.name, flag.values, flag.help);
-  option->envname(EnvironmentName(flag.name))->type_name("TEXT");
-  option->allow_extra_args(false);
-  if (flag.shape == Flag::kMany) {
-    option->take_all();
-  } else if (flag.shape == Flag::kOne) {
-    option->expected(1)->take_last();
-  }
-}
-
-// A switch may stand alone on the command line: CLI11 would take the next argument for its value.
-std::vector<std::string> SpellSwitches(int argc, char** argv, const std::vector<Flag>& flags) {
-  std::vector<std::string> arguments;
-  for (int i = argc - 1; i > 0; --i) {  // reversed, as CLI11 wants it
-    std::string argument = argv[i];
-    for (const Flag& flag : flags) {
-      if (flag.shape == Flag::kSwitch && argument == "--" + flag.name) argument += "=true";
-    }
-    arguments.push_back(argument);
-  }
-  return arguments;
-}
-
-// Every problem of the command line, the configuration file and the environment.
-std::vector<std::string> Collect(const std::vector<Flag>& flags,
-                                 const std::vector<std::string>& unknown, AgentOptions& options) {
-  std::vector<std::string> problems;
-  for (const std::string& argument : unknown) {
-    problems.push_back(absl::StrCat("unknown: ", argument));
-  }
-  for (const Flag& flag : flags) {
-    for (const std::string& value : flag.values) {
-      const absl::Status status = options.Set(flag.name, value);
-      if (!status.ok()) problems.emplace_back(status.message());
-    }
-  }
-  if (const absl::Status status = options.Validate(); !status.ok()) {
-    problems.emplace_back(status.message());
-  }
-  return problems;
 }
 
 int Fail(int exit_status, absl::string_view message) {
@@ -139,26 +83,15 @@ int RunInNbdkit(const AgentOptions& options) {
 
 int Main(int argc, char** argv) {
   base::RaiseFileLimit();
-  CLI::App app(
+  base::CommandLine line(
       "understudy-agent: serves a primary VM's disks and forwards its writes to the standby",
       "understudy-agent");
-  std::vector<Flag> flags = Flags();
-  for (Flag& flag : flags) AddFlag(app, flag);
-  app.set_config(
-      "--config", "",
-      "Configuration file (TOML or INI); flags beat it, it beats UNDERSTUDY_* variables");
-  app.allow_extras();
-  app.allow_config_extras(CLI::config_extras_mode::capture);
-  try {
-    app.parse(SpellSwitches(argc, argv, flags));
-  } catch (const CLI::CallForHelp&) {
-    std::cout << app.help();
-    return 0;
-  } catch (const CLI::ParseError& error) {
-    return Fail(kExitUsage, error.what());
-  }
+  line.AddSettings(Settings());
+  const absl::StatusOr<bool> go_on = line.Parse(argc, argv);
+  if (!go_on.ok()) return Fail(kExitUsage, go_on.status().message());
+  if (!*go_on) return 0;
   AgentOptions options;
-  const std::vector<std::string> problems = Collect(flags, app.remaining(), options);
+  const std::vector<std::string> problems = line.Fill(options);
   if (!problems.empty()) {
     return Fail(kExitUsage, absl::StrCat("wrong usage\n  ", absl::StrJoin(problems, "\n  "),
                                          "\ntry understudy-agent --help"));

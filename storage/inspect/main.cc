@@ -2,8 +2,7 @@
 #include <iostream>
 #include <string>
 
-#include <CLI/CLI.hpp>
-
+#include "storage/base/command_line.h"
 #include "storage/inspect/inspector.h"
 #include "storage/inspect/views.h"
 
@@ -36,24 +35,18 @@ int Usage(const std::string& problem) {
 int Main(int argc, char** argv) {
   InspectOptions options;
   bool json = false;
-  CLI::App app("Looks at the data directory of a stopped understudyd and verifies it.",
-               "understudy-inspect");
-  app.footer(kFooter);
-  app.set_version_flag("--version", UNDERSTUDY_VERSION);
-  app.add_option("DATA-DIR", options.data_dir, "The service's --data-dir")
-      ->required()
-      ->type_name(" ");
-  app.add_option("--group", options.group, "Only this group")->type_name("NAME");
-  app.add_flag("--extents", options.extents, "List every extent");
-  app.add_flag("--verify", options.verify, "Read all data and compare it with its checksums");
-  app.add_flag("--json", json, "One JSON object instead of text for people");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::Success& help_or_version) {
-    return app.exit(help_or_version);
-  } catch (const CLI::ParseError& malformed) {
-    return Usage(malformed.what());
-  }
+  base::CommandLine line("Looks at the data directory of a stopped understudyd and verifies it.",
+                         "understudy-inspect");
+  line.SetFooter(kFooter);
+  line.SetVersion(UNDERSTUDY_VERSION);
+  line.Add("DATA-DIR", options.data_dir, " ", "The service's --data-dir", {.required = true});
+  line.Add("--group", options.group, "NAME", "Only this group");
+  line.AddSwitch("--extents", options.extents, "List every extent");
+  line.AddSwitch("--verify", options.verify, "Read all data and compare it with its checksums");
+  line.AddSwitch("--json", json, "One JSON object instead of text for people");
+  const absl::StatusOr<bool> go_on = line.Parse(argc, argv);
+  if (!go_on.ok()) return Usage(std::string(go_on.status().message()));
+  if (!*go_on) return kClean;
   const auto report = Inspect(options, base::FileSystem::Posix());
   if (!report.ok()) {
     std::cerr << "error: " << std::string(report.status().message()) << "\n";

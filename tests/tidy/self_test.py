@@ -23,11 +23,13 @@ GOOD = {
     "storage/b.h": header("storage/b.h", '#include <rocksdb/db.h>\n\n#include "storage/base/a.h"'),
     "server/c.cc": '#include "storage/b.h"\n',
     "server/rpc/d.cc": '#include <grpcpp/grpcpp.h>\n\n#include "proto/e.h"\n',
-    "server/main.cc": '#include <CLI/CLI.hpp>\n',
+    "server/main.cc": '#include "storage/base/command_line.h"\n',
+    "storage/base/command_line.cc": '#include <CLI/CLI.hpp>\n',
+    "storage/base/command_line.h": header("storage/base/command_line.h"),
     "proto/e.h": header("proto/e.h", '#include "understudy/v1/replication.pb.h"'),
     "client/f.cc": '#include "storage/base/a.h"\n',
     "tests/g_test.cc": '#include <rocksdb/db.h>\n\n#include "server/c.h"\n',
-    "storage/base/CMakeLists.txt": "understudy_library(base HDRS a.h)",
+    "storage/base/CMakeLists.txt": "understudy_library(base HDRS a.h command_line.h SRCS command_line.cc)",
     "storage/CMakeLists.txt": "understudy_library(storage HDRS b.h)",
     "server/CMakeLists.txt": "add_executable(d main.cc c.cc rpc/d.cc)",
     "proto/CMakeLists.txt": "understudy_library(proto HDRS e.h)",
@@ -72,8 +74,8 @@ class TidyTest(unittest.TestCase):
     def test_rocksdb_in_base_is_found(self):
         self.assert_finds("third_party", "storage/base/x.cc", "#include <rocksdb/db.h>\n", "RocksDB")
 
-    def test_cli11_outside_a_main_is_found(self):
-        self.assert_finds("third_party", "client/ctl/x.cc", "#include <CLI/CLI.hpp>\n", "CLI11")
+    def test_cli11_in_a_main_is_found(self):
+        self.assert_finds("third_party", "client/ctl/main.cc", "#include <CLI/CLI.hpp>\n", "CLI11")
 
     def test_another_guard_is_found(self):
         self.assert_finds("headers", "client/x.h", "// client/x.h\n#pragma once\n", "UNDERSTUDY_CLIENT_X_H_")

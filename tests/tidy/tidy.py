@@ -47,7 +47,7 @@ THIRD_PARTY = (
      r"proto/|(server|client)/rpc/|server/nbd/|server/daemon\.|client/(agent|ctl)/|.*/main\.cc$"),
     ("RocksDB", r"rocksdb/", r"storage/(?!base/)|tests/testing/"),
     ("Prometheus", r"prometheus/", r"storage/base/metrics/|storage/(?!base/)|server/|client/"),
-    ("CLI11", r"CLI/", r".*/main\.cc$"),
+    ("CLI11", r"CLI/", r"storage/base/command_line\.cc$"),
     ("nbdkit", r"nbdkit-", r"server/nbd/|client/agent/"),
     ("absl::Mutex, which ThreadSanitizer cannot see: use storage/base/mutex.h", r"absl/synchronization/mutex\.h", r"$"),
 )

@@ -1,0 +1,92 @@
+// storage/base/command_line.h
+//
+// CommandLine takes the words of a command line apart, into variables of the caller, and answers --help and --version. CLI11 does
+// the work. Each source that includes it takes more than ten seconds longer to compile, so only command_line.cc does.
+//
+// Variables  belong to the caller and outlive Parse(). What is not given stays as it is.
+// Settings   flags of a daemon that are also keys of the file of --config and variables UNDERSTUDY_NAME. A flag beats the file,
+//            which beats the variable. The daemon's options check the values, so that all that is wrong is told at once.
+#ifndef UNDERSTUDY_STORAGE_BASE_COMMAND_LINE_H_
+#define UNDERSTUDY_STORAGE_BASE_COMMAND_LINE_H_
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace understudy::base {
+
+// What not every flag has.
+struct FlagExtras {
+  std::string environment;    // a variable that is read when the flag is not given; empty: none
+  bool show_default = false;  // the help shows what the caller's variable holds now
+  bool required = false;
+  bool* given = nullptr;  // becomes true when there was a value, be it an empty one
+};
+
+struct Setting {
+  std::string name;  // without dashes
+  std::string help;
+  // The last value counts; each one does; it may stand alone, which says true.
+  enum { kOne, kMany, kSwitch } shape = kOne;
+};
+
+class CommandLine {
+ public:
+  // An empty `name`: the help shows the program as it was called.
+  explicit CommandLine(std::string description, std::string name = "");
+  ~CommandLine();
+  CommandLine(const CommandLine&) = delete;
+  CommandLine& operator=(const CommandLine&) = delete;
+
+  // A flag ("--group") or a positional argument ("GROUP") with one value, which the help calls `type`.
+  void Add(const std::string& name, std::string& value, const std::string& type,
+           const std::string& help, const FlagExtras& extras = {});
+  // One that may be repeated; each time it takes one value.
+  void Add(const std::string& name, std::vector<std::string>& values, const std::string& type,
+           const std::string& help);
+  void AddSwitch(const std::string& name, bool& value, const std::string& help);
+  // Once, and then no other flags: see above. Unknown words are allowed.
+  void AddSettings(std::vector<Setting> settings);
+
+  // "start" in `understudyctl start vm1`; at most one of them is given. This owns it; flags of this may follow its own.
+  CommandLine& AddCommand(const std::string& name, const std::string& help);
+  void SetFooter(const std::string& footer);
+  void SetVersion(const std::string& version);  // what --version prints
+  // What no flag takes is kept instead of being an error. Comes before AddCommand(), so that it holds for them as well.
+  void AllowUnknown();
+
+  // Once. True: go on. False: --help or --version, which is answered on standard output. kInvalidArgument says what is malformed.
+  absl::StatusOr<bool> Parse(int argc, char** argv);
+
+  // After Parse():
+  std::string command() const;  // the name of the one that was given; empty: none
+  const std::vector<std::string>& unknown() const;
+  // Hands the settings to options.Set(key, value), in the order of their table, and asks options.Validate(). Returns what is wrong,
+  // beginning with the unknown words.
+  template <typename Options>
+  std::vector<std::string> Fill(Options& options) const {
+    std::vector<std::string> problems;
+    const auto note = [&problems](const absl::Status& status) {
+      if (!status.ok()) problems.emplace_back(status.message());
+    };
+    for (const std::string& word : unknown()) problems.push_back("unknown: " + word);
+    for (const auto& [key, value] : GivenSettings()) note(options.Set(key, value));
+    note(options.Validate());
+    return problems;
+  }
+
+ private:
+  struct Impl;
+  explicit CommandLine(std::unique_ptr<Impl> impl);
+  std::vector<std::pair<std::string, std::string>> GivenSettings() const;
+
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace understudy::base
+
+#endif  // UNDERSTUDY_STORAGE_BASE_COMMAND_LINE_H_
