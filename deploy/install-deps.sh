@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages Understudy needs, and only those that are missing. Says nothing and touches nothing when
-# none is. Root is needed only to install.
+# none is. Root is needed only to install. While another apt, dpkg or copy of this is at work, it waits its turn: for ten minutes,
+# or UNDERSTUDY_APT_WAIT seconds.
 #
 #   deploy/install-deps.sh             to build it, run it and run deploy/demo.sh
 #   deploy/install-deps.sh --tests     also what tests/run.sh uses. The kernel of the guest that a test boots is not installed, which
@@ -45,9 +46,55 @@ for group in "$@"; do
   esac
 done
 
-installed=$(dpkg-query --show --showformat '${db:Status-Abbrev} ${Package}\n' | sed -n 's/^ii *//p')
-mapfile -t missing < <(printf '%s\n' "${wanted[@]}" | sort -u | grep -vxFf <(echo "$installed") || true)
 export DEBIAN_FRONTEND=noninteractive
+wait_max=${UNDERSTUDY_APT_WAIT:-600}
+
+find_missing() {
+  local installed
+  installed=$(dpkg-query --show --showformat '${db:Status-Abbrev} ${Package}\n' | sed -n 's/^ii *//p')
+  mapfile -t missing < <(printf '%s\n' "${wanted[@]}" | sort -u | grep -vxFf <(echo "$installed") || true)
+}
+guest_is_missing() { [[ -n $guest && ! -d $guest && $(dpkg --print-architecture) == amd64 ]]; }
+
+# One copy of this at a time, of whichever checkout: what one has installed the next need not, and none takes policy-rc.d from
+# another. Held until the end of this shell; the lock leaves no file, and means nothing to dpkg.
+take_turn() {
+  exec 9< /var/lib/dpkg
+  flock -w 2 9 && return
+  echo "waiting for another install-deps.sh" >&2
+  flock -w "$wait_max" 9 && return
+  echo "install-deps.sh: another install-deps.sh has been at work for $wait_max s; wait for it or end it, then try again" >&2
+  exit 1
+}
+
+# apt_get ARGUMENT...: waits for every lock that apt takes. Its own DPkg::Lock::Timeout is for those of dpkg, not for those of the
+# lists and of the downloaded packages.
+apt_get() {
+  local log lock start=$SECONDS said="" status=0
+  log=$(mktemp)
+  while ! LC_ALL=C apt-get -qq "$@" > "$log" 2>&1 < /dev/null 9<&-; do
+    lock=$(sed -n 's/^E: Could not get lock \([^ ]*\)\. It is held by /\1, held by /p
+      s/^dpkg: error: \(.* lock\) was locked by another process with pid /the \1, held by process /p' "$log" | head -n 1)
+    if [[ -z $lock ]]; then
+      cat "$log" >&2
+      echo "install-deps.sh: apt-get $1 failed; its output is above" >&2
+      status=1
+      break
+    fi
+    if ((SECONDS - start >= wait_max)); then
+      echo "install-deps.sh: apt-get $1 has waited $wait_max s for $lock; wait for that process or end it, then try again" >&2
+      status=1
+      break
+    fi
+    if [[ -z $said ]] && ((SECONDS - start >= 2)); then
+      echo "waiting for $lock" >&2
+      said=1
+    fi
+    sleep 0.5
+  done
+  rm -f "$log"
+  return "$status"
+}
 
 install_missing() {
   if ((EUID != 0)); then
@@ -58,20 +105,12 @@ install_missing() {
 
   # The prometheus package is here for promtool: its server must neither start now (policy-rc.d) nor at the next boot.
   policy=/usr/sbin/policy-rc.d
-  if [[ ! -e $policy ]]; then
+  if [[ " ${missing[*]} " == *' prometheus '* && ! -e $policy ]]; then
     trap 'rm -f "$policy"' EXIT
     printf '#!/bin/sh\nexit 101\n' > "$policy"
     chmod 755 "$policy"
   fi
-
-  log=$(mktemp)
-  if ! { apt-get update -qq && apt-get install -qq --no-install-recommends "${missing[@]}"; } > "$log" 2>&1 < /dev/null; then
-    cat "$log" >&2
-    echo "install-deps.sh: apt-get failed; its output is above" >&2
-    rm -f "$log"
-    exit 1
-  fi
-  rm -f "$log"
+  apt_get update && apt_get install --no-install-recommends "${missing[@]}" || exit 1
   if [[ " ${missing[*]} " == *' prometheus '* ]] && command -v systemctl > /dev/null; then
     systemctl --quiet disable prometheus.service 2> /dev/null || true
   fi
@@ -81,15 +120,19 @@ install_missing() {
 unpack_guest() {
   local work=$guest.new kernel
   rm -rf "$work" && mkdir -p "$work/root" && cd "$work" &&
-    { ((EUID != 0)) || apt-get update -qq; } &&
+    { ((EUID != 0)) || apt_get update; } &&
     kernel=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p') &&
-    apt-get download -qq -o APT::Sandbox::User=root "$kernel" busybox-static &&
+    apt_get download -o APT::Sandbox::User=root "$kernel" busybox-static &&
     for package in *.deb; do dpkg-deb -x "$package" root || return; done &&
     mv root "$guest" && rm -rf "$work"
 }
 
+find_missing
+if ((${#missing[@]} == 0)) && ! guest_is_missing; then exit 0; fi
+take_turn
+find_missing
 ((${#missing[@]} == 0)) || install_missing
-if [[ -n $guest && ! -d $guest && $(dpkg --print-architecture) == amd64 ]]; then
+if guest_is_missing; then
   echo "unpacking a kernel and busybox for guest_test into $guest"
   (unpack_guest) > /dev/null < /dev/null || echo "install-deps.sh: that failed; guest_test will be skipped" >&2
 fi
