@@ -65,11 +65,36 @@ mib() { awk -v bytes="$1" 'BEGIN { printf "%.1f MiB", bytes / 1048576 }'; }
 
 # ---- programs -------------------------------------------------------------------------------------------------------------------
 
+# progress LOG PID: how far the build that writes LOG is, until PID ends. Redrawn in place on a terminal; elsewhere a line for each
+# tenth, and one after half a minute without.
+progress() {
+  local log=$1 builder=$2 start=$SECONDS told=$SECONDS tenth=0 compiled total percent now bar
+  while kill -0 "$builder" 2> /dev/null; do
+    compiled=0 total=0 percent=0
+    # ninja says "[63/190] ..."; cmake before it does not.
+    read -r compiled total < <(sed -n 's/^\[\([0-9]*\)\/\([0-9]*\)\].*/\1 \2/p' "$log" | tail -n 1) || true
+    ((${total:=0} == 0)) || percent=$((100 * compiled / total))
+    printf -v now '%d:%02d' $(((SECONDS - start) / 60)) $(((SECONDS - start) % 60))
+    if [[ -t 1 ]]; then
+      printf -v bar '%*s' $((percent / 5)) ''
+      printf -v bar '[%-20s] %3d %%' "${bar// /#}" "$percent"
+      if ((total)); then now="compiling $compiled of $total $bar $now"; else now="configuring $now"; fi
+      printf '\r%s%s%s\e[K' "$dim" "$now" "$plain"
+    elif ((percent / 10 != tenth || SECONDS - told >= 30)); then
+      tenth=$((percent / 10)) told=$SECONDS
+      if ((total)); then echo "compiled $compiled of $total, $now"; else echo "configuring, $now"; fi
+    fi
+    sleep 0.5
+  done
+  if [[ -t 1 ]]; then printf '\r\e[K'; fi
+}
+
 build() {
   "$repository/deploy/install-deps.sh"
   bin=$repository/build/release/bin
   local log=$repository/build/demo-build.log
   mkdir -p "$repository/build"
+  : > "$log"
   printf '%sbuilding into build/release (several minutes the first time, then seconds; log: build/demo-build.log)%s\n' \
     "$dim" "$plain"
   (
@@ -78,11 +103,7 @@ build() {
       --target understudyd understudyd_plugin understudyctl understudy-agent understudy-agent-plugin understudy-inspect
   ) > "$log" 2>&1 < /dev/null &
   local builder=$!
-  while [[ -t 1 ]] && kill -0 "$builder" 2> /dev/null; do
-    printf '\r%s%s\e[K' "$dim" "$(grep -o '^\[[0-9]*/[0-9]*\]' "$log" | tail -n 1 || true)"
-    sleep 1
-  done
-  [[ -t 1 ]] && printf '\r\e[K%s' "$plain"
+  progress "$log" "$builder"
   if ! wait "$builder"; then
     tail -n 40 "$log" >&2
     die "the build failed; all of it is in $log"
