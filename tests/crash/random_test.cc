@@ -19,8 +19,8 @@ namespace {
 
 using testing::SimFault;
 
-constexpr uint64_t kRuns = 800;   // of each scenario
-constexpr uint64_t kIoMax = 160;  // some runs are over before
+constexpr uint64_t kRuns = kSanitized ? 40 : 300;  // of each scenario
+constexpr uint64_t kIoMax = 160;                   // some runs are over before
 
 void InterruptAnywhere(const Scenario& scenario, uint64_t seed) {
   constexpr SimFault kFaults[] = {SimFault::kPowerCut, SimFault::kPowerCut, SimFault::kKill,
@@ -30,8 +30,8 @@ void InterruptAnywhere(const Scenario& scenario, uint64_t seed) {
   const char* const seconds = std::getenv("UNDERSTUDY_CRASH_SECONDS");
   const auto end = std::chrono::steady_clock::now() +
                    std::chrono::seconds(seconds != nullptr ? std::atoll(seconds) : 0);
-  for (uint64_t i = 0;
-       seconds != nullptr ? std::chrono::steady_clock::now() < end : i < kRuns / kThinning; ++i) {
+  for (uint64_t i = 0; seconds != nullptr ? std::chrono::steady_clock::now() < end : i < kRuns;
+       ++i) {
     const CrashRun run = {.scenario = scenario.name,
                           .fault = kFaults[random() % std::size(kFaults)],
                           .io = 1 + random() % kIoMax,

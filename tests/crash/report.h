@@ -18,11 +18,11 @@
 
 namespace understudy::crash {
 
-// One in so many runs is made where a sanitizer looks for other mistakes and takes its time.
+// A sanitizer looks for other mistakes and takes its time: fewer runs are made.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-inline constexpr uint64_t kThinning = 20;
+inline constexpr bool kSanitized = true;
 #else
-inline constexpr uint64_t kThinning = 1;
+inline constexpr bool kSanitized = false;
 #endif
 
 // Counts; says how many and how fast when the program ends.

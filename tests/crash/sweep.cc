@@ -78,8 +78,8 @@ Outcome Sweep::RunOne(const CrashRun& run) {
     UNDERSTUDY_CHECK(opened.ok(), run.ToString(), ": ", opened.ToString());
     scenario_.before(rig_);
   }
-  uint64_t count = 0;
-  AtomicKind failed;  // set by whoever does that I/O
+  std::atomic<uint64_t> count = 0;  // what works in the background does I/O, too
+  AtomicKind failed;                // set by whoever does that I/O
   const Lie lie = make_lie_ == nullptr ? nullptr : make_lie_();
   rig_.disk().SetHook([&](const SimIo& io) {
     if (++count == run.io) {
@@ -92,7 +92,9 @@ Outcome Sweep::RunOne(const CrashRun& run) {
   if (scenario_.before == nullptr) opened = rig_.OpenStore();
   if (opened.ok()) scenario_.operation(rig_);
   if (rig_.running()) rig_.Settle().IgnoreError();
-  Outcome outcome{.reached = failed.load().has_value(), .verdict = Verify(run, failed)};
+  const uint64_t ios = count;
+  absl::Status verdict = Verify(run, failed);
+  Outcome outcome{.reached = failed.load().has_value(), .ios = ios, .verdict = std::move(verdict)};
   rig_.End(Ending::kClosed);
   return outcome;
 }

@@ -27,6 +27,7 @@ struct CrashRun {
 
 struct Outcome {
   bool reached = false;  // the fault came
+  uint64_t ios = 0;      // of the operation, as far as it came
   absl::Status verdict;
 };
 
