@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 
+#include "client/differences.h"
 #include "storage/base/log.h"
 #include "storage/base/status_macros.h"
 

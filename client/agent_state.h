@@ -43,12 +43,12 @@
 #include "absl/strings/string_view.h"
 
 #include "client/client_types.h"
-#include "client/differences.h"
-#include "client/forwarder.h"
 #include "storage/base/file_system.h"
 #include "storage/base/mutex.h"
 
 namespace understudy::client {
+
+class Differences;
 
 // In the state directory, beside `agent`.
 inline constexpr char kDifferencesFile[] = "differences";

@@ -1,5 +1,6 @@
 #include "client/checkpoint_timer.h"
 
+#include "client/primary.h"
 #include "storage/base/log.h"
 
 namespace understudy::client {

@@ -9,10 +9,11 @@
 
 #include "absl/time/time.h"
 
-#include "client/primary.h"
 #include "storage/base/mutex.h"
 
 namespace understudy::client {
+
+class Primary;
 
 class CheckpointTimer {
  public:

@@ -49,6 +49,13 @@ enum class SyncState : uint8_t {
 // the pair was made; or a verify has found them different.
 enum class Proof : uint8_t { kNone, kProved, kRefuted };
 
+// Where a stream goes on; stream_id 0: nowhere.
+struct ResumePoint {
+  uint64_t stream_id = 0;
+  uint64_t next_sequence = 1;
+  friend bool operator==(const ResumePoint&, const ResumePoint&) = default;
+};
+
 struct CheckpointResult {
   Epoch epoch;            // the one this checkpoint committed
   uint64_t sequence = 0;  // its marker's

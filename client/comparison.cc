@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "client/volume.h"
 #include "storage/base/block_hash.h"
 #include "storage/base/status_macros.h"
 

@@ -14,10 +14,12 @@
 #include "absl/status/status.h"
 
 #include "client/checksum_source.h"
-#include "client/volume.h"
+#include "client/client_types.h"
 #include "storage/base/byte_range.h"
 
 namespace understudy::client {
+
+class Volume;
 
 struct Comparison {
   ChecksumSource* source = nullptr;

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 
+#include "client/agent_state.h"
 #include "client/differences.h"
 #include "client/intent_log.h"
 #include "storage/base/status_macros.h"

@@ -17,12 +17,13 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 
-#include "client/agent_state.h"
 #include "client/client_types.h"
 #include "storage/base/byte_range.h"
 #include "storage/base/file_system.h"
 
 namespace understudy::client {
+
+class AgentState;
 
 // One end's part, as understudy.v1.FailbackMap.
 struct FailbackMap {

@@ -77,13 +77,6 @@ class ForwarderListener {
   virtual void OnMissed(uint32_t /*volume*/, ByteRange /*range*/) {}
 };
 
-// Where a stream goes on; stream_id 0: nowhere.
-struct ResumePoint {
-  uint64_t stream_id = 0;
-  uint64_t next_sequence = 1;
-  friend bool operator==(const ResumePoint&, const ResumePoint&) = default;
-};
-
 struct StartOptions {
   Grant grant;            // from an earlier run in the same stage RUNNING; none: ask for one
   bool takeover = false;  // raise the term and fence the agent that has the primaryship

@@ -3,6 +3,10 @@
 #include <algorithm>
 #include <utility>
 
+#include "client/differences.h"
+#include "client/forwarder.h"
+#include "client/intent_log.h"
+#include "client/volume.h"
 #include "storage/base/log.h"
 #include "storage/base/status_macros.h"
 

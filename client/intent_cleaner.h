@@ -14,13 +14,17 @@
 #include <thread>
 #include <vector>
 
-#include "client/differences.h"
-#include "client/forwarder.h"
-#include "client/intent_log.h"
-#include "client/volume.h"
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+
 #include "storage/base/mutex.h"
 
 namespace understudy::client {
+
+class Differences;
+class Forwarder;
+class IntentLog;
+class Volume;
 
 class IntentCleaner {
  public:

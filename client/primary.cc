@@ -6,6 +6,9 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 
+#include "client/differences.h"
+#include "client/intent_cleaner.h"
+#include "client/intent_log.h"
 #include "storage/base/log.h"
 #include "storage/base/reason.h"
 #include "storage/base/status_macros.h"
@@ -105,6 +108,13 @@ absl::StatusOr<std::unique_ptr<Primary>> Primary::Create(
                     .store_proof = [self](Proof proof) { self->StoreProof(proof); }});
   return primary;
 }
+
+Primary::Primary(std::unique_ptr<AgentState> state, std::vector<FailbackMap> failback,
+                 base::FileSystem& file_system, const base::Clock& clock)
+    : file_system_(file_system),
+      state_(std::move(state)),
+      failback_(std::move(failback)),
+      journal_(base::EventJournal::NewRun(), clock) {}
 
 Primary::~Primary() {
   if (resync_ != nullptr) resync_->Stop();

@@ -22,11 +22,8 @@
 
 #include "client/agent_state.h"
 #include "client/checksum_source.h"
-#include "client/differences.h"
 #include "client/failback.h"
 #include "client/forwarder.h"
-#include "client/intent_cleaner.h"
-#include "client/intent_log.h"
 #include "client/resync.h"
 #include "client/volume.h"
 #include "storage/base/clock.h"
@@ -38,6 +35,10 @@
 #include "storage/base/worker_pool.h"
 
 namespace understudy::client {
+
+class Differences;
+class IntentCleaner;
+class IntentLog;
 
 struct PrimaryVolumeOptions {
   std::string name;
@@ -128,11 +129,7 @@ class Primary : private ForwarderListener {
 
  private:
   Primary(std::unique_ptr<AgentState> state, std::vector<FailbackMap> failback,
-          base::FileSystem& file_system, const base::Clock& clock)
-      : file_system_(file_system),
-        state_(std::move(state)),
-        failback_(std::move(failback)),
-        journal_(base::EventJournal::NewRun(), clock) {}
+          base::FileSystem& file_system, const base::Clock& clock);
   absl::Status OnGrant(const Grant& grant) override;
   void OnFenced(const absl::Status& status) override;
   void OnHandoverWanted() override;

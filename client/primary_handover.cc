@@ -1,5 +1,7 @@
 // The hand-over half of client/primary.h. The order is the point: refused lastingly, then nothing under way, then HANDOVER in the stream.
 // So a standby that has it can take over at any time, whatever becomes of this process.
+#include "client/differences.h"
+#include "client/intent_log.h"
 #include "client/primary.h"
 #include "storage/base/log.h"
 #include "storage/base/reason.h"

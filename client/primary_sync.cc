@@ -10,6 +10,8 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 
+#include "client/differences.h"
+#include "client/intent_log.h"
 #include "client/primary.h"
 #include "storage/base/log.h"
 #include "storage/base/reason.h"

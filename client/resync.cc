@@ -5,6 +5,10 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "client/comparison.h"
+#include "client/differences.h"
+#include "client/forwarder.h"
+#include "client/volume.h"
 #include "storage/base/deadline.h"
 #include "storage/base/log.h"
 #include "storage/base/reason.h"

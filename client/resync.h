@@ -30,16 +30,18 @@
 #include "absl/time/time.h"
 
 #include "client/checksum_source.h"
-#include "client/comparison.h"
-#include "client/differences.h"
-#include "client/forwarder.h"
-#include "client/volume.h"
+#include "client/client_types.h"
 #include "storage/base/clock.h"
 #include "storage/base/event_journal.h"
 #include "storage/base/mutex.h"
 #include "storage/base/rate_limit.h"
 
 namespace understudy::client {
+
+class Differences;
+class Forwarder;
+class Volume;
+struct Comparison;
 
 // What a verify found; see VerifyStatus in proto/understudy/v1/replication.proto. Same numbers as VerifyOutcome.
 enum class VerifyOutcome : uint8_t { kNone = 0, kRunning, kEqual, kDifferent, kStopped };

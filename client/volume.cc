@@ -4,6 +4,9 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "client/differences.h"
+#include "client/forwarder.h"
+#include "client/intent_log.h"
 #include "storage/base/reason.h"
 #include "storage/base/status_macros.h"
 

@@ -30,14 +30,15 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-#include "client/differences.h"
-#include "client/forwarder.h"
-#include "client/intent_log.h"
 #include "client/primary_disk.h"
 #include "storage/base/io_gate.h"
 #include "storage/base/range_lock.h"
 
 namespace understudy::client {
+
+class Differences;
+class Forwarder;
+class IntentLog;
 
 enum class IoKind : uint8_t { kRead = 0, kWrite, kFlush, kDiscard, kWriteZeroes };
 inline constexpr size_t kIoKinds = 5;

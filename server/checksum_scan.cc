@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "server/service.h"
 #include "storage/base/block_hash.h"
 #include "storage/base/status_macros.h"
 

@@ -22,11 +22,14 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-#include "server/service.h"
 #include "storage/base/byte_range.h"
 #include "storage/base/ids.h"
+#include "storage/replica.h"
 
 namespace understudy::server {
+
+class Group;
+class Service;
 
 inline constexpr uint64_t kChecksumSliceBytes = 1 << 20;
 inline constexpr uint64_t kChecksumZeroBytesMax = 64 << 20;  // of a slice that is zero

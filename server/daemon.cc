@@ -4,10 +4,18 @@
 
 #include "absl/random/random.h"
 
+#include "proto/grpc_host.h"
+#include "server/metrics.h"
+#include "server/rpc/csi_addons_service.h"
+#include "server/rpc/replication_service.h"
+#include "server/rpc/write_stream.h"
+#include "server/service.h"
 #include "storage/base/clock.h"
 #include "storage/base/file_system.h"
 #include "storage/base/log.h"
+#include "storage/base/metrics/endpoint.h"
 #include "storage/base/status_macros.h"
+#include "storage/store.h"
 
 namespace understudy::server {
 
@@ -42,6 +50,7 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const DaemonOptions& optio
   return daemon;
 }
 
+Daemon::Daemon() = default;
 Daemon::~Daemon() { Shutdown(); }
 
 void Daemon::Shutdown() {

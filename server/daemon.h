@@ -9,18 +9,27 @@
 
 #include "absl/status/statusor.h"
 
-#include "proto/grpc_host.h"
 #include "server/daemon_options.h"
-#include "server/metrics.h"
-#include "server/rpc/csi_addons_service.h"
-#include "server/rpc/replication_service.h"
-#include "server/rpc/write_stream.h"
-#include "server/service.h"
-#include "storage/base/metrics/endpoint.h"
 #include "storage/base/mutex.h"
-#include "storage/store.h"
+
+namespace understudy::base {
+class MetricsEndpoint;
+}  // namespace understudy::base
+namespace understudy::proto {
+class GrpcHost;
+}  // namespace understudy::proto
+namespace understudy::storage {
+class Store;
+}  // namespace understudy::storage
 
 namespace understudy::server {
+
+class CsiAddonsService;
+class CsiIdentityService;
+class Metrics;
+class PrimaryWritesService;
+class ReplicationService;
+class Service;
 
 class Daemon {
  public:
@@ -36,7 +45,7 @@ class Daemon {
   void Shutdown();
 
  private:
-  Daemon() = default;
+  Daemon();
 
   std::unique_ptr<storage::Store> store_;
   std::unique_ptr<Service> service_;

@@ -10,6 +10,8 @@
 #include "absl/strings/ascii.h"
 #include <prometheus/metric_family.h>
 
+#include "server/service.h"
+
 namespace understudy::server {
 namespace {
 

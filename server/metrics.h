@@ -10,9 +10,9 @@
 
 #include <prometheus/collectable.h>
 
-#include "server/service.h"
-
 namespace understudy::server {
+
+class Service;
 
 class Metrics : public prometheus::Collectable {
  public:

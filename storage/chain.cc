@@ -6,6 +6,9 @@
 #include "absl/strings/str_cat.h"
 
 #include "storage/base/status_macros.h"
+#include "storage/overlay.h"
+#include "storage/secondary_disk.h"
+#include "storage/view_cache.h"
 
 namespace understudy::storage {
 

@@ -18,13 +18,13 @@
 
 #include "absl/status/status.h"
 
-#include "storage/overlay.h"
 #include "storage/piece.h"
 #include "storage/replica.h"
-#include "storage/secondary_disk.h"
-#include "storage/view_cache.h"
 
 namespace understudy::storage {
+
+class SecondaryDisk;
+class ViewCache;
 
 // kOutOfRange for a range that is not sector-aligned or ends past the volume.
 absl::Status CheckRange(const VolumeInfo& volume, ByteRange range);

@@ -6,6 +6,8 @@
 #include "absl/strings/str_cat.h"
 
 #include "storage/base/status_macros.h"
+#include "storage/overlay.h"
+#include "storage/segment_log.h"
 
 namespace understudy::storage {
 

@@ -20,9 +20,10 @@
 #include "storage/base/turn.h"
 #include "storage/chain.h"
 #include "storage/replica.h"
-#include "storage/segment_log.h"
 
 namespace understudy::storage {
+
+class SegmentLog;
 
 class Clone : public BlockView {
  public:

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "storage/base/status_macros.h"
+#include "storage/overlay.h"
 
 namespace understudy::storage {
 namespace {

@@ -20,9 +20,11 @@
 #include "absl/status/statusor.h"
 
 #include "storage/base/operation.h"
-#include "storage/overlay.h"
+#include "storage/format.h"
 
 namespace understudy::storage {
+
+class Overlay;
 
 class Compactor {
  public:

@@ -7,6 +7,9 @@
 
 #include "storage/base/log.h"
 #include "storage/base/status_macros.h"
+#include "storage/overlay.h"
+#include "storage/secondary_disk.h"
+#include "storage/segment_pool.h"
 
 namespace understudy::storage {
 namespace {

@@ -25,10 +25,12 @@
 
 #include "absl/status/status.h"
 
-#include "storage/chain.h"
-#include "storage/secondary_disk.h"
+#include "storage/base/byte_range.h"
+#include "storage/piece.h"
 
 namespace understudy::storage {
+
+class SecondaryDisk;
 
 // What became of the bytes that were brought to a disk.
 struct CopyCounts {

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "storage/base/status_macros.h"
+#include "storage/index.h"
 #include "storage/overlay.h"
 
 namespace understudy::storage {

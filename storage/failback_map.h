@@ -23,10 +23,11 @@
 
 #include "storage/base/byte_range.h"
 #include "storage/base/mutex.h"
-#include "storage/index.h"
 #include "storage/piece.h"
 
 namespace understudy::storage {
+
+class Index;
 
 class FailbackMap {
  public:

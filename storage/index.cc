@@ -18,6 +18,7 @@
 #include "storage/base/log.h"
 #include "storage/base/mutex.h"
 #include "storage/base/status_macros.h"
+#include "storage/extent_map.h"
 #include "storage/index_log.h"
 
 namespace understudy::storage {

@@ -32,7 +32,6 @@
 
 #include "storage/base/mutex.h"
 #include "storage/base/turn.h"
-#include "storage/extent_map.h"
 #include "storage/format.h"
 
 namespace rocksdb {
@@ -46,6 +45,8 @@ namespace understudy::storage {
 
 class CompactionGuard;  // keeps damage that a compaction meets from stopping every write
 class LiveOverlays;     // the ids that compactions must keep
+struct ExtentEntry;
+struct ExtentMutation;
 
 struct FoundGroup {
   std::string name;

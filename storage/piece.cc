@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "storage/base/status_macros.h"
+#include "storage/overlay.h"
 
 namespace understudy::storage {
 

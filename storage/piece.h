@@ -13,9 +13,13 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-#include "storage/overlay.h"
+#include "storage/base/byte_range.h"
+#include "storage/format.h"
 
 namespace understudy::storage {
+
+class Overlay;
+class Segment;
 
 struct Piece {
   ByteRange range;

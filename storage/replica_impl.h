@@ -49,10 +49,13 @@
 #include "storage/extent_memory.h"
 #include "storage/failback_map.h"
 #include "storage/index.h"
+#include "storage/overlay.h"
 #include "storage/read_gate.h"
 #include "storage/replica.h"
+#include "storage/secondary_disk.h"
 #include "storage/segment_log.h"
 #include "storage/store.h"
+#include "storage/view_cache.h"
 
 namespace understudy::storage {
 

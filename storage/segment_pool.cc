@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <random>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -97,7 +98,7 @@ SegmentPool::SegmentPool(base::FileSystem& file_system, std::string directory,
       directory_(std::move(directory)),
       segment_bytes_(segment_bytes),
       free_bytes_max_(free_bytes_max),
-      random_(seed) {}
+      random_(std::mt19937_64(seed)) {}
 
 std::string SegmentPool::Path(uint64_t number) const {
   return absl::StrFormat("%s/%016x%s", directory_, number, kSuffix);

@@ -16,7 +16,6 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <random>
 #include <span>
 #include <string>
 #include <utility>
@@ -127,7 +126,7 @@ class SegmentPool {
   std::function<uint64_t()> reserve_;
   std::atomic<bool> recycling_ = true;
   mutable base::Mutex mutex_;
-  std::mt19937_64 random_ ABSL_GUARDED_BY(mutex_);
+  std::function<uint64_t()> random_ ABSL_GUARDED_BY(mutex_);
   std::vector<FreeFile> free_ ABSL_GUARDED_BY(mutex_);
   uint64_t free_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t next_number_ ABSL_GUARDED_BY(mutex_) = 1;

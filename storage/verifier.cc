@@ -8,6 +8,7 @@
 
 #include "storage/base/status_macros.h"
 #include "storage/segment_log.h"
+#include "storage/segment_pool.h"
 
 namespace understudy::storage {
 namespace {

@@ -20,9 +20,10 @@
 
 #include "storage/index.h"
 #include "storage/replica.h"
-#include "storage/segment_pool.h"
 
 namespace understudy::storage {
+
+class Segment;
 
 // What is wrong, and where. An empty range: not known, or none.
 struct Damage {

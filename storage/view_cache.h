@@ -25,7 +25,6 @@
 #include "storage/base/byte_range.h"
 #include "storage/base/mutex.h"
 #include "storage/extent_memory.h"
-#include "storage/overlay.h"
 #include "storage/piece.h"
 
 namespace understudy::storage {

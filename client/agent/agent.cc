@@ -4,9 +4,18 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "client/agent_state.h"
+#include "client/checkpoint_timer.h"
+#include "client/metrics/metrics.h"
+#include "client/primary.h"
+#include "client/rpc/agent_service.h"
 #include "client/rpc/failback_file.h"
+#include "client/rpc/standby_checksums.h"
+#include "client/rpc/write_stream.h"
+#include "proto/grpc_host.h"
 #include "proto/sealed_message.h"
 #include "storage/base/log.h"
+#include "storage/base/metrics/endpoint.h"
 #include "storage/base/status_macros.h"
 
 namespace understudy::client {
@@ -74,6 +83,8 @@ absl::Status WriteFailbackMap(const AgentOptions& options) {
                    GiveUpDisks(files, *state, options.primary.forwarder.group, volumes));
   return files.WriteFileAtomically(options.write_failback_map, proto::SealedBytes(ToProto(map)));
 }
+
+Agent::Agent(const AgentOptions& options) : options_(options), pool_("agent-rpc", 16) {}
 
 absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(const AgentOptions& options) {
   auto agent = std::unique_ptr<Agent>(new Agent(options));

@@ -11,17 +11,23 @@
 #include "absl/status/statusor.h"
 
 #include "client/agent/agent_options.h"
-#include "client/checkpoint_timer.h"
-#include "client/metrics/metrics.h"
-#include "client/primary.h"
-#include "client/rpc/agent_service.h"
-#include "client/rpc/standby_checksums.h"
-#include "client/rpc/write_stream.h"
-#include "proto/grpc_host.h"
-#include "storage/base/metrics/endpoint.h"
 #include "storage/base/worker_pool.h"
 
+namespace understudy::base {
+class MetricsEndpoint;
+}  // namespace understudy::base
+namespace understudy::proto {
+class GrpcHost;
+}  // namespace understudy::proto
+
 namespace understudy::client {
+
+class AgentService;
+class CheckpointTimer;
+class Metrics;
+class Primary;
+class StandbyChecksums;
+class WriteStream;
 
 // What --write-failback-map does, instead of running. kFailedPrecondition while the agent runs.
 absl::Status WriteFailbackMap(const AgentOptions& options);
@@ -38,7 +44,7 @@ class Agent {
   void Shutdown();
 
  private:
-  explicit Agent(const AgentOptions& options) : options_(options), pool_("agent-rpc", 16) {}
+  explicit Agent(const AgentOptions& options);
 
   const AgentOptions options_;
   std::unique_ptr<WriteStream> stream_;

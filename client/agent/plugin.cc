@@ -11,6 +11,7 @@
 
 #include "client/agent/agent.h"
 #include "client/agent/agent_options.h"
+#include "client/primary.h"
 #include "storage/base/file_system.h"
 #include "storage/base/nbdkit.h"
 #include "storage/base/reason.h"

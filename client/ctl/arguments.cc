@@ -10,6 +10,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
+#include "client/ctl/invocation.h"
 #include "client/ctl/units.h"
 #include "client/ctl/volume_spec.h"
 

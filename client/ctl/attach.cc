@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <ostream>
 #include <utility>
 #include <vector>
 
@@ -13,12 +14,15 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
+#include <google/protobuf/struct.pb.h>
 
 #include "client/ctl/interrupt.h"
+#include "client/ctl/invocation.h"
 #include "client/ctl/progress.h"
 #include "client/ctl/qmp.h"
 #include "storage/base/crc32c.h"
 #include "storage/base/status_macros.h"
+#include "understudy/v1/replication.pb.h"
 
 namespace understudy::ctl {
 namespace {
@@ -131,8 +135,8 @@ absl::Status EndOfJob(Qmp& qmp, const std::string& id) {
   while (true) {
     ASSIGN_OR_RETURN(const std::optional<QmpEvent> event, qmp.NextEvent(absl::ZeroDuration()));
     if (!event) break;
-    if (TextOf(event->data, "device") != id) continue;
-    if (event->name == "BLOCK_JOB_COMPLETED") why = TextOf(event->data, "error");
+    if (TextOf(*event->data, "device") != id) continue;
+    if (event->name == "BLOCK_JOB_COMPLETED") why = TextOf(*event->data, "error");
     if (event->name == "BLOCK_JOB_CANCELLED") why = "it was cancelled";
   }
   return absl::AbortedError(absl::StrCat("qmp ", qmp.socket(), ": the mirror job ", id,

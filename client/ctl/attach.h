@@ -13,7 +13,7 @@
 #ifndef UNDERSTUDY_CLIENT_CTL_ATTACH_H_
 #define UNDERSTUDY_CLIENT_CTL_ATTACH_H_
 
-#include <ostream>
+#include <iosfwd>
 #include <string>
 
 #include "absl/functional/function_ref.h"
@@ -21,9 +21,17 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
-#include "client/ctl/arguments.h"
+namespace understudy::v1 {
+class GetStatusResponse;
+class SyncResponse;
+enum SyncMode : int;
+}  // namespace understudy::v1
 
 namespace understudy::ctl {
+
+struct AttachCommand;
+struct DetachCommand;
+struct Invocation;
 
 // "understudy-vda". A long name of a volume is cut and told apart by its checksum: QEMU's node names have at most 31 characters.
 std::string AttachmentName(absl::string_view volume);

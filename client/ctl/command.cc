@@ -5,6 +5,7 @@
 #include <future>
 #include <memory>
 #include <optional>
+#include <ostream>
 #include <random>
 #include <utility>
 #include <variant>
@@ -17,12 +18,15 @@
 #include "client/ctl/attach.h"
 #include "client/ctl/follow.h"
 #include "client/ctl/interrupt.h"
+#include "client/ctl/invocation.h"
 #include "client/ctl/json.h"
 #include "client/ctl/paused_vm.h"
+#include "client/ctl/progress.h"
 #include "client/ctl/views.h"
 #include "client/ctl/watch.h"
 #include "client/rpc/control_client.h"
 #include "proto/sealed_message.h"
+#include "storage/base/clock.h"
 #include "storage/base/file_system.h"
 #include "storage/base/reason.h"
 #include "storage/base/status_macros.h"

@@ -4,15 +4,18 @@
 #ifndef UNDERSTUDY_CLIENT_CTL_COMMAND_H_
 #define UNDERSTUDY_CLIENT_CTL_COMMAND_H_
 
-#include <ostream>
+#include <iosfwd>
 #include <string>
 
 #include "absl/status/status.h"
 
-#include "client/ctl/arguments.h"
-#include "storage/base/clock.h"
+namespace understudy::base {
+class Clock;
+}  // namespace understudy::base
 
 namespace understudy::ctl {
+
+struct Invocation;
 
 // What scripts see.
 enum ExitStatus : int { kDone = 0, kFailed = 1, kUsage = 2, kLatchedError = 3 };

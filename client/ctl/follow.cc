@@ -4,7 +4,9 @@
 #include "absl/time/clock.h"
 
 #include "client/ctl/json.h"
+#include "client/ctl/progress.h"
 #include "client/ctl/units.h"
+#include "understudy/v1/replication.pb.h"
 
 namespace understudy::ctl {
 namespace {

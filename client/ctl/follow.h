@@ -4,15 +4,19 @@
 #ifndef UNDERSTUDY_CLIENT_CTL_FOLLOW_H_
 #define UNDERSTUDY_CLIENT_CTL_FOLLOW_H_
 
+#include <cstdint>
 #include <functional>
 #include <string>
 
 #include "absl/status/statusor.h"
 
-#include "client/ctl/progress.h"
-#include "understudy/v1/replication.pb.h"
+namespace understudy::v1 {
+class GroupStatus;
+}  // namespace understudy::v1
 
 namespace understudy::ctl {
+
+class Progress;
 
 // The group's status now.
 using StatusCall = std::function<absl::StatusOr<v1::GroupStatus>()>;

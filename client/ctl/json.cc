@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include <google/protobuf/descriptor.h>
+#include <google/protobuf/message.h>
 
 namespace understudy::ctl {
 namespace {

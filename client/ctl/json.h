@@ -7,7 +7,10 @@
 
 #include <string>
 
-#include <google/protobuf/message.h>
+namespace google::protobuf {
+class EnumDescriptor;
+class Message;
+}  // namespace google::protobuf
 
 namespace understudy::ctl {
 

@@ -9,6 +9,7 @@
 
 #include "client/ctl/arguments.h"
 #include "client/ctl/command.h"
+#include "client/ctl/invocation.h"
 #include "client/ctl/terminal.h"
 #include "storage/base/clock.h"
 #include "storage/base/command_line.h"

@@ -1,10 +1,16 @@
 #include "client/ctl/paused_vm.h"
 
-#include "absl/strings/str_cat.h"
+#include <utility>
 
+#include "absl/strings/str_cat.h"
+#include <google/protobuf/struct.pb.h>
+
+#include "client/ctl/qmp.h"
 #include "storage/base/status_macros.h"
 
 namespace understudy::ctl {
+
+PausedVm::PausedVm(std::unique_ptr<Qmp> qmp) : qmp_(std::move(qmp)) {}
 
 absl::StatusOr<std::unique_ptr<PausedVm>> PausedVm::Pause(const std::string& socket,
                                                           absl::Duration timeout) {

@@ -6,15 +6,14 @@
 
 #include <memory>
 #include <string>
-#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 
-#include "client/ctl/qmp.h"
-
 namespace understudy::ctl {
+
+class Qmp;
 
 class PausedVm {
  public:
@@ -30,7 +29,7 @@ class PausedVm {
   absl::Status Resume();
 
  private:
-  explicit PausedVm(std::unique_ptr<Qmp> qmp) : qmp_(std::move(qmp)) {}
+  explicit PausedVm(std::unique_ptr<Qmp> qmp);
 
   const std::unique_ptr<Qmp> qmp_;
   bool paused_ = false;  // by us

@@ -1,6 +1,7 @@
 #include "client/ctl/progress.h"
 
 #include <algorithm>
+#include <ostream>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"

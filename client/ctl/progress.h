@@ -5,8 +5,8 @@
 #define UNDERSTUDY_CLIENT_CTL_PROGRESS_H_
 
 #include <cstdint>
+#include <iosfwd>
 #include <optional>
-#include <ostream>
 #include <string>
 
 #include "absl/time/time.h"

@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include <google/protobuf/struct.pb.h>
 #include <google/protobuf/util/json_util.h>
 
 #include "storage/base/status_macros.h"
@@ -41,20 +42,23 @@ bool WaitFor(int fd, int16_t events, absl::Time deadline) {
 
 }  // namespace
 
+QmpArguments::QmpArguments() : object_(std::make_unique<JsonObject>()) {}
+QmpArguments::~QmpArguments() = default;
+
 QmpArguments& QmpArguments::Text(const std::string& name, absl::string_view value) {
-  (*object_.mutable_fields())[name].set_string_value(std::string(value));
+  (*object_->mutable_fields())[name].set_string_value(std::string(value));
   return *this;
 }
 QmpArguments& QmpArguments::Number(const std::string& name, double value) {
-  (*object_.mutable_fields())[name].set_number_value(value);
+  (*object_->mutable_fields())[name].set_number_value(value);
   return *this;
 }
 QmpArguments& QmpArguments::Flag(const std::string& name, bool value) {
-  (*object_.mutable_fields())[name].set_bool_value(value);
+  (*object_->mutable_fields())[name].set_bool_value(value);
   return *this;
 }
 QmpArguments& QmpArguments::Object(const std::string& name, const QmpArguments& value) {
-  *(*object_.mutable_fields())[name].mutable_struct_value() = value.object();
+  *(*object_->mutable_fields())[name].mutable_struct_value() = value.object();
   return *this;
 }
 
@@ -181,7 +185,8 @@ absl::StatusOr<JsonObject> Qmp::Receive(absl::Time deadline) {
 
 void Qmp::KeepEvent(const JsonObject& message) {
   if (events_.size() >= kEventsMax) events_.pop_front();
-  events_.push_back({.name = TextOf(message, "event"), .data = ObjectOf(message, "data")});
+  events_.push_back({.name = TextOf(message, "event"),
+                     .data = std::make_shared<JsonObject>(ObjectOf(message, "data"))});
 }
 
 absl::StatusOr<JsonValue> Qmp::Execute(const std::string& command, const QmpArguments& arguments) {

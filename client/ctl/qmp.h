@@ -24,24 +24,31 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
-#include <google/protobuf/struct.pb.h>
+
+namespace google::protobuf {
+class Struct;
+class Value;
+}  // namespace google::protobuf
 
 namespace understudy::ctl {
 
+// Whoever looks into one reads <google/protobuf/struct.pb.h>.
 using JsonObject = google::protobuf::Struct;
 using JsonValue = google::protobuf::Value;
 
 // An object to send, member by member: QmpArguments().Text("device", "disk0").Number("speed", 0).object().
 class QmpArguments {
  public:
+  QmpArguments();
+  ~QmpArguments();
   QmpArguments& Text(const std::string& name, absl::string_view value);
   QmpArguments& Number(const std::string& name, double value);
   QmpArguments& Flag(const std::string& name, bool value);
   QmpArguments& Object(const std::string& name, const QmpArguments& value);
-  const JsonObject& object() const { return object_; }
+  const JsonObject& object() const { return *object_; }
 
  private:
-  JsonObject object_;
+  const std::unique_ptr<JsonObject> object_;
 };
 
 // A member of what has come; empty, 0 or false when it is missing or of another type.
@@ -52,7 +59,7 @@ JsonObject ObjectOf(const JsonObject& object, const std::string& name);
 
 struct QmpEvent {
   std::string name;  // "BLOCK_JOB_READY"
-  JsonObject data;
+  std::shared_ptr<const JsonObject> data;
 };
 
 class Qmp {

@@ -1,6 +1,7 @@
 #include "client/ctl/terminal.h"
 
 #include <cstdlib>
+#include <ostream>
 #include <sys/ioctl.h>
 #include <unistd.h>
 #include <vector>

@@ -4,7 +4,7 @@
 #ifndef UNDERSTUDY_CLIENT_CTL_TERMINAL_H_
 #define UNDERSTUDY_CLIENT_CTL_TERMINAL_H_
 
-#include <ostream>
+#include <iosfwd>
 #include <string>
 
 namespace understudy::ctl {

@@ -10,6 +10,7 @@
 #include "client/ctl/json.h"
 #include "client/ctl/table.h"
 #include "client/ctl/units.h"
+#include "understudy/v1/replication.pb.h"
 
 namespace understudy::ctl {
 namespace {

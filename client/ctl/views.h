@@ -8,7 +8,21 @@
 
 #include "absl/time/time.h"
 
-#include "understudy/v1/replication.pb.h"
+namespace understudy::v1 {
+class CheckpointRequest;
+class CheckpointResponse;
+class CloneResponse;
+class GetErrorResponse;
+class GetStatusResponse;
+class GroupStatus;
+class HistoryResponse;
+class ListClonesResponse;
+class OpenResponse;
+class RemoveResponse;
+class ReplicationError;
+class StartResponse;
+class StopResponse;
+}  // namespace understudy::v1
 
 namespace understudy::ctl {
 

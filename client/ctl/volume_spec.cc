@@ -9,6 +9,7 @@
 #include "absl/strings/str_split.h"
 
 #include "client/ctl/units.h"
+#include "understudy/v1/replication.pb.h"
 
 namespace understudy::ctl {
 namespace {

@@ -7,7 +7,9 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
-#include "understudy/v1/replication.pb.h"
+namespace understudy::v1 {
+class VolumeSpec;
+}  // namespace understudy::v1
 
 namespace understudy::ctl {
 

@@ -3,6 +3,7 @@
 #include <deque>
 #include <memory>
 #include <optional>
+#include <ostream>
 #include <string>
 #include <thread>
 #include <utility>
@@ -11,9 +12,12 @@
 #include "absl/strings/str_cat.h"
 
 #include "client/ctl/interrupt.h"
+#include "client/ctl/invocation.h"
 #include "client/ctl/json.h"
 #include "client/ctl/terminal.h"
 #include "client/ctl/watch_view.h"
+#include "client/rpc/control_client.h"
+#include "storage/base/clock.h"
 #include "storage/base/mutex.h"
 
 namespace understudy::ctl {

@@ -4,15 +4,21 @@
 #ifndef UNDERSTUDY_CLIENT_CTL_WATCH_H_
 #define UNDERSTUDY_CLIENT_CTL_WATCH_H_
 
-#include <ostream>
+#include <iosfwd>
 
 #include "absl/status/status.h"
 
-#include "client/ctl/arguments.h"
-#include "client/rpc/control_client.h"
-#include "storage/base/clock.h"
+namespace understudy::base {
+class Clock;
+}  // namespace understudy::base
+namespace understudy::client {
+class ControlClient;
+}  // namespace understudy::client
 
 namespace understudy::ctl {
+
+struct Invocation;
+struct WatchCommand;
 
 // Prints on `out` (which must be standard output when `command.live`) and says on `error` when the connection is lost. OK after
 // SIGINT or SIGTERM; else what the daemon refused, or that none could be reached for `invocation.timeout`.

@@ -1,6 +1,7 @@
 #include "client/ctl/watch_view.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -10,6 +11,7 @@
 #include "client/ctl/table.h"
 #include "client/ctl/units.h"
 #include "client/ctl/views.h"
+#include "understudy/v1/replication.pb.h"
 
 namespace understudy::ctl {
 namespace {
@@ -127,15 +129,27 @@ std::string Rate::Text(absl::Time now) const {
   return rate ? HumanBytes(static_cast<uint64_t>(*rate)) + "/s" : "";
 }
 
+struct WatchView::Group {
+  v1::GroupStatus status;
+  Rate received;
+  std::map<std::string, Rate> jobs;  // by kind
+  bool stale = false;                // from before a GAP: gone unless a SNAPSHOT follows
+};
+
+WatchView::WatchView() = default;
+WatchView::~WatchView() = default;
+
 void WatchView::Add(const v1::WatchEvent& event, absl::Time now) {
   if (event.kind() == v1::WATCH_KIND_GAP) {
-    for (auto& [name, group] : groups_) group.stale = true;
+    for (auto& [name, group] : groups_) group->stale = true;
   }
   if (event.kind() == v1::WATCH_KIND_CURRENT) {
-    std::erase_if(groups_, [](const auto& entry) { return entry.second.stale; });
+    std::erase_if(groups_, [](const auto& entry) { return entry.second->stale; });
   }
   if (event.has_status()) {
-    Group& group = groups_[event.group()];
+    std::unique_ptr<Group>& known = groups_[event.group()];
+    if (known == nullptr) known = std::make_unique<Group>();
+    Group& group = *known;
     group.stale = false;
     group.status = event.status();
     group.received.Add(group.status.received_bytes(), now);
@@ -158,7 +172,7 @@ std::string WatchView::Line(const v1::WatchEvent& event, absl::Time now) const {
   if (const std::string text = EventText(event); !text.empty()) return LogLine(event, text);
   const auto group = groups_.find(event.group());
   if (!event.has_status() || group == groups_.end()) return "";
-  return LogLine(event, GroupLine(event.status(), now, group->second.received.Text(now)));
+  return LogLine(event, GroupLine(event.status(), now, group->second->received.Text(now)));
 }
 
 std::string WatchView::Details(const Group& group, absl::Time now) const {
@@ -174,7 +188,7 @@ std::string WatchView::Details(const Group& group, absl::Time now) const {
 std::string WatchView::Summary(absl::Time now) const {
   Table table({"GROUP", "STAGE", "SYNC", "CONNECTED", "COMMITTED", "LAG", "RATE", "JOB", "ERRORS"});
   for (const auto& [name, group] : groups_) {
-    const v1::GroupStatus& status = group.status;
+    const v1::GroupStatus& status = group->status;
     std::string job;
     for (const v1::JobStatus& running : status.jobs()) {
       absl::StrAppend(&job, job.empty() ? "" : ", ",
@@ -185,7 +199,7 @@ std::string WatchView::Summary(absl::Time now) const {
                    ? ""
                    : EnumName(*v1::SyncState_descriptor(), status.sync_state()),
                status.connected() ? "yes" : "no", absl::StrCat(status.committed_epoch()),
-               HumanSeconds(status.lag_seconds()), group.received.Text(now), job,
+               HumanSeconds(status.lag_seconds()), group->received.Text(now), job,
                status.errors().empty() ? "" : absl::StrCat(status.errors_size())});
   }
   return table.Render();
@@ -195,7 +209,7 @@ std::string WatchView::Screen(const std::string& heading, int rows, absl::Time n
   const int room = rows - 3;  // the heading, a blank line, the cursor's
   std::string groups;
   for (const auto& [name, group] : groups_) {
-    absl::StrAppend(&groups, groups.empty() ? "" : "\n", Details(group, now));
+    absl::StrAppend(&groups, groups.empty() ? "" : "\n", Details(*group, now));
     if (LinesOf(groups) > room) break;
   }
   if (LinesOf(groups) > room) groups = Summary(now);

@@ -7,12 +7,15 @@
 #include <cstdint>
 #include <deque>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 
 #include "absl/time/time.h"
 
-#include "understudy/v1/replication.pb.h"
+namespace understudy::v1 {
+class WatchEvent;
+}  // namespace understudy::v1
 
 namespace understudy::ctl {
 
@@ -34,6 +37,9 @@ class Rate {
 
 class WatchView {
  public:
+  WatchView();
+  ~WatchView();
+
   // Takes in a message that came at `now`, from the daemon.
   void Add(const v1::WatchEvent& event, absl::Time now);
 
@@ -43,17 +49,12 @@ class WatchView {
   std::string Screen(const std::string& heading, int rows, absl::Time now) const;
 
  private:
-  struct Group {
-    v1::GroupStatus status;
-    Rate received;
-    std::map<std::string, Rate> jobs;  // by kind
-    bool stale = false;                // from before a GAP: gone unless a SNAPSHOT follows
-  };
+  struct Group;
 
   std::string Details(const Group& group, absl::Time now) const;
   std::string Summary(absl::Time now) const;
 
-  std::map<std::string, Group> groups_;
+  std::map<std::string, std::unique_ptr<Group>> groups_;
   std::deque<std::string> events_;  // lines, oldest first
 };
 

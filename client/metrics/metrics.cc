@@ -9,6 +9,10 @@
 #include "absl/strings/ascii.h"
 #include <prometheus/metric_family.h>
 
+#include "client/differences.h"
+#include "client/intent_log.h"
+#include "client/primary.h"
+
 namespace understudy::client {
 namespace {
 

@@ -14,10 +14,11 @@
 #include "absl/time/time.h"
 #include <prometheus/collectable.h>
 
-#include "client/primary.h"
 #include "storage/base/mutex.h"
 
 namespace understudy::client {
+
+class Primary;
 
 class Metrics : public prometheus::Collectable {
  public:

@@ -2,6 +2,8 @@
 
 #include <string>
 
+#include "client/differences.h"
+#include "client/intent_log.h"
 #include "client/rpc/frame_encoder.h"
 #include "storage/base/reason.h"
 

@@ -17,6 +17,8 @@
 
 #include "server/daemon.h"
 #include "server/daemon_options.h"
+#include "server/export.h"
+#include "server/service.h"
 #include "storage/base/nbdkit.h"
 
 namespace understudy::server {

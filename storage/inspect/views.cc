@@ -6,6 +6,8 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 
+#include "storage/inspect/inspector.h"
+
 namespace understudy::storage {
 namespace {
 

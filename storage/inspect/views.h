@@ -6,9 +6,10 @@
 
 #include <string>
 
-#include "storage/inspect/inspector.h"
-
 namespace understudy::storage {
+
+struct InspectOptions;
+struct InspectReport;
 
 std::string TextView(const InspectOptions& options, const InspectReport& report);
 std::string JsonView(const InspectOptions& options, const InspectReport& report);

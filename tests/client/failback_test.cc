@@ -10,6 +10,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "client/differences.h"
 #include "client/primary.h"
 #include "storage/base/reason.h"
 #include "tests/client/fake_transport.h"

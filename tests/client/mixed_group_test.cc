@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "client/agent_state.h"
+#include "client/differences.h"
 #include "client/primary.h"
 #include "storage/base/reason.h"
 #include "tests/client/fake_transport.h"

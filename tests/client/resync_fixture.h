@@ -13,6 +13,7 @@
 #include <gtest/gtest.h>
 
 #include "client/agent_state.h"
+#include "client/differences.h"
 #include "client/primary.h"
 #include "client/resync.h"
 #include "tests/client/fake_transport.h"

@@ -15,6 +15,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "client/differences.h"
 #include "storage/base/reason.h"
 #include "tests/client/resync_fixture.h"
 #include "tests/testing/seed.h"

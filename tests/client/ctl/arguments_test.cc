@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "client/ctl/invocation.h"
+
 namespace understudy::ctl {
 namespace {
 

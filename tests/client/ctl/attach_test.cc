@@ -9,6 +9,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "client/ctl/invocation.h"
 #include "tests/client/ctl/fake_qmp.h"
 #include "tests/testing/temp_dir.h"
 

@@ -7,6 +7,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "client/ctl/progress.h"
+#include "understudy/v1/replication.pb.h"
+
 namespace understudy::ctl {
 namespace {
 

@@ -82,8 +82,8 @@ TEST_F(QmpTest, EventsInBetweenAreKeptInOrder) {
   EXPECT_EQ((*qmp->NextEvent(kTimeout))->name, "JOB_STATUS_CHANGE");
   const auto ready = *qmp->NextEvent(kTimeout);
   EXPECT_EQ(ready->name, "BLOCK_JOB_READY");
-  EXPECT_EQ(NumberOf(ready->data, "len"), 5);
-  EXPECT_EQ(TextOf((*qmp->NextEvent(kTimeout))->data, "error"), "broken");
+  EXPECT_EQ(NumberOf(*ready->data, "len"), 5);
+  EXPECT_EQ(TextOf(*(*qmp->NextEvent(kTimeout))->data, "error"), "broken");
   EXPECT_EQ(*qmp->NextEvent(kShort), std::nullopt);
 }
 

@@ -5,6 +5,8 @@
 #include "absl/strings/match.h"
 #include <gtest/gtest.h>
 
+#include "understudy/v1/replication.pb.h"
+
 namespace understudy::ctl {
 namespace {
 

@@ -6,6 +6,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "understudy/v1/replication.pb.h"
+
 namespace understudy::ctl {
 namespace {
 

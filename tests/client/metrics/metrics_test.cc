@@ -8,6 +8,9 @@
 #include <gtest/gtest.h>
 #include <prometheus/metric_family.h>
 
+#include "client/agent_state.h"
+#include "client/primary.h"
+#include "storage/base/file_system.h"
 #include "tests/client/fake_transport.h"
 
 namespace understudy::client {
