@@ -88,10 +88,10 @@ std::string NewAgentId() {
 
 std::string EncodeAgentRecord(const AgentRecord& record) {
   std::string text = absl::StrCat(
-      "version=", kStateVersion, "\nagent_id=", record.agent_id, "\nstage=", StageName(record.stage),
-      "\nincarnation=", record.grant.incarnation.ToHex(), "\nterm=", record.grant.term.value(),
-      "\nfenced=", record.fenced ? "1" : "0", "\nhanded_over=", record.handed_over ? "1" : "0",
-      "\n");
+      "version=", kStateVersion, "\nagent_id=", record.agent_id,
+      "\nstage=", StageName(record.stage), "\nincarnation=", record.grant.incarnation.ToHex(),
+      "\nterm=", record.grant.term.value(), "\nfenced=", record.fenced ? "1" : "0",
+      "\nhanded_over=", record.handed_over ? "1" : "0", "\n");
   if (record.clean) absl::StrAppend(&text, "clean=1\n");
   if (!record.pair.none()) {
     absl::StrAppend(&text, "pair=", record.pair.ToHex(), "\npair_agent=", record.pair_agent, "\n");
@@ -127,7 +127,8 @@ absl::StatusOr<AgentRecord> DecodeAgentRecord(absl::string_view text) {
   }
   if (version > kStateVersion) {
     return absl::FailedPreconditionError(absl::StrCat("it was written by a newer release (version ",
-                                                      version, ", this one knows ", kStateVersion, ")"));
+                                                      version, ", this one knows ", kStateVersion,
+                                                      ")"));
   }
   if (version == 0 || record.agent_id.empty()) {
     return absl::DataLossError("version or agent_id is missing");

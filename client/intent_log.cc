@@ -76,8 +76,9 @@ absl::Status CheckHeader(absl::string_view file, absl::string_view expected) {
     return absl::DataLossError("it is not one");
   }
   if (start.version != kLogVersion) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "another release wrote it (version ", start.version, ", this one knows ", kLogVersion, ")"));
+    return absl::FailedPreconditionError(absl::StrCat("another release wrote it (version ",
+                                                      start.version, ", this one knows ",
+                                                      kLogVersion, ")"));
   }
   uint32_t crc = 0;
   const uint64_t bytes = start.header_bytes;

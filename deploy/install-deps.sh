@@ -17,7 +17,7 @@ BUILD=(
   g++ cmake ninja-build pkg-config ccache git ca-certificates
   libgrpc++-dev protobuf-compiler-grpc protobuf-compiler libprotobuf-dev libc-ares-dev libre2-dev
   libabsl-dev librocksdb-dev prometheus-cpp-dev libcli11-dev libgtest-dev libgmock-dev
-  nbdkit nbdkit-plugin-dev libxxhash-dev
+  nbdkit nbdkit-plugin-dev libxxhash-dev mold
 )
 DEMO=(libnbd-bin qemu-utils e2fsprogs util-linux jq curl)
 TESTS=(prometheus python3 fio clang-format xfsprogs qemu-system-x86)

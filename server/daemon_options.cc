@@ -143,7 +143,7 @@ absl::Status DaemonOptions::Validate() const {
                                     " is less than 16 MiB (", kIndexMemoryMin, ")"));
   }
   storage::StoreOptions rest = store;
-  if (rest.data_dir.empty()) rest.data_dir = "/";  // said above, in terms of the flag
+  if (rest.data_dir.empty()) rest.data_dir.push_back('/');  // said above, in terms of the flag
   if (const absl::Status status = rest.Validate(); !status.ok()) {
     problems.emplace_back(status.message());
   }

@@ -10,8 +10,8 @@ namespace understudy::storage {
 namespace {
 
 constexpr uint64_t kStepEveryBytes = 256 << 10;  // of log
-constexpr uint64_t kCompactionBytesMax = 512
-                                   << 10;  // appended again in a step: the work gains on the writes
+constexpr uint64_t kCompactionBytesMax =
+    512 << 10;  // appended again in a step: the work gains on the writes
 constexpr size_t kCompactionExtents = 16 << 10;  // looked at in a step
 
 }  // namespace

@@ -10,7 +10,7 @@ namespace understudy::ctl {
 void Table::Add(Row row) {
   UNDERSTUDY_CHECK(row.size() == rows_.front().size());
   for (std::string& cell : row) {
-    if (cell.empty()) cell = "-";
+    if (cell.empty()) cell.push_back('-');
   }
   rows_.push_back(std::move(row));
 }

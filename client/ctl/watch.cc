@@ -28,7 +28,7 @@ using client::WatchCall;
 
 constexpr absl::Duration kRetry = absl::Milliseconds(500);
 constexpr absl::Duration kSignalPoll = absl::Milliseconds(100);  // for signals
-constexpr absl::Duration kRedraw = absl::Seconds(1);       // ages grow without a message
+constexpr absl::Duration kRedraw = absl::Seconds(1);             // ages grow without a message
 constexpr absl::Duration kRedrawMin = absl::Milliseconds(50);
 constexpr size_t kQueueMax = 256;  // full: it reads no further, and the daemon waits
 

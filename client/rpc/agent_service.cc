@@ -67,6 +67,13 @@ absl::Status CheckStart(const v1::StartRequest& request) {
 
 }  // namespace
 
+AgentService::AgentService(Primary* primary, base::WorkerPool* pool, std::string nbd_socket)
+    : primary_(*primary),
+      pool_(*pool),
+      nbd_socket_(std::move(nbd_socket)),
+      watch_streams_(primary->journal(), *this) {}
+AgentService::~AgentService() = default;
+
 absl::Status AgentService::CheckGroup(const std::string& group) const {
   if (group == primary_.group()) return absl::OkStatus();
   return WithReason(absl::NotFoundError(absl::StrCat(

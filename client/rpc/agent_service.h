@@ -31,11 +31,8 @@ class AgentService : public v1::Replication::CallbackService, private proto::Wat
  public:
   // Both outlive the server that this is registered with. The pool's queue is bounded by the calls in flight.
   // `nbd_socket`: path of the NBD exports, for status; empty: none.
-  AgentService(Primary* primary, base::WorkerPool* pool, std::string nbd_socket = "")
-      : primary_(*primary),
-        pool_(*pool),
-        nbd_socket_(std::move(nbd_socket)),
-        watch_streams_(primary->journal(), *this) {}
+  AgentService(Primary* primary, base::WorkerPool* pool, std::string nbd_socket = "");
+  ~AgentService() override;
 
   grpc::ServerUnaryReactor* Scrub(grpc::CallbackServerContext* context,
                                   const v1::ScrubRequest* request,

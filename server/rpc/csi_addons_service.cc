@@ -154,6 +154,12 @@ std::string OlderVolumeId(const Request& request) {
 
 }  // namespace
 
+CsiAddonsService::CsiAddonsService(server::Service& service) : service_(service) {}
+CsiAddonsService::~CsiAddonsService() = default;
+
+CsiIdentityService::CsiIdentityService() = default;
+CsiIdentityService::~CsiIdentityService() = default;
+
 template <typename Request>
 absl::StatusOr<CsiAddonsService::Source> CsiAddonsService::SourceOf(const Request& request) {
   const replication::ReplicationSource& source = request.replication_source();

@@ -25,7 +25,8 @@ namespace understudy::server {
 class CsiAddonsService final : public replication::Controller::CallbackService {
  public:
   // `service` outlives this.
-  explicit CsiAddonsService(server::Service& service) : service_(service) {}
+  explicit CsiAddonsService(server::Service& service);
+  ~CsiAddonsService() override;
 
   grpc::ServerUnaryReactor* EnableVolumeReplication(
       grpc::CallbackServerContext* context,
@@ -81,6 +82,8 @@ class CsiAddonsService final : public replication::Controller::CallbackService {
 // What an operator asks first.
 class CsiIdentityService final : public identity::Identity::CallbackService {
  public:
+  CsiIdentityService();
+  ~CsiIdentityService() override;
   grpc::ServerUnaryReactor* GetIdentity(grpc::CallbackServerContext* context,
                                         const identity::GetIdentityRequest* request,
                                         identity::GetIdentityResponse* response) override;

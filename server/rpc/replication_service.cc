@@ -33,6 +33,7 @@ ReplicationService::ReplicationService(server::Service& service, const std::stri
       list_clones_(service, look_pool_, nbd_socket),
       failback_(service, look_pool_),
       watch_(service) {}
+ReplicationService::~ReplicationService() = default;
 
 grpc::ServerUnaryReactor* ReplicationService::Open(grpc::CallbackServerContext* context,
                                                    const v1::OpenRequest* request,

@@ -28,10 +28,13 @@
 
 namespace understudy::server {
 
+// Its constructor and destructor bring all of gRPC's templates for each call with them, wherever they are compiled: as those of the
+// other services, they are so in one place.
 class ReplicationService final : public v1::Replication::CallbackService {
  public:
   // `service` outlives this. `nbd_socket`: path of the NBD exports, to tell who makes a clone; empty: none.
   explicit ReplicationService(server::Service& service, const std::string& nbd_socket = "");
+  ~ReplicationService() override;
 
   grpc::ServerUnaryReactor* Open(grpc::CallbackServerContext* context,
                                  const v1::OpenRequest* request,

@@ -134,6 +134,10 @@ class WriteStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc:
 
 }  // namespace
 
+PrimaryWritesService::PrimaryWritesService(server::Service& service, const StreamOptions& options)
+    : service_(service), options_(options) {}
+PrimaryWritesService::~PrimaryWritesService() = default;
+
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* PrimaryWritesService::Write(
     grpc::CallbackServerContext* /*context*/) {
   return new WriteStream(service_, options_);

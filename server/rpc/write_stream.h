@@ -20,8 +20,9 @@ class PrimaryWritesService final
     : public v1::PrimaryWrites::WithRawCallbackMethod_Write<
           v1::PrimaryWrites::WithCallbackMethod_Checksums<v1::PrimaryWrites::Service>> {
  public:
-  explicit PrimaryWritesService(server::Service& service, const StreamOptions& options = {})
-      : service_(service), options_(options) {}  // `service` outlives this
+  explicit PrimaryWritesService(server::Service& service,  // outlives this
+                                const StreamOptions& options = {});
+  ~PrimaryWritesService() override;
 
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Write(
       grpc::CallbackServerContext* context) override;

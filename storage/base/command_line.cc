@@ -8,12 +8,13 @@
 #include <CLI/CLI.hpp>
 
 namespace understudy::base {
-namespace {
 
 struct KeptSetting {
   Setting setting;
   std::vector<std::string> values = {};
 };
+
+namespace {
 
 void AddSetting(CLI::App& app, KeptSetting& kept) {
   const auto& [name, help, shape] = kept.setting;

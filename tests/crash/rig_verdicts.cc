@@ -8,6 +8,7 @@
 #include "tests/crash/rig.h"
 
 namespace understudy::crash {
+
 Images Rig::RawDisks() {
   Images images;
   for (const storage::VolumeSpec& volume : spec_.volumes) {

@@ -183,7 +183,9 @@ TEST_F(FailbackTest, ManyThreadsLoseNoMark) {
     for (uint64_t at = run.start; at < run.end; at += kRegion) marked[at / kRegion] = true;
   }
   for (uint64_t region = 0; region < 128; ++region) {
-    if (region % 8 < 4) EXPECT_TRUE(marked[region]) << region;
+    if (region % 8 < 4) {
+      EXPECT_TRUE(marked[region]) << region;
+    }
   }
   ASSERT_EQ(f_.CrashAndOpen(), absl::OkStatus());
   for (const ByteRange& run : Runs()) {

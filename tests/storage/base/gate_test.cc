@@ -32,7 +32,9 @@ TEST(GateTest, WhoeverGivesUpLetsTheNextOneIn) {
     for (int i = 0; i < 500; ++i) {
       const auto pass =
           gate.Enter(patient ? absl::InfiniteFuture() : absl::Now() + absl::Microseconds(i));
-      if (patient) ASSERT_TRUE(pass.ok());
+      if (patient) {
+        ASSERT_TRUE(pass.ok());
+      }
       if (!pass.ok()) continue;
       ASSERT_EQ(inside.fetch_add(1), 0);
       if (i % 8 == 0) absl::SleepFor(absl::Microseconds(50));
