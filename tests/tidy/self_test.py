@@ -8,6 +8,7 @@ import tempfile
 import unittest
 
 import cpp_text
+import tidy
 
 TIDY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tidy.py")
 
@@ -20,7 +21,8 @@ def header(path, body=""):
 GOOD = {
     ".clang-format": "BasedOnStyle: Google\nColumnLimit: 100\n",
     "storage/base/a.h": header("storage/base/a.h"),
-    "storage/b.h": header("storage/b.h", '#include <rocksdb/db.h>\n\n#include "storage/base/a.h"'),
+    "storage/b.h": header("storage/b.h", '#include <string>\n\n#include "storage/base/a.h"'),
+    "storage/b.cc": '#include "storage/b.h"\n\n#include <rocksdb/db.h>\n',
     "server/c.cc": '#include "storage/b.h"\n',
     "server/rpc/d.cc": '#include <grpcpp/grpcpp.h>\n\n#include "proto/e.h"\n',
     "server/main.cc": '#include "storage/base/command_line.h"\n',
@@ -29,8 +31,9 @@ GOOD = {
     "proto/e.h": header("proto/e.h", '#include "understudy/v1/replication.pb.h"'),
     "client/f.cc": '#include "storage/base/a.h"\n',
     "tests/g_test.cc": '#include <rocksdb/db.h>\n\n#include "server/c.h"\n',
+    "CMakeLists.txt": "set(UNDERSTUDY_COMMON_HEADERS\n  <map> <string>)\n",
     "storage/base/CMakeLists.txt": "understudy_library(base HDRS a.h command_line.h SRCS command_line.cc)",
-    "storage/CMakeLists.txt": "understudy_library(storage HDRS b.h)",
+    "storage/CMakeLists.txt": "understudy_library(storage SRCS b.cc HDRS b.h)",
     "server/CMakeLists.txt": "add_executable(d main.cc c.cc rpc/d.cc)",
     "proto/CMakeLists.txt": "understudy_library(proto HDRS e.h)",
     "client/CMakeLists.txt": "understudy_library(client SRCS f.cc)",
@@ -114,6 +117,44 @@ class TidyTest(unittest.TestCase):
         if self.run_check("format").returncode == 77:
             self.skipTest("no clang-format")
         self.assert_finds("format", "client/x.cc", "int   x;\n", "not as clang-format has it")
+
+    def assert_too_heavy(self, files, path, part):
+        result = self.run_check("weight", files=files)
+        if result.returncode == 77:
+            self.skipTest(result.stdout)
+        self.assertEqual(result.returncode, 1, result.stdout + result.stderr)
+        self.assertIn(f"{path}: {part}", result.stdout)
+        self.assertIn(" 1 problems", result.stdout)
+
+    def test_light_headers_and_heavy_sources_are_none_of_its_business(self):
+        result = self.run_check("weight")
+        self.assertIn(result.returncode, (0, 77), result.stdout + result.stderr)
+
+    def test_grpc_behind_two_headers_is_found(self):
+        files = {"grpcpp/x.h": "\n", "server/rpc/x.h": header("server/rpc/x.h", "#include <grpcpp/x.h>"),
+                 "server/x.h": header("server/x.h", '#include "server/rpc/x.h"')}
+        self.assert_too_heavy(files, "server/x.h", "reads grpcpp/x.h")
+
+    def test_messages_in_a_header_are_found(self):
+        files = {"understudy/v1/x.pb.h": "\n", "client/x.h": header("client/x.h", '#include "understudy/v1/x.pb.h"')}
+        self.assert_too_heavy(files, "client/x.h", "reads understudy/v1/x.pb.h")
+
+    def test_rocksdb_in_a_header_is_found(self):
+        files = {"rocksdb/x.h": "\n", "storage/x.h": header("storage/x.h", "#include <rocksdb/x.h>")}
+        self.assert_too_heavy(files, "storage/x.h", "reads rocksdb/x.h")
+
+    def test_a_heavy_header_is_found(self):
+        lines = tidy.WEIGHT_MAX
+        files = {"client/x.h": header("client/x.h", "int x;\n" * (lines + 1))}
+        self.assert_too_heavy(files, "client/x.h", "reads ")
+
+    def test_the_common_headers_weigh_nothing(self):
+        files = {"client/x.h": header("client/x.h", "#include <map>\n" + "int x;\n" * (tidy.WEIGHT_MAX - 10))}
+        self.assertIn(self.run_check("weight", files=files).returncode, (0, 77))
+
+    def test_a_header_that_lacks_an_include_is_found(self):
+        files = {"client/x.h": header("client/x.h", '#include "client/none.h"')}
+        self.assert_too_heavy(files, "client/x.h", "cannot be read alone")
 
 
 class FunctionsTest(unittest.TestCase):

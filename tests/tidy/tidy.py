@@ -14,6 +14,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 from cpp_text import code_only, functions
 
@@ -44,13 +46,23 @@ MAINS = {"server/main.cc": "server/nbd", "server/daemon.h": "server/nbd", "serve
 # Third-party headers that only some places may include: (what, header, who may).
 THIRD_PARTY = (
     ("gRPC and protobuf", r"(grpc|grpcpp|grpc\+\+|google/protobuf|google/rpc)/|.*\.pb\.h$",
-     r"proto/|(server|client)/rpc/|server/nbd/|server/daemon\.|client/(agent|ctl)/|.*/main\.cc$"),
+     r"proto/|(server|client)/rpc/|client/ctl/"),
     ("RocksDB", r"rocksdb/", r"storage/(?!base/)|tests/testing/"),
     ("Prometheus", r"prometheus/", r"storage/base/metrics/|storage/(?!base/)|server/|client/"),
     ("CLI11", r"CLI/", r"storage/base/command_line\.cc$"),
     ("nbdkit", r"nbdkit-", r"server/nbd/|client/agent/"),
     ("absl::Mutex, which ThreadSanitizer cannot see: use storage/base/mutex.h", r"absl/synchronization/mutex\.h", r"$"),
 )
+
+# The weight of a header is the preprocessed lines that it adds to the common ones: those that nearly every file of ours reads, which
+# the build precompiles (UNDERSTUDY_COMMON_HEADERS). All lines cannot be what is bounded: every signature of ours returns
+# absl::Status, Abseil asks not to forward declare its types, and with GCC 12 on Debian 12 absl/status/statusor.h alone reads 114,740
+# lines, absl/time/time.h 69,615, absl/functional/any_invocable.h 72,312. WEIGHT_MAX is a little above the heaviest header.
+COMMON = re.compile(r"set\(UNDERSTUDY_COMMON_HEADERS([^)]*)\)")
+WEIGHT_MAX = 11_000
+WEIGHED = re.compile(r"(storage|client|server)/(?!(.*/)?rpc/).*\.h$")
+HEAVY = re.compile(r"(grpc|grpcpp|grpc\+\+|google/protobuf|google/rpc|rocksdb)/|.*\.pb\.h$")  # may be read in a .cc only
+MADE_OF_MESSAGES = ("client/ctl/invocation.h",)  # a variant of requests: whoever reads it works with them
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 
@@ -211,6 +223,63 @@ def check_format(tree):
         yield f"{path}: not as clang-format has it; clang-format -i {path}"
     if result.returncode != 0 and not found:
         yield f"clang-format failed: {result.stderr.strip()}"
+
+
+def compiler(tree):
+    """What the build compiles with, else what is installed."""
+    commands = os.path.join(tree.build or "", "compile_commands.json")
+    words = []
+    if os.path.exists(commands):
+        with open(commands, encoding="utf-8") as file:
+            words = next((c["command"].split()[:2] for c in json.load(file) if "command" in c), [])
+    words = [word for word in words if os.path.basename(word) != "ccache"]
+    return shutil.which(words[0] if words else "c++") or shutil.which("g++")
+
+
+def preprocessed(program, root, text):
+    """The lines of a translation unit by the file they come from; and the errors, if there are any."""
+    result = subprocess.run([program, "-std=c++20", "-I", root, "-E", "-x", "c++", "-"], cwd=root, input=text, capture_output=True,
+                            text=True, check=False)
+    lines, file = Counter(), ""
+    for line in result.stdout.splitlines():
+        if line.startswith("# "):
+            file = line.split('"')[1]
+        lines[file] += not line.startswith("# ")
+    return lines, "" if result.returncode == 0 else result.stderr
+
+
+def include_name(tree, file):
+    """As an #include would name it."""
+    if file.startswith(tree.root + "/"):
+        return os.path.relpath(file, tree.root)
+    return file.rpartition("/include/")[2]
+
+
+def check_weight(tree):
+    """Headers are cheap to read: none brings gRPC, protobuf or RocksDB, none much beyond the common ones."""
+    program = compiler(tree)
+    if program is None:
+        print("skipped: no compiler")
+        sys.exit(77)
+    common = COMMON.search(tree.text("CMakeLists.txt")).group(1).split()
+    shared, failed = preprocessed(program, tree.root, "".join(f"#include {header}\n" for header in common))
+    if failed:
+        print(f"skipped: the common headers are not installed: {failed.splitlines()[0]}")
+        sys.exit(77)
+    headers = [path for path in tree.sources if WEIGHED.match(path) and path not in MADE_OF_MESSAGES]
+    with ThreadPoolExecutor(max_workers=2) as two:
+        results = list(two.map(lambda path: preprocessed(program, tree.root, f'#include "{path}"\n'), headers))
+    for path, (lines, failed) in zip(headers, results):
+        if failed:
+            yield f"{path}: cannot be read alone: {failed.splitlines()[0]}"
+            continue
+        own = Counter({include_name(tree, file): count for file, count in lines.items() if file not in shared})
+        heavy = [file for file in own if HEAVY.match(file)]
+        if heavy:
+            yield f"{path}: reads {heavy[0]}: declare forward what it names, or keep it in the .cc"
+        elif own.total() > WEIGHT_MAX:
+            most = ", ".join(f"{file} {count}" for file, count in own.most_common(4))
+            yield f"{path}: reads {own.total()} lines beyond the common ones, more than {WEIGHT_MAX}; most: {most}"
 
 
 CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
