@@ -13,6 +13,7 @@
 #include "client/rpc/frame_encoder.h"
 #include "proto/sealed_message.h"
 #include "proto/status_codec.h"
+#include "storage/base/worker_pool.h"
 #include "understudy/v1/primary_writes.pb.h"
 
 namespace understudy::client {
@@ -21,6 +22,14 @@ namespace {
 constexpr char kMethod[] = "/understudy.v1.PrimaryWrites/Write";
 // How long a call that is cancelled may take to end. One whose bytes the network takes no more does not end until TCP gives up.
 constexpr std::chrono::milliseconds kCloseTimeout(200);
+
+// Where sessions are destroyed. The threads that run gRPC's reactions end with the last channel of the process, and whoever destroys
+// that waits for them: in a reaction a thread would wait for itself, and go on with what it has freed (seen with gRPC 1.51). Never
+// ends, as gRPC's own threads do not; at most one task for each session.
+base::WorkerPool& SessionsEnd() {
+  static auto* const pool = new base::WorkerPool("sessions-end", 1);
+  return *pool;
+}
 
 grpc::ByteBuffer Serialize(const v1::WriteRequest& request) {
   const grpc::Slice slice(request.SerializeAsString());
@@ -101,12 +110,15 @@ Ack DecodeAck(const v1::Ack& in) {
 }  // namespace
 
 // One call of PrimaryWrites.Write, on a connection of its own: the one before may be dead without knowing. It keeps itself alive
-// until OnDone(), which may be long after it has told that it is closed.
+// until OnDone(), which may be long after it has told that it is closed. Whoever lets go of it last, it is destroyed elsewhere.
 class WriteStream::Session : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
                              public std::enable_shared_from_this<Session> {
  public:
-  Session(uint64_t number, TransportEvents* events, const std::string& server)
-      : number_(number), events_(events), stub_(MakeChannel(server)) {}
+  static std::shared_ptr<Session> Make(uint64_t number, TransportEvents* events,
+                                       const std::string& server) {
+    return {new Session(number, events, server),
+            [](Session* session) { SessionsEnd().Submit([session] { delete session; }); }};
+  }
 
   uint64_t number() const { return number_; }
 
@@ -186,12 +198,15 @@ class WriteStream::Session : public grpc::ClientBidiReactor<grpc::ByteBuffer, gr
   }
 
   void OnDone(const grpc::Status& status) override {
-    const std::shared_ptr<Session> self = std::move(self_);  // the last thing that may delete this
+    const std::shared_ptr<Session> self = std::move(self_);
     close_timer_.Cancel();
     End(broken_answer_.ok() ? proto::FromGrpcStatus(status) : broken_answer_);
   }
 
  private:
+  Session(uint64_t number, TransportEvents* events, const std::string& server)
+      : number_(number), events_(events), stub_(MakeChannel(server)) {}
+
   enum class Writing : uint8_t { kNothing, kFrame, kOther };
 
   void Cancel() {
@@ -329,7 +344,7 @@ std::shared_ptr<WriteStream::Session> WriteStream::Find(uint64_t session) {
 }
 
 void WriteStream::Connect(uint64_t session, const Handshake& handshake, TransportEvents* events) {
-  auto made = std::make_shared<Session>(session, events, server_);
+  auto made = Session::Make(session, events, server_);
   {
     base::MutexLock lock(mutex_);
     session_ = made;

@@ -170,6 +170,17 @@ class CountedEvents : public TransportEvents {
   int closed_ = 0;  // likewise
 };
 
+// Without a server or another channel in the process gRPC's threads end with the session's, which a reaction lets go of last.
+TEST(LastChannelTest, ASessionThatOutlivesItsStreamEnds) {
+  CountedEvents events;
+  for (int session = 1; session <= 50; ++session) {
+    auto stream = std::make_unique<WriteStream>("unix:/nonexistent/s.sock");
+    stream->Connect(1, {.group = "vm1"}, &events);
+    stream.reset();
+    ASSERT_TRUE(events.AwaitClosed(session, absl::Seconds(10)));
+  }
+}
+
 TEST(DeafPeerTest, ASessionIsClosedSoonThoughItsBytesAreStuck) {
   DeafPeer peer;
   WriteStream stream(peer.address());
