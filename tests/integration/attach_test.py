@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 
 import lib
 import nbd
@@ -134,6 +133,11 @@ class Guest(threading.Thread):
         self.image[offset : offset + length] = data
         self.writes += 1
 
+    def write_on(self, count=10):
+        """Until it has written so many times more."""
+        before = self.writes
+        lib.wait_for(lambda: self.writes > before + count, "the guest to write")
+
     def stop(self):
         self.stopping.set()
         self.join()
@@ -183,14 +187,14 @@ class AttachTest(lib.Case):
         self.assert_export(service.uri(), image, "the first checkpoint")
 
         guest = Guest(self, vm, image)
-        time.sleep(0.5)
+        guest.write_on(100)
         self.checkpoint(agent, vm)
         guest.stop()
         self.checkpoint(agent, vm)
         self.assert_export(service.uri(), image, "a later checkpoint")
 
         guest = Guest(self, vm, image)
-        time.sleep(0.2)
+        guest.write_on(100)
         guest.stop()
         before = bytes(image)
         self.assertEqual(agent.ctl("detach", "--qmp", vm.qmp_socket).status, 0)
@@ -224,11 +228,10 @@ class AttachTest(lib.Case):
         vm, image = self.vm()
         self.attach(agent, vm)
         guest = Guest(self, vm, image)
-        time.sleep(0.3)
+        guest.write_on(100)
         agent.kill()
         agent.restart()
-        before = guest.writes
-        lib.wait_for(lambda: guest.writes > before + 10, "the guest to write through the new agent")
+        guest.write_on()
         guest.stop()
         agent.wait_connected()
         again = agent.ctl("attach", "--qmp", vm.qmp_socket, "--device", "disk0")
@@ -243,11 +246,10 @@ class AttachTest(lib.Case):
         vm, image = self.vm()
         self.attach(agent, vm)
         guest = Guest(self, vm, image)
-        time.sleep(0.2)
+        guest.write_on(100)
         agent.daemon.end()
         agent.restart()
-        before = guest.writes
-        lib.wait_for(lambda: guest.writes > before + 10, "the guest to write through the new agent")
+        guest.write_on()
         guest.stop()
         self.checkpoint(agent, vm)
         self.assert_export(service.uri(), image, "after the restart")
@@ -262,7 +264,7 @@ class AttachTest(lib.Case):
         self.assertEqual(second.status, 0, second.error)
         self.assertGreater(int(second.object["epoch"]), 0)
         guest = Guest(self, vm, image)
-        time.sleep(0.2)
+        guest.write_on(100)
         guest.stop()
         self.checkpoint(agent, vm)
         self.assert_export(service.uri("vda"), image, "the first volume")
@@ -280,8 +282,7 @@ class AttachTest(lib.Case):
         self.checkpoint(agent, vm)
         agent.daemon.end()
         agent.restart()
-        before = guest.writes
-        lib.wait_for(lambda: guest.writes > before + 10, "the guest to write through the new agent")
+        guest.write_on()
         guest.stop()
         self.checkpoint(agent.wait_connected(), vm)
         self.assert_export(service.uri(), image, "after an orderly restart of the agent")
