@@ -95,7 +95,7 @@ build() {
   local log=$repository/build/demo-build.log
   mkdir -p "$repository/build"
   : > "$log"
-  printf '%sbuilding into build/release (several minutes the first time, then seconds; log: build/demo-build.log)%s\n' \
+  printf '%sbuilding into build/release (a few minutes the first time, then seconds; log: build/demo-build.log)%s\n' \
     "$dim" "$plain"
   (
     cd "$repository"
