@@ -165,7 +165,7 @@ class Driver {
 
 TEST(ExtentMapModelTest, AgreesWithAnArrayWhileRegionsBecomeColdAndReturn) {
   int evictions = 0;
-  for (uint64_t round = 0; round < 200; ++round) {
+  for (uint64_t round = 0; round < 260; ++round) {
     Driver driver(testing::TestSeed() + round);
     for (int step = 0; step < 200; ++step) {
       driver.Step();
@@ -174,7 +174,7 @@ TEST(ExtentMapModelTest, AgreesWithAnArrayWhileRegionsBecomeColdAndReturn) {
     }
     evictions += driver.evictions();
   }
-  EXPECT_GT(evictions, 1000);
+  EXPECT_GT(evictions, 1000);  // about 1,400: 200 rounds missed it at times
 }
 
 TEST(ExtentMapModelTest, WhatIsNotInTheIndexOrWantedStays) {
