@@ -6,7 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-namespace understudy::client {
+namespace understudy::client::agent_state_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -90,4 +90,4 @@ TEST_F(AgentStateTest, WithoutADirectoryNothingIsKept) {
 }
 
 }  // namespace
-}  // namespace understudy::client
+}  // namespace understudy::client::agent_state_test

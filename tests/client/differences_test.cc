@@ -4,7 +4,7 @@
 
 #include <gtest/gtest.h>
 
-namespace understudy::client {
+namespace understudy::client::differences_test {
 namespace {
 
 constexpr uint64_t kRegion = DirtyMap::kRegionBytes;
@@ -90,4 +90,4 @@ TEST(DifferencesTest, ADamagedOrForeignFileIsRefusedWhole) {
 }
 
 }  // namespace
-}  // namespace understudy::client
+}  // namespace understudy::client::differences_test

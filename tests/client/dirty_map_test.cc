@@ -12,7 +12,7 @@
 #include "storage/base/crc32c.h"
 #include "tests/testing/seed.h"
 
-namespace understudy::client {
+namespace understudy::client::dirty_map_test {
 namespace {
 
 constexpr uint64_t kRegion = DirtyMap::kRegionBytes;
@@ -230,4 +230,4 @@ TEST(DirtyMapTest, AnEncodingOfAnotherReleaseOrVolumeIsRefused) {
 }
 
 }  // namespace
-}  // namespace understudy::client
+}  // namespace understudy::client::dirty_map_test

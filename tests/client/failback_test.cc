@@ -16,7 +16,7 @@
 #include "tests/client/fake_transport.h"
 #include "tests/testing/temp_dir.h"
 
-namespace understudy::client {
+namespace understudy::client::failback_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -236,4 +236,4 @@ TEST_F(FailbackTest, MapsThatDoNotBelongTogetherAreRefused) {
 }
 
 }  // namespace
-}  // namespace understudy::client
+}  // namespace understudy::client::failback_test

@@ -10,10 +10,11 @@
 #include "storage/base/log.h"
 #include "tests/client/fake_transport.h"
 
-namespace understudy::client {
+namespace understudy::client::forwarder_test {
 namespace {
 
 using ::testing::Contains;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
@@ -123,8 +124,8 @@ TEST_F(ForwarderTest, AReconnectSendsExactlyWhatWasNotReceived) {
   transport_.Set([](auto& b) { b.reachable = true; });
   ASSERT_TRUE(AllReceived());
   const auto seen = transport_.seen();
-  EXPECT_THAT(seen.frames, testing::ElementsAre(std::pair<uint64_t, size_t>(1, 1),
-                                                std::pair<uint64_t, size_t>(2, 2)));
+  EXPECT_THAT(seen.frames,
+              ElementsAre(std::pair<uint64_t, size_t>(1, 1), std::pair<uint64_t, size_t>(2, 2)));
   EXPECT_EQ(transport_.disk(0)[4096], 'b');
   EXPECT_EQ(transport_.disk(0)[8192], 'c');
   EXPECT_EQ(seen.handshakes.back().stream_id, seen.handshakes.front().stream_id);
@@ -556,4 +557,4 @@ TEST_F(ForwarderTest, ManyWritersOverABreakingConnectionLeaveEqualDisks) {
 }
 
 }  // namespace
-}  // namespace understudy::client
+}  // namespace understudy::client::forwarder_test

@@ -14,7 +14,7 @@
 #include "client/primary.h"
 #include "tests/client/fake_transport.h"
 
-namespace understudy::client {
+namespace understudy::client::handover_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -291,4 +291,4 @@ TEST_F(HandoverTest, AForwardVolumeWhoseAgentWasAwayWhileHandedOverIsNotKnown) {
 }
 
 }  // namespace
-}  // namespace understudy::client
+}  // namespace understudy::client::handover_test

@@ -7,7 +7,7 @@
 
 #include "tests/client/resync_fixture.h"
 
-namespace understudy::client {
+namespace understudy::client::in_sync_test {
 namespace {
 
 class InSyncTest : public ResyncFixture {
@@ -147,4 +147,4 @@ TEST_F(InSyncTest, ARefutationThatCouldNotBeStoredIsStoredLater) {
 }
 
 }  // namespace
-}  // namespace understudy::client
+}  // namespace understudy::client::in_sync_test

@@ -26,7 +26,7 @@
 #include "tests/testing/seed.h"
 #include "tests/testing/sim_disk.h"
 
-namespace understudy::client {
+namespace understudy::client::intent_log_crash_test {
 namespace {
 
 using testing::SimDisk;
@@ -424,4 +424,4 @@ TEST(IntentLogCrashTest, ClearedWithoutASyncOfTheDisksADifferenceIsMissed) {
 }
 
 }  // namespace
-}  // namespace understudy::client
+}  // namespace understudy::client::intent_log_crash_test

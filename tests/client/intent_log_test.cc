@@ -18,7 +18,7 @@
 #include "tests/testing/sim_disk.h"
 #include "tests/testing/temp_dir.h"
 
-namespace understudy::client {
+namespace understudy::client::intent_log_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -329,4 +329,4 @@ TEST_F(IntentLogTest, ManyThreadsLoseNoBit) {
 }
 
 }  // namespace
-}  // namespace understudy::client
+}  // namespace understudy::client::intent_log_test

@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-namespace understudy::client {
+namespace understudy::client::markers_test {
 namespace {
 
 using ::testing::IsEmpty;
@@ -98,4 +98,4 @@ TEST(MarkersTest, AnAbortFailsTheMarkersAfterTheLastCommit) {
 }
 
 }  // namespace
-}  // namespace understudy::client
+}  // namespace understudy::client::markers_test

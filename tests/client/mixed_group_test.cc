@@ -16,7 +16,7 @@
 #include "tests/testing/fault_file_system.h"
 #include "tests/testing/temp_dir.h"
 
-namespace understudy::client {
+namespace understudy::client::mixed_group_test {
 namespace {
 
 using ::testing::IsEmpty;
@@ -244,4 +244,4 @@ TEST_F(MixedGroupTest, AVolumeThatGetsALocalDiskIsComparedWhole) {
 }
 
 }  // namespace
-}  // namespace understudy::client
+}  // namespace understudy::client::mixed_group_test

@@ -20,7 +20,7 @@
 #include "tests/client/resync_fixture.h"
 #include "tests/testing/seed.h"
 
-namespace understudy::client {
+namespace understudy::client::resync_test {
 namespace {
 
 using ::testing::Contains;
@@ -567,4 +567,4 @@ TEST_F(ResyncFuzzTest, NothingIsEverForgotten) {
 }
 
 }  // namespace
-}  // namespace understudy::client
+}  // namespace understudy::client::resync_test

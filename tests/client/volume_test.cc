@@ -16,7 +16,7 @@
 #include "tests/client/fake_transport.h"
 #include "tests/testing/fault_file_system.h"
 
-namespace understudy::client {
+namespace understudy::client::volume_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -367,4 +367,4 @@ TEST_F(VolumeTest, TheMapShowsDataAndHoles) {
 }
 
 }  // namespace
-}  // namespace understudy::client
+}  // namespace understudy::client::volume_test

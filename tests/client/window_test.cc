@@ -9,7 +9,7 @@
 
 #include "storage/base/crc32c.h"
 
-namespace understudy::client {
+namespace understudy::client::window_test {
 namespace {
 
 class WindowTest : public ::testing::Test {
@@ -134,4 +134,4 @@ TEST_F(WindowTest, VolumesTravelUnderTheSecondarysIds) {
 }
 
 }  // namespace
-}  // namespace understudy::client
+}  // namespace understudy::client::window_test

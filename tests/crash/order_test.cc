@@ -11,7 +11,7 @@
 #include "tests/crash/scenario.h"
 #include "tests/crash/sweep.h"
 
-namespace understudy::crash {
+namespace understudy::crash::order_test {
 namespace {
 
 using testing::SimFault;
@@ -115,4 +115,4 @@ TEST(OrderTest, FourStagesAndTermsAreSynced) {
 }
 
 }  // namespace
-}  // namespace understudy::crash
+}  // namespace understudy::crash::order_test

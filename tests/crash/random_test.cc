@@ -14,7 +14,7 @@
 #include "tests/crash/sweep.h"
 #include "tests/testing/seed.h"
 
-namespace understudy::crash {
+namespace understudy::crash::random_test {
 namespace {
 
 using testing::SimFault;
@@ -53,4 +53,4 @@ TEST(RandomCrashTest, AnyInterruptionLeavesWhatWasPromised) {
 }
 
 }  // namespace
-}  // namespace understudy::crash
+}  // namespace understudy::crash::random_test

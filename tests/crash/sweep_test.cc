@@ -14,7 +14,7 @@
 #include "storage/base/log.h"
 #include "tests/crash/report.h"
 
-namespace understudy::crash {
+namespace understudy::crash::sweep_test {
 namespace {
 
 using testing::SimFault;
@@ -152,4 +152,4 @@ INSTANTIATE_TEST_SUITE_P(Replay, TraceTest,
                          ::testing::ValuesIn(AskedFor("UNDERSTUDY_CRASH_TRACE")));
 
 }  // namespace
-}  // namespace understudy::crash
+}  // namespace understudy::crash::sweep_test

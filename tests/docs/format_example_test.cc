@@ -17,7 +17,7 @@
 #include "storage/segment_pool.h"
 #include "tests/testing/temp_dir.h"
 
-namespace understudy::storage {
+namespace understudy::storage::format_example_test {
 namespace {
 
 constexpr uint64_t kSeed = 1;  // of the incarnation, which is random elsewhere
@@ -155,4 +155,4 @@ TEST(FormatExampleTest, GroupsAreAsDocumented) {
 }
 
 }  // namespace
-}  // namespace understudy::storage
+}  // namespace understudy::storage::format_example_test

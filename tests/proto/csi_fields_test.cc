@@ -7,7 +7,7 @@
 
 #include "csi_addons/replication.pb.h"
 
-namespace understudy::proto {
+namespace understudy::proto::csi_fields_test {
 namespace {
 
 struct Row {
@@ -132,4 +132,4 @@ TEST(CsiFieldsTest, ThePathsOfTheServicesAreThePublishedOnes) {
 }
 
 }  // namespace
-}  // namespace understudy::proto
+}  // namespace understudy::proto::csi_fields_test

@@ -14,7 +14,7 @@
 #include "tests/testing/unix_socket.h"
 #include "understudy/v1/replication.grpc.pb.h"
 
-namespace understudy::proto {
+namespace understudy::proto::grpc_host_test {
 namespace {
 
 using ::understudy::testing::TempDir;
@@ -216,4 +216,4 @@ TEST_F(GrpcHostTest, ShutdownCancelsACallThatOutlastsTheGrace) {
 }
 
 }  // namespace
-}  // namespace understudy::proto
+}  // namespace understudy::proto::grpc_host_test

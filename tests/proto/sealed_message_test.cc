@@ -4,7 +4,7 @@
 
 #include "understudy/v1/primary_writes.pb.h"
 
-namespace understudy::proto {
+namespace understudy::proto::sealed_message_test {
 namespace {
 
 v1::WriteRequest Hello() {
@@ -66,4 +66,4 @@ TEST(SealedMessageTest, NoDamagedByteIsBelieved) {
 }
 
 }  // namespace
-}  // namespace understudy::proto
+}  // namespace understudy::proto::sealed_message_test

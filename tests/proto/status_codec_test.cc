@@ -8,7 +8,7 @@
 
 #include "storage/base/reason.h"
 
-namespace understudy::proto {
+namespace understudy::proto::status_codec_test {
 namespace {
 
 TEST(StatusCodecTest, EveryCodeGoesThereAndBackAsTheSameNumber) {
@@ -65,4 +65,4 @@ TEST(StatusCodecTest, DetailsThatAreNotOursAreDropped) {
 }
 
 }  // namespace
-}  // namespace understudy::proto
+}  // namespace understudy::proto::status_codec_test

@@ -12,7 +12,7 @@
 #include "storage/base/reason.h"
 #include "tests/server/harness.h"
 
-namespace understudy::server {
+namespace understudy::server::checksum_scan_test {
 namespace {
 
 using Content = ChecksumSlice::Content;
@@ -192,4 +192,4 @@ TEST_F(ChecksumScanTest, AtShutdownThereAreNoMoreSlices) {
 }
 
 }  // namespace
-}  // namespace understudy::server
+}  // namespace understudy::server::checksum_scan_test

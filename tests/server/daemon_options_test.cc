@@ -5,7 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-namespace understudy::server {
+namespace understudy::server::daemon_options_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -78,4 +78,4 @@ TEST(DaemonOptionsTest, AnUnknownKeyIsRefused) {
 }
 
 }  // namespace
-}  // namespace understudy::server
+}  // namespace understudy::server::daemon_options_test

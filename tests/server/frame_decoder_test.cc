@@ -9,7 +9,7 @@
 
 #include "tests/server/encoded_frame.h"
 
-namespace understudy::server {
+namespace understudy::server::frame_decoder_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -216,4 +216,4 @@ TEST(FrameDecoderTest, BadInputIsRefusedWithWords) {
 }
 
 }  // namespace
-}  // namespace understudy::server
+}  // namespace understudy::server::frame_decoder_test

@@ -10,7 +10,7 @@
 #include "tests/server/harness.h"
 #include "tests/testing/temp_dir.h"
 
-namespace understudy::server {
+namespace understudy::server::group_errors_test {
 namespace {
 
 using ::testing::AllOf;
@@ -233,4 +233,4 @@ TEST_F(GroupErrorsTest, TheCheckpointThatCommitsAResyncClearsThemAfterARestartTo
 }
 
 }  // namespace
-}  // namespace understudy::server
+}  // namespace understudy::server::group_errors_test

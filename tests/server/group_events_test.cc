@@ -9,7 +9,7 @@
 #include "storage/base/reason.h"
 #include "tests/server/harness.h"
 
-namespace understudy::server {
+namespace understudy::server::group_events_test {
 namespace {
 
 using base::Event;
@@ -158,4 +158,4 @@ TEST_F(GroupEventsTest, EveryEpochIsToldOnce) {
 }
 
 }  // namespace
-}  // namespace understudy::server
+}  // namespace understudy::server::group_events_test

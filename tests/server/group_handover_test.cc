@@ -9,7 +9,7 @@
 #include "storage/base/reason.h"
 #include "tests/server/harness.h"
 
-namespace understudy::server {
+namespace understudy::server::group_handover_test {
 namespace {
 
 using testing::Harness;
@@ -137,4 +137,4 @@ TEST_F(GroupHandoverTest, AFailoverOnTheWayEndsTheCall) {
 }
 
 }  // namespace
-}  // namespace understudy::server
+}  // namespace understudy::server::group_handover_test

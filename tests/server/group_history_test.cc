@@ -10,7 +10,7 @@
 #include "storage/base/reason.h"
 #include "tests/server/harness.h"
 
-namespace understudy::server {
+namespace understudy::server::group_history_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -214,4 +214,4 @@ TEST_F(GroupHistoryTest, AfterShutdownAClonesExportAnswersAndTouchesNothing) {
 }
 
 }  // namespace
-}  // namespace understudy::server
+}  // namespace understudy::server::group_history_test

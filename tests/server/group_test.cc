@@ -9,7 +9,7 @@
 #include "storage/base/reason.h"
 #include "tests/server/harness.h"
 
-namespace understudy::server {
+namespace understudy::server::group_test {
 namespace {
 
 using testing::Harness;
@@ -437,4 +437,4 @@ TEST(GroupTest, AFailedFailoverSaysIoErrorOccurredWithItsCause) {
 }
 
 }  // namespace
-}  // namespace understudy::server
+}  // namespace understudy::server::group_test

@@ -8,7 +8,7 @@
 
 #include "tests/server/harness.h"
 
-namespace understudy::server {
+namespace understudy::server::metrics_test {
 namespace {
 
 using testing::Harness;
@@ -162,4 +162,4 @@ TEST(MetricsTest, SeriesGoWithTheirGroup) {
 }
 
 }  // namespace
-}  // namespace understudy::server
+}  // namespace understudy::server::metrics_test

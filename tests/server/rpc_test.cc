@@ -15,7 +15,7 @@
 #include "storage/base/reason.h"
 #include "tests/server/harness.h"
 
-namespace understudy::server {
+namespace understudy::server::rpc_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -534,4 +534,4 @@ TEST_F(RpcTest, CallersThatGoAwayLeaveNothingBehind) {
 }
 
 }  // namespace
-}  // namespace understudy::server
+}  // namespace understudy::server::rpc_test

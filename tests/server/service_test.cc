@@ -13,7 +13,7 @@
 #include "storage/base/reason.h"
 #include "tests/server/harness.h"
 
-namespace understudy::server {
+namespace understudy::server::service_test {
 namespace {
 
 using testing::FakeStore;
@@ -229,4 +229,4 @@ TEST(ServiceTest, AfterShutdownExportsAnswerAndTouchNothing) {
 }
 
 }  // namespace
-}  // namespace understudy::server
+}  // namespace understudy::server::service_test

@@ -7,7 +7,7 @@
 
 #include "storage/base/reason.h"
 
-namespace understudy::server {
+namespace understudy::server::stage_table_test {
 namespace {
 
 constexpr Stage kAll[] = {Stage::kNone, Stage::kRunning, Stage::kFailover, Stage::kFailoverFailed,
@@ -62,4 +62,4 @@ TEST(StageTableTest, AHandshakeIsToldWhetherToTryAgain) {
 }
 
 }  // namespace
-}  // namespace understudy::server
+}  // namespace understudy::server::stage_table_test

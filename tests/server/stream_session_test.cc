@@ -9,7 +9,7 @@
 #include "storage/base/reason.h"
 #include "tests/server/harness.h"
 
-namespace understudy::server {
+namespace understudy::server::stream_session_test {
 namespace {
 
 using testing::Harness;
@@ -236,4 +236,4 @@ TEST(StreamSessionTest, EndsMeetEverythingElse) {
 }
 
 }  // namespace
-}  // namespace understudy::server
+}  // namespace understudy::server::stream_session_test

@@ -12,7 +12,7 @@
 #include "storage/base/reason.h"
 #include "tests/server/harness.h"
 
-namespace understudy::server {
+namespace understudy::server::watch_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -289,4 +289,4 @@ TEST_F(WatchTest, ManyWatchersAreToldTheSame) {
 }
 
 }  // namespace
-}  // namespace understudy::server
+}  // namespace understudy::server::watch_test

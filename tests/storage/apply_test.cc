@@ -12,7 +12,7 @@
 
 #include "tests/storage/store_fixture.h"
 
-namespace understudy::storage {
+namespace understudy::storage::apply_test {
 namespace {
 
 using testing::FileOperation;
@@ -434,4 +434,4 @@ TEST_F(ApplyTest, AFailoverBesideAFailureHasItsOwnJob) {
 }
 
 }  // namespace
-}  // namespace understudy::storage
+}  // namespace understudy::storage::apply_test

@@ -10,7 +10,7 @@
 
 #include "tests/storage/store_fixture.h"
 
-namespace understudy::storage {
+namespace understudy::storage::commit_job_test {
 namespace {
 
 using testing::FileOperation;
@@ -239,4 +239,4 @@ TEST_F(CommitJobTest, AFailedSyncThatLostNothingOfTheVmIsNotItsConcern) {
 }
 
 }  // namespace
-}  // namespace understudy::storage
+}  // namespace understudy::storage::commit_job_test

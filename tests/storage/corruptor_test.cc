@@ -23,7 +23,7 @@
 #include "storage/segment_pool.h"
 #include "tests/storage/store_fixture.h"
 
-namespace understudy::storage {
+namespace understudy::storage::corruptor_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -411,4 +411,4 @@ TEST_F(CorruptorTest, EveryStructureOfTheFormatDamagedOnce) {
 }
 
 }  // namespace
-}  // namespace understudy::storage
+}  // namespace understudy::storage::corruptor_test

@@ -10,7 +10,7 @@
 #include "storage/base/reason.h"
 #include "tests/storage/store_fixture.h"
 
-namespace understudy::storage {
+namespace understudy::storage::device_test {
 namespace {
 
 using ::testing::EndsWith;
@@ -152,4 +152,4 @@ TEST_F(DeviceTest, AnOlderCopyOfTheWholeDataDirectoryIsNotRecognised) {
 }
 
 }  // namespace
-}  // namespace understudy::storage
+}  // namespace understudy::storage::device_test

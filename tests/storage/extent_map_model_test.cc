@@ -10,7 +10,7 @@
 #include "storage/extent_map.h"
 #include "tests/testing/seed.h"
 
-namespace understudy::storage {
+namespace understudy::storage::extent_map_model_test {
 namespace {
 
 constexpr uint64_t kSectors = 256;
@@ -205,4 +205,4 @@ TEST(ExtentMapModelTest, AMapFromTheIndexIsColdToItsEnd) {
 }
 
 }  // namespace
-}  // namespace understudy::storage
+}  // namespace understudy::storage::extent_map_model_test

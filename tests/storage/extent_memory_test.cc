@@ -9,7 +9,7 @@
 
 #include "tests/storage/store_fixture.h"
 
-namespace understudy::storage {
+namespace understudy::storage::extent_memory_test {
 namespace {
 
 constexpr uint64_t kVolumeBytes = 64 << 20;
@@ -97,4 +97,4 @@ TEST_F(ExtentMemoryTest, BytesOfManyEpochsComeFromTheNewestThatHasThem) {
 }
 
 }  // namespace
-}  // namespace understudy::storage
+}  // namespace understudy::storage::extent_memory_test

@@ -16,7 +16,7 @@
 #include "storage/failback_map.h"
 #include "tests/storage/store_fixture.h"
 
-namespace understudy::storage {
+namespace understudy::storage::failback_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -305,4 +305,4 @@ TEST_F(FailbackTest, WhatAFullFileSystemCouldNotMarkIsNotKnownAfterARestart) {
 }
 
 }  // namespace
-}  // namespace understudy::storage
+}  // namespace understudy::storage::failback_test

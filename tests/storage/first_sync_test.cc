@@ -9,7 +9,7 @@
 #include "storage/base/reason.h"
 #include "tests/storage/store_fixture.h"
 
-namespace understudy::storage {
+namespace understudy::storage::first_sync_test {
 namespace {
 
 using testing::FileOperation;
@@ -232,4 +232,4 @@ TEST_P(FirstSyncTest, AStepDoesNotTakeAPreparedFirstCheckpointAway) {
 }
 
 }  // namespace
-}  // namespace understudy::storage
+}  // namespace understudy::storage::first_sync_test

@@ -17,7 +17,7 @@
 
 #include "tests/storage/store_fixture.h"
 
-namespace understudy::storage {
+namespace understudy::storage::flush_test {
 namespace {
 
 using testing::FileOperation;
@@ -302,4 +302,4 @@ TEST_F(FlushTest, AFrameOnItsWayWhenAFlushFailsIsRefused) {
 }
 
 }  // namespace
-}  // namespace understudy::storage
+}  // namespace understudy::storage::flush_test

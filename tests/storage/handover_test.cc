@@ -7,7 +7,7 @@
 #include "storage/base/reason.h"
 #include "tests/storage/store_fixture.h"
 
-namespace understudy::storage {
+namespace understudy::storage::handover_test {
 namespace {
 
 class HandoverTest : public ::testing::TestWithParam<bool> {
@@ -144,4 +144,4 @@ INSTANTIATE_TEST_SUITE_P(Durability, HandoverTest, ::testing::Bool(),
                          [](const auto& info) { return info.param ? "Checkpoint" : "None"; });
 
 }  // namespace
-}  // namespace understudy::storage
+}  // namespace understudy::storage::handover_test

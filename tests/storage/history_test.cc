@@ -8,7 +8,7 @@
 #include "storage/base/reason.h"
 #include "tests/storage/store_fixture.h"
 
-namespace understudy::storage {
+namespace understudy::storage::history_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -319,4 +319,4 @@ TEST_F(HistoryTest, ACloneHasALimitAndATimeToLive) {
 }
 
 }  // namespace
-}  // namespace understudy::storage
+}  // namespace understudy::storage::history_test

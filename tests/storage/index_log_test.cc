@@ -15,7 +15,7 @@
 #include "tests/testing/sim_rocksdb_env.h"
 #include "tests/testing/temp_dir.h"
 
-namespace understudy::storage {
+namespace understudy::storage::index_log_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -202,4 +202,4 @@ TEST(IndexSyncTest, CoversWhatAKilledProcessHadNotSynced) {
 }
 
 }  // namespace
-}  // namespace understudy::storage
+}  // namespace understudy::storage::index_log_test

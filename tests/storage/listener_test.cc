@@ -8,7 +8,7 @@
 
 #include "tests/storage/store_fixture.h"
 
-namespace understudy::storage {
+namespace understudy::storage::listener_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -178,4 +178,4 @@ TEST_F(ListenerTest, AScrubIsAJob) {
 }
 
 }  // namespace
-}  // namespace understudy::storage
+}  // namespace understudy::storage::listener_test

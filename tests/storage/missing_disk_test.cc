@@ -10,7 +10,7 @@
 #include "storage/base/reason.h"
 #include "tests/storage/store_fixture.h"
 
-namespace understudy::storage {
+namespace understudy::storage::missing_disk_test {
 namespace {
 
 constexpr uint64_t kVolumeBytes = 1 << 20;
@@ -166,4 +166,4 @@ TEST_F(MissingDiskTest, BeforeTheFirstSyncHasEndedThereIsNothingToTakeOverWith) 
 }
 
 }  // namespace
-}  // namespace understudy::storage
+}  // namespace understudy::storage::missing_disk_test

@@ -7,7 +7,7 @@
 #include "storage/base/reason.h"
 #include "tests/storage/store_fixture.h"
 
-namespace understudy::storage {
+namespace understudy::storage::prepare_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -201,4 +201,4 @@ INSTANTIATE_TEST_SUITE_P(Durability, PrepareTest, ::testing::Bool(),
                          [](const auto& info) { return info.param ? "Checkpoint" : "None"; });
 
 }  // namespace
-}  // namespace understudy::storage
+}  // namespace understudy::storage::prepare_test

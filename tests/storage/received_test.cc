@@ -18,7 +18,7 @@
 #include "tests/storage/store_fixture.h"
 #include "tests/testing/seed.h"
 
-namespace understudy::storage {
+namespace understudy::storage::received_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -349,4 +349,4 @@ INSTANTIATE_TEST_SUITE_P(Memory, ReceivedRaceTest, ::testing::Bool(),
                          [](const auto& info) { return info.param ? "cold" : "plenty"; });
 
 }  // namespace
-}  // namespace understudy::storage
+}  // namespace understudy::storage::received_test

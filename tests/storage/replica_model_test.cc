@@ -11,7 +11,7 @@
 #include "tests/storage/store_fixture.h"
 #include "tests/testing/seed.h"
 
-namespace understudy::storage {
+namespace understudy::storage::replica_model_test {
 namespace {
 
 constexpr uint64_t kVolumeBytes = 2560 << 10;  // regions of the extent map: two and a half
@@ -250,4 +250,4 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& info) { return info.param.name; });
 
 }  // namespace
-}  // namespace understudy::storage
+}  // namespace understudy::storage::replica_model_test

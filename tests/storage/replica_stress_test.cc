@@ -12,7 +12,7 @@
 #include "tests/storage/store_fixture.h"
 #include "tests/testing/seed.h"
 
-namespace understudy::storage {
+namespace understudy::storage::replica_stress_test {
 namespace {
 
 constexpr uint64_t kVolumeBytes = 2 << 20;
@@ -114,4 +114,4 @@ INSTANTIATE_TEST_SUITE_P(Memory, ReplicaStressTest, ::testing::Bool(),
                          [](const auto& info) { return info.param ? "cold" : "plenty"; });
 
 }  // namespace
-}  // namespace understudy::storage
+}  // namespace understudy::storage::replica_stress_test

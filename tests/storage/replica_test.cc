@@ -10,7 +10,7 @@
 #include "storage/base/reason.h"
 #include "tests/storage/store_fixture.h"
 
-namespace understudy::storage {
+namespace understudy::storage::replica_test {
 namespace {
 
 using testing::FileOperation;
@@ -534,4 +534,4 @@ TEST_F(ReplicaTest, ADiskThatVanishedAfterARestartKeepsTheGroupAndServesNothing)
 }
 
 }  // namespace
-}  // namespace understudy::storage
+}  // namespace understudy::storage::replica_test

@@ -9,7 +9,7 @@
 
 #include "tests/storage/store_fixture.h"
 
-namespace understudy::storage {
+namespace understudy::storage::room_test {
 namespace {
 
 using testing::FileOperation;
@@ -395,4 +395,4 @@ TEST_F(RoomTest, SpaceOfSparseDisksIsReserved) {
 }
 
 }  // namespace
-}  // namespace understudy::storage
+}  // namespace understudy::storage::room_test

@@ -11,7 +11,7 @@
 #include "storage/base/mutex.h"
 #include "tests/storage/store_fixture.h"
 
-namespace understudy::storage {
+namespace understudy::storage::scrub_test {
 namespace {
 
 using ::testing::AllOf;
@@ -257,4 +257,4 @@ TEST_F(ScrubTest, AFailoverOverDamageIsFinishedOnceItIsOverwritten) {
 }
 
 }  // namespace
-}  // namespace understudy::storage
+}  // namespace understudy::storage::scrub_test

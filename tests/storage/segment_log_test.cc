@@ -20,7 +20,7 @@
 #include "tests/testing/fault_file_system.h"
 #include "tests/testing/temp_dir.h"
 
-namespace understudy::storage {
+namespace understudy::storage::segment_log_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -397,4 +397,4 @@ TEST_F(SegmentLogTest, AnEmptyDirectoryHasNothingToRollForward) {
 }
 
 }  // namespace
-}  // namespace understudy::storage
+}  // namespace understudy::storage::segment_log_test

@@ -12,7 +12,7 @@
 #include "storage/format.h"
 #include "tests/storage/store_fixture.h"
 
-namespace understudy::storage {
+namespace understudy::storage::store_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -232,4 +232,4 @@ TEST_F(StoreTest, OptionsListEveryProblem) {
 }
 
 }  // namespace
-}  // namespace understudy::storage
+}  // namespace understudy::storage::store_test

@@ -11,7 +11,7 @@
 
 #include "storage/base/file_system.h"
 
-namespace understudy::testing {
+namespace understudy::testing::sim_disk_test {
 namespace {
 
 constexpr uint64_t kSeeds = 200;
@@ -359,4 +359,4 @@ TEST(SimDiskTest, ASnapshotIsNotTouchedByWhatComesAfterIt) {
 }
 
 }  // namespace
-}  // namespace understudy::testing
+}  // namespace understudy::testing::sim_disk_test

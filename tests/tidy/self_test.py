@@ -30,7 +30,7 @@ GOOD = {
     "storage/base/command_line.h": header("storage/base/command_line.h"),
     "proto/e.h": header("proto/e.h", '#include "understudy/v1/replication.pb.h"'),
     "client/f.cc": '#include "storage/base/a.h"\n',
-    "tests/g_test.cc": '#include <rocksdb/db.h>\n\n#include "server/c.h"\n',
+    "tests/g_test.cc": '#include <rocksdb/db.h>\n\n#include "server/c.h"\n\nnamespace understudy::server::g_test {\n',
     "CMakeLists.txt": "set(UNDERSTUDY_COMMON_HEADERS\n  <map> <string>)\n",
     "storage/base/CMakeLists.txt": "understudy_library(base HDRS a.h command_line.h SRCS command_line.cc)",
     "storage/CMakeLists.txt": "understudy_library(storage SRCS b.cc HDRS b.h)",
@@ -91,6 +91,10 @@ class TidyTest(unittest.TestCase):
 
     def test_a_name_that_ends_like_a_listed_one_is_found(self):
         self.assert_finds("listed", "client/ef.cc", "\n", "client/ef.cc: in no CMakeLists.txt")
+
+    def test_a_test_without_its_namespace_is_found(self):
+        self.assert_finds("namespaces", "tests/x_test.cc", "namespace understudy::y_test {\n", "no namespace understudy::...::x_test")
+        self.assert_finds("namespaces", "tests/x_test.cc", "namespace understudy {\n", "no namespace understudy::...::x_test")
 
     def test_a_long_file_is_found(self):
         self.assert_finds("size", "client/x.cc", "\n" * 601, "601 lines")

@@ -171,6 +171,14 @@ def check_listed(tree):
         yield f"{path}: in no CMakeLists.txt"
 
 
+def check_namespaces(tree):
+    """A test file has a namespace of its own, called as the file, so that its names meet no others where it is compiled with them."""
+    for path in tree.sources:
+        name = os.path.basename(path).removesuffix(".cc")
+        if path.endswith("_test.cc") and not re.search(rf"^namespace understudy(::\w+)*::{name} {{$", tree.text(path), re.MULTILINE):
+            yield f"{path}: has no namespace understudy::...::{name}"
+
+
 def check_size(tree):
     for path in tree.sources:
         lines = tree.text(path).count("\n")

@@ -9,7 +9,7 @@
 
 #include "tests/testing/temp_dir.h"
 
-namespace understudy::client {
+namespace understudy::client::agent_options_test {
 namespace {
 
 using ::testing::AllOf;
@@ -149,4 +149,4 @@ TEST(AgentOptionsTest, ParametersSayTheSameToThePlugin) {
 }
 
 }  // namespace
-}  // namespace understudy::client
+}  // namespace understudy::client::agent_options_test

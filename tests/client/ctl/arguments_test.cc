@@ -7,7 +7,7 @@
 
 #include "client/ctl/invocation.h"
 
-namespace understudy::ctl {
+namespace understudy::ctl::arguments_test {
 namespace {
 
 using ::testing::Contains;
@@ -258,4 +258,4 @@ TEST(ArgumentsTest, OnlyACheckpointAtTheAgentPausesTheVm) {
 }
 
 }  // namespace
-}  // namespace understudy::ctl
+}  // namespace understudy::ctl::arguments_test

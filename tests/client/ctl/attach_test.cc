@@ -13,7 +13,7 @@
 #include "tests/client/ctl/fake_qmp.h"
 #include "tests/testing/temp_dir.h"
 
-namespace understudy::ctl {
+namespace understudy::ctl::attach_test {
 namespace {
 
 using ::testing::AllOf;
@@ -259,4 +259,4 @@ TEST(AttachmentNameTest, FitsQemuAndTellsLongNamesApart) {
 }
 
 }  // namespace
-}  // namespace understudy::ctl
+}  // namespace understudy::ctl::attach_test

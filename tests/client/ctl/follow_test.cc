@@ -10,7 +10,7 @@
 #include "client/ctl/progress.h"
 #include "understudy/v1/replication.pb.h"
 
-namespace understudy::ctl {
+namespace understudy::ctl::follow_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -84,4 +84,4 @@ TEST_F(FollowTest, AVerifyIsTheOneThatWasBegun) {
 }
 
 }  // namespace
-}  // namespace understudy::ctl
+}  // namespace understudy::ctl::follow_test

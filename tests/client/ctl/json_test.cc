@@ -7,7 +7,7 @@
 
 #include "understudy/v1/replication.pb.h"
 
-namespace understudy::ctl {
+namespace understudy::ctl::json_test {
 namespace {
 
 TEST(JsonTest, FieldsAtTheirDefaultAreThereInTheOrderOfTheProto) {
@@ -62,4 +62,4 @@ TEST(JsonTest, MessagesNestAndNumbersReadBackTheSame) {
 }
 
 }  // namespace
-}  // namespace understudy::ctl
+}  // namespace understudy::ctl::json_test

@@ -19,7 +19,7 @@
 #include "tests/testing/temp_dir.h"
 #include "understudy/v1/replication.grpc.pb.h"
 
-namespace understudy::ctl {
+namespace understudy::ctl::program_test {
 namespace {
 
 using ::testing::AllOf;
@@ -473,4 +473,4 @@ TEST_F(ProgramTest, HelpShowsTheCommandsAndTheExitStatuses) {
 }
 
 }  // namespace
-}  // namespace understudy::ctl
+}  // namespace understudy::ctl::program_test

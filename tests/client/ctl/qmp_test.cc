@@ -11,7 +11,7 @@
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/unix_socket.h"
 
-namespace understudy::ctl {
+namespace understudy::ctl::qmp_test {
 namespace {
 
 using ::testing::AllOf;
@@ -171,4 +171,4 @@ TEST_F(QmpTest, AVmThatCannotGoOnIsShoutedAbout) {
 }
 
 }  // namespace
-}  // namespace understudy::ctl
+}  // namespace understudy::ctl::qmp_test

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace understudy::ctl {
+namespace understudy::ctl::table_test {
 namespace {
 
 TEST(TableTest, ColumnsAreAsWideAsTheirWidestCell) {
@@ -19,4 +19,4 @@ TEST(TableTest, ColumnsAreAsWideAsTheirWidestCell) {
 TEST(TableTest, WithoutRowsNothingIsPrinted) { EXPECT_EQ(Table({"A", "B"}).Render(), ""); }
 
 }  // namespace
-}  // namespace understudy::ctl
+}  // namespace understudy::ctl::table_test

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace understudy::ctl {
+namespace understudy::ctl::units_test {
 namespace {
 
 TEST(ParseBytesTest, SuffixesArePowersOf1024) {
@@ -62,4 +62,4 @@ TEST(UnitsTest, ATimeToLiveMayBeInDays) {
 }
 
 }  // namespace
-}  // namespace understudy::ctl
+}  // namespace understudy::ctl::units_test

@@ -7,7 +7,7 @@
 
 #include "understudy/v1/replication.pb.h"
 
-namespace understudy::ctl {
+namespace understudy::ctl::views_test {
 namespace {
 
 using ::testing::AllOf;
@@ -188,4 +188,4 @@ TEST(AnswerViewTest, SaysWhatWasDoneAndWhatWasNot) {
 }
 
 }  // namespace
-}  // namespace understudy::ctl
+}  // namespace understudy::ctl::views_test

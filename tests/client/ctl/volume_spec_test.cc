@@ -7,7 +7,7 @@
 
 #include "understudy/v1/replication.pb.h"
 
-namespace understudy::ctl {
+namespace understudy::ctl::volume_spec_test {
 namespace {
 
 TEST(VolumeSpecTest, TheShortestFormNamesVolumeAndDisk) {
@@ -51,4 +51,4 @@ TEST(VolumeSpecTest, WhatCannotBeMeantIsRefused) {
 }
 
 }  // namespace
-}  // namespace understudy::ctl
+}  // namespace understudy::ctl::volume_spec_test

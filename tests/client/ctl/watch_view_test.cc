@@ -8,7 +8,7 @@
 
 #include "understudy/v1/replication.pb.h"
 
-namespace understudy::ctl {
+namespace understudy::ctl::watch_view_test {
 namespace {
 
 using ::testing::AllOf;
@@ -159,4 +159,4 @@ TEST(WatchViewTest, ARemovedGroupGoesAndAfterAGapThoseThatHaveNoSnapshot) {
 }
 
 }  // namespace
-}  // namespace understudy::ctl
+}  // namespace understudy::ctl::watch_view_test

@@ -13,7 +13,7 @@
 #include "storage/base/file_system.h"
 #include "tests/client/fake_transport.h"
 
-namespace understudy::client {
+namespace understudy::client::metrics_test {
 namespace {
 
 using ::testing::Contains;
@@ -156,4 +156,4 @@ TEST_F(MetricsTest, ALostStandbyShowsAsLagThatGrows) {
 }
 
 }  // namespace
-}  // namespace understudy::client
+}  // namespace understudy::client::metrics_test

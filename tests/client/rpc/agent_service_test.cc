@@ -13,7 +13,7 @@
 #include "storage/base/reason.h"
 #include "tests/client/rpc/fake_primary_writes.h"
 
-namespace understudy::client {
+namespace understudy::client::agent_service_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -207,4 +207,4 @@ TEST_F(AgentServiceTest, CallsThatCannotConcernThisAgent) {
 }
 
 }  // namespace
-}  // namespace understudy::client
+}  // namespace understudy::client::agent_service_test

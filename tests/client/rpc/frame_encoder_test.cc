@@ -9,7 +9,7 @@
 #include "storage/base/crc32c.h"
 #include "understudy/v1/primary_writes.pb.h"
 
-namespace understudy::client {
+namespace understudy::client::frame_encoder_test {
 namespace {
 
 constexpr Grant kGrant{.incarnation = {.high = 0x0102030405060708, .low = 9}, .term = Term(4)};
@@ -79,4 +79,4 @@ TEST(FrameEncoderTest, AnIncarnationIsWrittenAsItReads) {
 }
 
 }  // namespace
-}  // namespace understudy::client
+}  // namespace understudy::client::frame_encoder_test

@@ -22,7 +22,7 @@
 #include "tests/testing/seed.h"
 #include "tests/testing/temp_dir.h"
 
-namespace understudy::client {
+namespace understudy::client::standby_checksums_test {
 namespace {
 
 using Content = ChecksumSlice::Content;
@@ -363,4 +363,4 @@ TEST_F(ScriptedChecksumsTest, CancelEndsAFetchUnderWayAndLaterOnes) {
 }
 
 }  // namespace
-}  // namespace understudy::client
+}  // namespace understudy::client::standby_checksums_test

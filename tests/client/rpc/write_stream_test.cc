@@ -15,7 +15,7 @@
 #include "storage/base/reason.h"
 #include "tests/client/rpc/fake_primary_writes.h"
 
-namespace understudy::client {
+namespace understudy::client::write_stream_test {
 namespace {
 
 class WriteStreamTest : public ::testing::Test {
@@ -207,4 +207,4 @@ TEST(DeafPeerTest, ASessionIsClosedSoonThoughItsBytesAreStuck) {
 }
 
 }  // namespace
-}  // namespace understudy::client
+}  // namespace understudy::client::write_stream_test

@@ -5,7 +5,7 @@
 #include "absl/strings/escaping.h"
 #include "gtest/gtest.h"
 
-namespace understudy::base {
+namespace understudy::base::block_hash_test {
 namespace {
 
 std::string HashesOf(const std::string& data) {
@@ -44,4 +44,4 @@ TEST(BlockHashTest, FindsTheOneByteThatIsNotZero) {
 }
 
 }  // namespace
-}  // namespace understudy::base
+}  // namespace understudy::base::block_hash_test

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace understudy {
+namespace understudy::byte_range_test {
 namespace {
 
 TEST(ByteRangeTest, TouchingRangesDoNotOverlap) {
@@ -28,4 +28,4 @@ TEST(ByteRangeTest, AlignmentConcernsBothEnds) {
 }
 
 }  // namespace
-}  // namespace understudy
+}  // namespace understudy::byte_range_test

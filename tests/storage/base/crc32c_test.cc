@@ -5,7 +5,7 @@
 
 #include <gtest/gtest.h>
 
-namespace understudy::base {
+namespace understudy::base::crc32c_test {
 namespace {
 
 uint32_t Of(const std::string& data) { return Crc32c(data.data(), data.size()); }
@@ -47,4 +47,4 @@ TEST(Crc32cTest, EverySingleBitFlipIsSeen) {
 }
 
 }  // namespace
-}  // namespace understudy::base
+}  // namespace understudy::base::crc32c_test

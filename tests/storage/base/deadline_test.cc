@@ -5,7 +5,7 @@
 
 #include <gtest/gtest.h>
 
-namespace understudy::base {
+namespace understudy::base::deadline_test {
 namespace {
 
 TEST(DeadlineTest, AWaitEndsWhenTheTimeIsUp) {
@@ -59,4 +59,4 @@ TEST(DeadlineTest, AWakeUpIsTold) {
 }
 
 }  // namespace
-}  // namespace understudy::base
+}  // namespace understudy::base::deadline_test

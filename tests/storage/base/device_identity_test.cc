@@ -9,7 +9,7 @@
 
 #include "tests/testing/temp_dir.h"
 
-namespace understudy::base {
+namespace understudy::base::device_identity_test {
 namespace {
 
 class DeviceIdentityTest : public ::testing::Test {
@@ -82,4 +82,4 @@ TEST_F(DeviceIdentityTest, ANamelessOneIsItsNumber) {
 }
 
 }  // namespace
-}  // namespace understudy::base
+}  // namespace understudy::base::device_identity_test

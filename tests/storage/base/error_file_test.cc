@@ -11,7 +11,7 @@
 #include "storage/base/reason.h"
 #include "tests/testing/temp_dir.h"
 
-namespace understudy::base {
+namespace understudy::base::error_file_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -170,4 +170,4 @@ TEST_F(ErrorFileTest, AfterCloseNothingIsStoredAndTheOwnerMayGo) {
 }
 
 }  // namespace
-}  // namespace understudy::base
+}  // namespace understudy::base::error_file_test

@@ -5,7 +5,7 @@
 
 #include "storage/base/reason.h"
 
-namespace understudy::base {
+namespace understudy::base::error_log_test {
 namespace {
 
 const absl::Time kStart = absl::FromUnixSeconds(1000);
@@ -98,4 +98,4 @@ TEST(ErrorLogTest, TheNumberOfErrorsIsBoundedButNoneGoesUncounted) {
 }
 
 }  // namespace
-}  // namespace understudy::base
+}  // namespace understudy::base::error_log_test

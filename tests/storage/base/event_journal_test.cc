@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include <gtest/gtest.h>
 
-namespace understudy::base {
+namespace understudy::base::event_journal_test {
 namespace {
 
 using Position = EventJournal::Position;
@@ -154,4 +154,4 @@ TEST(EventJournalTest, TheListenerIsToldOfEachAndNeverAfterItWasTakenAway) {
 }
 
 }  // namespace
-}  // namespace understudy::base
+}  // namespace understudy::base::event_journal_test

@@ -5,7 +5,7 @@
 
 #include <gtest/gtest.h>
 
-namespace understudy::base {
+namespace understudy::base::gate_test {
 namespace {
 
 TEST(GateTest, ACallThatHadToWaitPastItsDeadlineDoesNotGetIn) {
@@ -51,4 +51,4 @@ TEST(GateTest, WhoeverGivesUpLetsTheNextOneIn) {
 }
 
 }  // namespace
-}  // namespace understudy::base
+}  // namespace understudy::base::gate_test

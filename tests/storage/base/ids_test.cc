@@ -4,7 +4,7 @@
 
 #include <gtest/gtest.h>
 
-namespace understudy {
+namespace understudy::ids_test {
 namespace {
 
 TEST(IncarnationTest, HexGoesThereAndBack) {
@@ -61,4 +61,4 @@ TEST(StageTest, NamesAreThoseOfTheProtocol) {
 }
 
 }  // namespace
-}  // namespace understudy
+}  // namespace understudy::ids_test

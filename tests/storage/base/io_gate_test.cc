@@ -6,7 +6,7 @@
 
 #include <gtest/gtest.h>
 
-namespace understudy::base {
+namespace understudy::base::io_gate_test {
 namespace {
 
 TEST(IoGateTest, LetsRequestsThroughUntilItIsClosed) {
@@ -53,4 +53,4 @@ TEST(IoGateTest, ClosingWaitsForWhoIsInsideAndNotForWhoIsRefused) {
 }
 
 }  // namespace
-}  // namespace understudy::base
+}  // namespace understudy::base::io_gate_test

@@ -5,7 +5,7 @@
 
 #include <gtest/gtest.h>
 
-namespace understudy::base {
+namespace understudy::base::log_test {
 namespace {
 
 class LogTest : public ::testing::Test {
@@ -55,4 +55,4 @@ TEST(CheckTest, ABrokenPromiseEndsTheProcessAndNamesIt) {
 }
 
 }  // namespace
-}  // namespace understudy::base
+}  // namespace understudy::base::log_test

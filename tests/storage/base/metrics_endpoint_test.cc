@@ -10,7 +10,7 @@
 
 #include "storage/base/metrics/endpoint.h"
 
-namespace understudy::base {
+namespace understudy::base::metrics_endpoint_test {
 namespace {
 
 std::string Get(const std::string& address) {
@@ -78,4 +78,4 @@ TEST(MetricsEndpointTest, AMalformedAddressIsRefused) {
 }
 
 }  // namespace
-}  // namespace understudy::base
+}  // namespace understudy::base::metrics_endpoint_test

@@ -14,7 +14,7 @@
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/unix_socket.h"
 
-namespace understudy::base {
+namespace understudy::base::nbdkit_test {
 namespace {
 
 using ::understudy::testing::TempDir;
@@ -181,4 +181,4 @@ TEST(HandleShutdownSignalsTest, ASecondSignalEndsAStuckShutdownWithOne) {
 }
 
 }  // namespace
-}  // namespace understudy::base
+}  // namespace understudy::base::nbdkit_test

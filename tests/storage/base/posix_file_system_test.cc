@@ -11,7 +11,7 @@
 #include "storage/base/file_system.h"
 #include "tests/testing/temp_dir.h"
 
-namespace understudy::base {
+namespace understudy::base::posix_file_system_test {
 namespace {
 
 class PosixFileSystemTest : public ::testing::Test {
@@ -186,4 +186,4 @@ TEST_F(PosixFileSystemTest, SpaceIsThatOfTheFileSystem) {
 }
 
 }  // namespace
-}  // namespace understudy::base
+}  // namespace understudy::base::posix_file_system_test

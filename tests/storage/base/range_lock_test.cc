@@ -9,7 +9,7 @@
 
 #include <gtest/gtest.h>
 
-namespace understudy::base {
+namespace understudy::base::range_lock_test {
 namespace {
 
 using Hold = RangeLock::Hold;
@@ -82,4 +82,4 @@ TEST(RangeLockTest, NoByteIsEverHeldTwice) {
 }
 
 }  // namespace
-}  // namespace understudy::base
+}  // namespace understudy::base::range_lock_test

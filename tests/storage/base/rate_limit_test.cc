@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace understudy::base {
+namespace understudy::base::rate_limit_test {
 namespace {
 
 constexpr absl::Duration kStart = absl::Hours(1);
@@ -57,4 +57,4 @@ TEST(RateLimitTest, StepsAreAQuarterOfASecond) {
 }
 
 }  // namespace
-}  // namespace understudy::base
+}  // namespace understudy::base::rate_limit_test

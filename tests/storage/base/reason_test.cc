@@ -4,7 +4,7 @@
 
 #include "storage/base/status_macros.h"
 
-namespace understudy {
+namespace understudy::reason_test {
 namespace {
 
 TEST(ReasonTest, ReasonAndMetadataGoThereAndBack) {
@@ -40,4 +40,4 @@ TEST(ReasonTest, AnnotatingKeepsCodeAndReason) {
 }
 
 }  // namespace
-}  // namespace understudy
+}  // namespace understudy::reason_test

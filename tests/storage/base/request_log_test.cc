@@ -10,7 +10,7 @@
 
 #include "tests/testing/temp_dir.h"
 
-namespace understudy::base {
+namespace understudy::base::request_log_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -241,4 +241,4 @@ TEST_F(RequestLogTest, OfManyConcurrentRepeatsOneRuns) {
 }
 
 }  // namespace
-}  // namespace understudy::base
+}  // namespace understudy::base::request_log_test

@@ -7,7 +7,7 @@
 
 #include <gtest/gtest.h>
 
-namespace understudy::base {
+namespace understudy::base::worker_pool_test {
 namespace {
 
 TEST(WorkerPoolTest, OneThreadRunsTasksInTheirOrder) {
@@ -78,4 +78,4 @@ TEST(WorkerPoolTest, ShutdownWaitsForTheRunningTaskAndDropsTheRest) {
 }
 
 }  // namespace
-}  // namespace understudy::base
+}  // namespace understudy::base::worker_pool_test
