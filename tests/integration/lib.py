@@ -8,6 +8,7 @@ Standard library only.
 """
 
 import collections
+import concurrent.futures
 import hashlib
 import json
 import os
@@ -37,14 +38,45 @@ CTL = os.environ.get("UNDERSTUDYCTL", "understudyctl")
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
 
 
-def run_tests(*tools):
-    """The main() of a test file: skips (77) when a tool is missing, prints the seed, runs the cases."""
+def run_tests(*tools, at_once=1):
+    """The main() of a test file: skips (77) when a tool is missing, prints the seed, runs the cases.
+
+    `at_once`: so many cases beside each other, each in a process of its own; for cases that wait more than they work.
+    """
     missing = [tool for tool in tools if shutil.which(tool) is None]
     if missing:
         print("skipped, not installed:", *missing)
         sys.exit(SKIPPED)
     print(f"UNDERSTUDY_SEED={SEED}", flush=True)
+    if at_once > 1 and len(sys.argv) == 1:
+        sys.exit(run_beside_each_other(at_once))
     unittest.main(verbosity=2)
+
+
+def run_beside_each_other(at_once):
+    """Each case of the test file: a line when it has ended, and in the end what it said, first of those that failed. Returns the exit
+    status."""
+    suites = unittest.defaultTestLoader.loadTestsFromModule(sys.modules["__main__"])
+    names = [case.id().removeprefix("__main__.") for suite in suites for case in suite]
+    environment = {**os.environ, "UNDERSTUDY_SEED": str(SEED)}
+
+    def run_case(name):
+        begun = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, sys.argv[0], name], env=environment,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        failed = done.returncode != 0
+        print(f"{'FAILED' if failed else 'ended'} after {time.monotonic() - begun:.1f} s: {name}", flush=True)
+        return failed, done.stdout.decode(errors="replace")
+
+    with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+        ended = list(pool.map(run_case, names))
+    for _, said in sorted(ended, key=lambda case: not case[0]):
+        print(said)
+    count = sum(failed for failed, _ in ended)
+    print(f"{len(ended)} cases, {count} failed")
+    return 1 if count or not ended else 0
 
 
 SEED = int(os.environ.get("UNDERSTUDY_SEED", random.SystemRandom().randrange(1 << 32)))
@@ -332,6 +364,29 @@ def nbdcopy(source, target):
     return run("nbdcopy", "--requests=16", source, target)
 
 
+def data_from(file, offset, size):
+    """Where the next data of a file is, at or behind `offset`; before it is a hole."""
+    try:
+        return os.lseek(file.fileno(), offset, os.SEEK_DATA)
+    except OSError:  # ENXIO: there is none
+        return size
+
+
+def first_difference(left, right):
+    """The first byte in which two files differ, None if they are equal. What is a hole in both is not read."""
+    with open(left, "rb", buffering=0) as a, open(right, "rb", buffering=0) as b:
+        size, other_size = (os.fstat(file.fileno()).st_size for file in (a, b))
+        if size != other_size:
+            return min(size, other_size)
+        found, expected, offset = bytearray(MIB), bytearray(MIB), 0
+        while (offset := min(data_from(a, offset, size), data_from(b, offset, size))) < size:
+            length = os.preadv(a.fileno(), [found], offset)
+            if length != os.preadv(b.fileno(), [expected], offset) or found[:length] != expected[:length]:
+                return offset + next(i for i in range(length) if found[i] != expected[i])
+            offset += length
+    return None
+
+
 def digest(path):
     sha = hashlib.sha256()
     with open(path, "rb") as file:
@@ -429,6 +484,7 @@ class Case(unittest.TestCase):
         self.daemons = []
         self.before_removal = []  # what must be undone before the directory can go: mounts
         self.rng = random.Random(f"{SEED} {self.id()}")
+        self.pool = None
 
     def tearDown(self):
         for daemon in self.daemons:
@@ -461,8 +517,15 @@ class Case(unittest.TestCase):
         blocks = []
         for start in range(0, size, 64 * 1024):
             length = min(64 * 1024, size - start)
-            blocks.append(bytes(length) if self.rng.random() < 0.3 else self.rng.randbytes(length))
+            blocks.append(bytes(length) if self.rng.random() < 0.3 else self.random_piece(length))
         return b"".join(blocks)
+
+    def random_piece(self, length):
+        """Bytes that are nowhere else, 2 MiB at most: from a random place of a pool, as to make all of them takes long."""
+        if self.pool is None:
+            self.pool = self.rng.randbytes(4 * MIB)
+        start = self.rng.randrange(2 * MIB)
+        return self.pool[start : start + length]
 
     def service(self, *options, name="service", **named):
         return Service(self, name=name, options=options, **named).start()
@@ -494,10 +557,27 @@ class Case(unittest.TestCase):
                 )
 
     def assert_export(self, uri, expected, what):
-        self.assert_bytes(self.read_disk(uri), bytes(expected), what)
+        copy = self.dir / "read.tmp"
+        nbdcopy(uri, copy)
+        self.assert_file(copy, expected, what)
+        copy.unlink()
+
+    def assert_export_is_file(self, uri, path, what):
+        """As assert_export(), for disks that are large and mostly empty."""
+        copy = self.dir / "read.tmp"
+        nbdcopy(uri, copy)
+        difference = first_difference(copy, path)
+        copy.unlink()
+        self.assertIsNone(difference, f"{what}: the first byte in which {uri} is not {path}")
 
     def assert_file(self, path, expected, what):
-        self.assert_bytes(pathlib.Path(path).read_bytes(), bytes(expected), what)
+        # By MiB: to get memory for all of a large disk takes longer than to read it.
+        part = bytearray(MIB)
+        with open(path, "rb", buffering=0) as file:
+            self.assertEqual(file.seek(0, os.SEEK_END), len(expected), f"{what}: length")
+            for start in range(0, len(expected), MIB):
+                length = os.preadv(file.fileno(), [part], start)
+                self.assert_bytes(part[:length], expected[start : start + MIB], f"{what}, from byte {start}")
 
     def assert_refused(self, answer, code, text):
         """The call failed with `error: CODE: ...text...` on standard error, printed nothing else and exited with 1."""

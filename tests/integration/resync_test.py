@@ -7,7 +7,7 @@ import signal
 import time
 
 import lib
-from lib import MIB, qemu_io
+from lib import MIB, nbdcopy, qemu_io
 
 SEGMENT = ("--segment-bytes", "4M")
 # A busy machine may take longer than 500 ms over a sync; a standby that hangs is given up after 3 s anyway.
@@ -31,10 +31,6 @@ class ResyncTest(lib.Case):
         self.host = self.agent(self.standby, f"vda,disk={self.primary}", options=(*START, *options))
         return self.host
 
-    def local(self):
-        with open(self.primary, "rb") as file:
-            return file.read()
-
     def sent(self):
         return int(self.host.metric("understudy_resync_applied_bytes_total", volume="vda"))
 
@@ -46,7 +42,13 @@ class ResyncTest(lib.Case):
     def assert_equal_at_checkpoint(self):
         """Nobody writes: what a checkpoint shows is the primary's disk."""
         self.host.call("checkpoint", "vm1")
-        self.assertEqual(self.read_disk(self.standby.uri()), self.local())
+        self.assert_export_is_file(self.standby.uri(), self.primary, "after a checkpoint")
+
+    def keep_view(self):
+        """What the standby shows now, as a file."""
+        path = self.dir / "kept"
+        nbdcopy(self.standby.uri(), path)
+        return path
 
     def writer(self, seed):
         """A guest that writes until told to stop, on sectors of the first 64 MiB."""
@@ -56,8 +58,7 @@ class ResyncTest(lib.Case):
     # ---- the first sync -------------------------------------------------------------------------------------------------------
 
     def test_first_sync_sends_what_differs_while_the_guest_writes(self):
-        rng = random.Random(lib.SEED)
-        content = {at * MIB: rng.randbytes(MIB) for at in range(0, 96, 2)}
+        content = {at * MIB: self.random_piece(MIB) for at in range(0, 96, 2)}
         host = self.start_pair("--resync-bytes-per-second", "200M", initial=",initial=sync", content=content)
         self.assert_refused(self.standby.ctl("stop", "vm1", "--failover"), "FAILED_PRECONDITION", "NO_CHECKPOINT")
         writer = self.writer(lib.SEED)
@@ -74,8 +75,7 @@ class ResyncTest(lib.Case):
         self.assertEqual(host.call_errors(), [])
 
     def test_a_disk_that_is_nearly_there_costs_little(self):
-        rng = random.Random(lib.SEED)
-        content = {at * MIB: rng.randbytes(MIB) for at in range(64)}
+        content = {at * MIB: self.random_piece(MIB) for at in range(64)}
         primary, secondary = self.disk("p", self.size), self.disk("s", self.size)
         for path in (primary, secondary):
             with open(path, "r+b") as file:
@@ -99,7 +99,7 @@ class ResyncTest(lib.Case):
         host = self.start_pair("--window-bytes", "4M").wait_connected()
         qemu_io(host.uri(), "write -q -P 1 0 32M")
         epoch = host.call("checkpoint", "vm1")["epoch"]
-        before = self.read_disk(self.standby.uri())
+        before = self.keep_view()
         self.standby.daemon.signal(signal.SIGSTOP)
         qemu_io(host.uri(), *(f"write -q -P {at + 2} {at}M 1M" for at in range(16, 48)))
         status = host.status()
@@ -115,7 +115,7 @@ class ResyncTest(lib.Case):
         self.assertLessEqual(self.sent(), 1.05 * 32 * MIB)
         self.assertGreater(int(status["committed_epoch"]), int(epoch), "it ended in a checkpoint of its own")
         self.assert_equal_at_checkpoint()
-        self.assertNotEqual(self.read_disk(self.standby.uri()), before)
+        self.assertIsNotNone(lib.first_difference(self.primary, before))
         self.assertEqual(host.call_errors(), [])
         self.assertEqual(host.metric("understudy_resync_remaining_bytes", volume="vda"), 0)
         self.assertGreaterEqual(host.metric("understudy_resyncs_total", volume="vda", result="ok"), 1)
@@ -124,7 +124,7 @@ class ResyncTest(lib.Case):
         host = self.start_pair("--window-bytes", "4M", "--resync-bytes-per-second", "4M").wait_connected()
         qemu_io(host.uri(), "write -q -P 1 0 32M")
         host.call("checkpoint", "vm1")
-        before = self.read_disk(self.standby.uri())
+        before = self.keep_view()
         self.standby.daemon.signal(signal.SIGSTOP)
         qemu_io(host.uri(), *(f"write -q -P {at + 2} {at}M 1M" for at in range(32)))
         self.standby.daemon.signal(signal.SIGCONT)
@@ -133,7 +133,7 @@ class ResyncTest(lib.Case):
         self.assertTrue(self.standby.status()["incomplete"])
         self.standby.call("stop", "vm1", "--failover")
         self.standby.wait_stage("DONE")
-        self.assertEqual(self.read_disk(self.standby.uri()), before)
+        self.assert_export_is_file(self.standby.uri(), before, "after the failover")
 
     def test_a_killed_service_under_load_and_its_return(self):
         host = self.start_pair("--window-bytes", "4M").wait_connected()
@@ -167,7 +167,8 @@ class ResyncTest(lib.Case):
     def test_a_standby_whose_syncs_hang_does_not_hold_the_guest(self):
         host = self.start_pair("--window-bytes", "4M").wait_connected()
         hang = self.hang_syncs()
-        before = self.local()
+        before = self.dir / "before"
+        lib.run("cp", "--sparse=always", self.primary, before)
         begun = time.monotonic()
         qemu_io(host.uri(), *(f"write -q -P {at + 2} {at}M 1M" for at in range(24)))
         self.assertLess(time.monotonic() - begun, lib.PATIENCE_SECONDS / 2)
@@ -175,7 +176,7 @@ class ResyncTest(lib.Case):
         status = host.status()
         self.assertEqual((status["sync_state"], status["connected"]), ("ASSUMED", True), "it has all, but not for sure")
         self.assertEqual(host.ctl("checkpoint", "vm1", timeout="1s").status, 1)
-        self.assertEqual(self.read_disk(self.standby.uri()), before, "it stays at its last checkpoint")
+        self.assert_export_is_file(self.standby.uri(), before, "it stays at its last checkpoint")
         hang.unlink()
         self.assert_equal_at_checkpoint()
         self.assertEqual(self.sent(), 0, "nothing was missing")
@@ -186,17 +187,17 @@ class ResyncTest(lib.Case):
         self.standby.start_group(f"vda,disk={self.disk('s', self.size)}")
         host = self.host = self.agent(self.standby, f"vda,size={self.size}", options=(*START, "--window-bytes", "4M"))
         hang = self.hang_syncs()
-        before = self.read_disk(self.standby.uri())
+        before = self.keep_view()
         begun = time.monotonic()
         qemu_io(host.uri(), *(f"write -q -P {at + 2} {at}M 1M" for at in range(24)))
         self.assertLess(time.monotonic() - begun, lib.PATIENCE_SECONDS / 2)
         status = host.status()
         self.assertEqual((status["sync_state"], status["connected"]), ("BEHIND", True))
-        self.assertEqual(self.read_disk(self.standby.uri()), before, "it stays at its last checkpoint")
+        self.assert_export_is_file(self.standby.uri(), before, "it stays at its last checkpoint")
         hang.unlink()
         copy = self.random_bytes(self.size)
         host.call("sync", "vm1", "--full")
-        lib.nbdcopy(self.disk("copy", self.size, copy), host.uri())
+        nbdcopy(self.disk("copy", self.size, copy), host.uri())
         self.assertGreater(int(host.call("sync", "vm1", "--declare-complete")["epoch"]), 0)
         self.assert_bytes(self.read_disk(self.standby.uri()), copy, "copied anew")
 
@@ -400,7 +401,7 @@ class ResyncTest(lib.Case):
 
     def assert_mixed_equal(self, forward):
         self.host.call("checkpoint", "vm1")
-        self.assert_bytes(self.read_disk(self.standby.uri("tee")), self.local(), "tee")
+        self.assert_export_is_file(self.standby.uri("tee"), self.primary, "tee")
         self.assert_bytes(self.read_disk(self.standby.uri("fwd")), bytes(forward), "fwd")
         self.assertEqual(self.host.call_errors(), [])
 
@@ -431,7 +432,7 @@ class ResyncTest(lib.Case):
         host.call("sync", "vm1", "--full")
         copy = self.random_bytes(self.size)
         source = self.disk("copy", self.size, copy)
-        lib.nbdcopy(source, host.uri("fwd"))
+        nbdcopy(source, host.uri("fwd"))
         self.assertGreater(int(host.call("sync", "vm1", "--declare-complete")["epoch"]), 0)
         self.assert_mixed_equal(copy)
 
@@ -450,10 +451,10 @@ class ResyncTest(lib.Case):
         self.assertTrue(host.status()["incomplete"])
         host.call("sync", "vm1", "--full")
         copy = self.random_bytes(self.size)
-        lib.nbdcopy(self.disk("copy", self.size, copy), host.uri("fwd"))
+        nbdcopy(self.disk("copy", self.size, copy), host.uri("fwd"))
         host.call("sync", "vm1", "--declare-complete")
         self.assert_mixed_equal(copy)
 
 
 if __name__ == "__main__":
-    lib.run_tests("qemu-io", "nbdcopy")
+    lib.run_tests("qemu-io", "nbdcopy", at_once=4)
