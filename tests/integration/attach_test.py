@@ -64,7 +64,8 @@ class Vm:
         self.qmp_socket = case.dir / "vm.qmp"
         self.other = case.random_bytes(case.size)
         own = case.dir / "test.qmp"
-        log = open(case.dir / "qemu.log", "ab")
+        self.log_path = case.dir / "qemu.log"
+        log = open(self.log_path, "ab")
         file_node = f"driver=raw,node-name=below,file.driver=file,file.filename={image},discard=unmap"
         disk_nodes = ["-blockdev", "driver=throttle,node-name=disk0,throttle-group=group,file=below"]
         if quorum is not None:
@@ -77,6 +78,7 @@ class Vm:
                 "-qmp", f"unix:{self.qmp_socket},server=on,wait=off", "-qmp", f"unix:{own},server=on,wait=off",
                 "-blockdev", f"driver=raw,node-name=other,file.driver=file,file.filename={case.disk('other.raw', case.size, self.other)}",
                 "-object", f"throttle-group,id=group,x-bps-read={throttle or 0}", "-blockdev", file_node, *disk_nodes,
+                "-trace", "qmp_block_job_cancel",  # for is_cancelling()
             ],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
@@ -98,6 +100,27 @@ class Vm:
     def attachments(self):
         nodes = [node["node-name"] for node in self.qmp("query-named-block-nodes", flat=True)]
         return [name for name in nodes if name.startswith("understudy-")]
+
+    def full_speed(self):
+        """No throttle any more. QEMU lets wait what waits already; stopping the VM lets it through."""
+        self.qmp("qom-set", path="/objects/group", property="limits", value={"bps-read": 0})
+        self.qmp("stop")
+        self.qmp("cont")
+
+    def is_cancelling(self):
+        """Whether somebody has cancelled a job."""
+        return "qmp_block_job_cancel" in self.log_path.read_text(errors="replace")
+
+    def give_standby_a_second(self, quorum):
+        """Opens the quorum's export anew, to be given up a second after its agent has gone, not 20 s. Nobody may be writing."""
+        self.remove_standby()
+        server = {"type": "unix", "path": str(quorum[0])}
+        self.qmp("blockdev-add", driver="nbd", server=server, export=quorum[1], **{"node-name": "standby", "reconnect-delay": 1})
+        self.qmp("x-blockdev-change", parent="disk0", node="standby")
+
+    def remove_standby(self):
+        self.qmp("x-blockdev-change", parent="disk0", child="children.1")
+        self.qmp("blockdev-del", **{"node-name": "standby"})
 
     def end(self):
         if self.process.poll() is None:
@@ -218,7 +241,7 @@ class AttachTest(lib.Case):
         early = agent.ctl("checkpoint", "vm1", "--qmp", vm.qmp_socket)
         self.assert_refused(early, "ABORTED", "")
         self.assertTrue(vm.running(), "after a checkpoint that failed")
-        vm.qmp("qom-set", path="/objects/group", property="limits", value={"bps-read": 0})
+        vm.full_speed()
         self.attach(agent, vm)
         self.assert_export(service.uri(), image, "after the copy")
 
@@ -288,6 +311,7 @@ class AttachTest(lib.Case):
         self.assert_export(service.uri(), image, "after an orderly restart of the agent")
 
         kept = bytes(image)
+        vm.give_standby_a_second((agent.nbd_socket, "vm1/vda"))
         agent.kill()
         guest = Guest(self, vm, image)
         lib.wait_for(lambda: guest.writes > 50, "the guest to go on with its own disk")
@@ -297,8 +321,7 @@ class AttachTest(lib.Case):
         agent.wait_connected()
         self.assert_refused(agent.ctl("checkpoint", "vm1", "--qmp", vm.qmp_socket), "ABORTED", "")
         self.assert_export(service.uri(), kept, "the last whole checkpoint")
-        vm.qmp("x-blockdev-change", parent="disk0", child="children.1")
-        vm.qmp("blockdev-del", **{"node-name": "standby"})
+        vm.remove_standby()
         self.attach(agent, vm)
         guest.stop()
         self.checkpoint(agent, vm)
@@ -313,6 +336,8 @@ class AttachTest(lib.Case):
         )  # fmt: skip
         lib.wait_for(vm.jobs, "the mirror to begin")
         attach.send_signal(signal.SIGINT)
+        lib.wait_for(vm.is_cancelling, "the mirror to be cancelled")
+        vm.full_speed()  # the job ends once what it has begun is done
         _, error = attach.communicate(timeout=lib.PATIENCE_SECONDS)
         self.assertEqual(attach.returncode, 1)
         self.assertIn("vm1/vda: copy [", error)
@@ -329,4 +354,4 @@ class AttachTest(lib.Case):
 
 
 if __name__ == "__main__":
-    lib.run_tests("qemu-system-x86_64", "nbdcopy")
+    lib.run_tests("qemu-system-x86_64", "nbdcopy", at_once=3)
