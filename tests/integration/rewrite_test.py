@@ -46,13 +46,14 @@ class RewriteTest(lib.Case):
         self.host = self.agent(self.standby, f"vda,size={self.size}", options=options).wait_connected()
 
     def rewrite(self):
-        """Writes everything TIMES times, each time with other bytes; returns the last ones."""
-        source = self.dir / "source"
+        """Writes everything TIMES times, each time with other bytes than the time before; returns the last ones, which come only once."""
         image = self.rng.randbytes(self.size)
-        for _ in range(TIMES):
-            image = image[-4096:] + image[:-4096]
-            source.write_bytes(image)
-            nbdcopy(source, self.host.uri())
+        images = [image[4096 * i :] + image[: 4096 * i] for i in range(4)]
+        sources = [self.disk(f"source{i}", self.size, image) for i, image in enumerate(images)]
+        for turn in range(1, TIMES):
+            nbdcopy(sources[turn % 3], self.host.uri())
+        image = images[3]
+        nbdcopy(sources[3], self.host.uri())
         lib.wait_for(lambda: self.host.status()["forward_queue_bytes"] == 0, "everything received")
         return image
 
