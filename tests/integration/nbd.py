@@ -1,4 +1,4 @@
-"""A small NBD client (fixed newstyle, unix socket): one connection, one request at a time, every byte in the caller's hands.
+"""A small NBD client (fixed newstyle, unix socket): one connection, one request at a time but for reads, every byte in the caller's hands.
 
 For tests that need what a command line cannot give: connections that stay open over checkpoints and failovers, many requests
 without a process for each, and disks as bytes. Anything a server answers but success is an OSError with the errno it sent.
@@ -90,6 +90,24 @@ class Disk:
             self.request(READ, offset + start, len(part))
             self._receive_into(part)
         return data
+
+    def read_ranges(self, ranges):
+        """The bytes of each (offset, length), in this order; all are asked for at once, whichever is answered first."""
+        data = {}
+        for offset, length in ranges:
+            self.cookie += 1
+            data[self.cookie] = bytearray(length)
+            self.socket.sendall(struct.pack(">IHHQQI", REQUEST_MAGIC, 0, READ, self.cookie, offset, length))
+        waiting = set(data)
+        while waiting:
+            magic, error, cookie = struct.unpack(">IIQ", self._receive(16))
+            if magic != REPLY_MAGIC or cookie not in waiting:
+                raise ConnectionError("an answer to something else")
+            if error:
+                raise OSError(error, os.strerror(error))
+            self._receive_into(memoryview(data[cookie]))
+            waiting.remove(cookie)
+        return list(data.values())
 
     def write(self, offset, data, flags=0):
         for start in range(0, len(data), REQUEST_BYTES_MAX):
