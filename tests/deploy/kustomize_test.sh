@@ -19,7 +19,9 @@ version=$(kubectl version --client --output=json 2> /dev/null \
   | sed -n 's/.*"kustomizeVersion": *"v\([0-9]*\).*/\1/p') || true
 ((${version:-0} >= 5)) || skip "no kubectl 1.27 or newer"
 
+rendered=()
 for dir in "$kustomize"/base "$kustomize"/overlays/*; do
+  rendered+=("$(basename "$dir").yaml")
   kubectl kustomize "$dir" > "$(basename "$dir").yaml"
   echo "rendered $(basename "$dir")"
 done
@@ -31,7 +33,7 @@ if [[ ! node_modules/.package-lock.json -nt package-lock.json ]]; then
     || skip "rendered, but npm cannot install; see $PWD/npm.log"
 fi
 
-found=$(node validate_manifests.cjs < "$here/testdata/bad_manifests.yaml" 2>&1) && {
+found=$(node validate_manifests.cjs "$here/testdata/bad_manifests.yaml" 2>&1) && {
   echo "the validator accepts testdata/bad_manifests.yaml"
   exit 1
 }
@@ -42,7 +44,4 @@ sed -n 's/.*# expect: //p' "$here/testdata/bad_manifests.yaml" | while read -r e
   }
 done
 
-for dir in "$kustomize"/base "$kustomize"/overlays/*; do
-  printf '%s: ' "$(basename "$dir")"
-  node validate_manifests.cjs < "$(basename "$dir").yaml"
-done
+node validate_manifests.cjs "${rendered[@]}"

@@ -1,4 +1,4 @@
-// Reads Kubernetes manifests from standard input and lists what is wrong with them:
+// Reads files of Kubernetes manifests and lists what is wrong with each:
 //
 //   schema      required fields, types and enums, by the validators of kubernetes-models
 //   unknown     misspelled or unknown fields, which those validators let pass: each manifest becomes a typed TypeScript
@@ -6,14 +6,14 @@
 //   references  a ConfigMap, ServiceAccount, claim or volume that is named and not there
 //   restricted  what the Pod Security Standard "restricted" asks of every container
 //
-// usage: node validate_manifests.cjs < manifests.yaml     exit status 1 if anything is listed
+// usage: node validate_manifests.cjs FILE...     exit status 1 if anything is listed
 
 const fs = require('fs');
 const path = require('path');
 const ts = require('typescript');
 const yaml = require('yaml');
 
-const problems = [];
+let problems = [];
 const nameOf = (object) => `${object.kind}/${object.metadata?.name}`;
 
 function parse(text) {
@@ -36,6 +36,8 @@ function checkSchema(object) {
   }
 }
 
+const parsed = new Map();  // the declarations of Kubernetes, for every file
+
 function checkUnknownFields(objects) {
   const file = path.join(__dirname, 'manifests.ts');
   const starts = [];
@@ -52,8 +54,11 @@ function checkUnknownFields(objects) {
   const host = ts.createCompilerHost(options);
   const { fileExists, getSourceFile } = host;
   host.fileExists = (name) => name === file || fileExists(name);
-  host.getSourceFile = (name, ...rest) => name === file
-    ? ts.createSourceFile(name, source, ts.ScriptTarget.ES2020) : getSourceFile(name, ...rest);
+  host.getSourceFile = (name, ...rest) => {
+    if (name === file) return ts.createSourceFile(name, source, ts.ScriptTarget.ES2020);
+    if (!parsed.has(name)) parsed.set(name, getSourceFile(name, ...rest));
+    return parsed.get(name);
+  };
   for (const found of ts.getPreEmitDiagnostics(ts.createProgram([file], options, host))) {
     if (found.file?.fileName !== file) continue;
     const owner = objects[starts.findLastIndex((start) => start <= found.start)];
@@ -103,12 +108,17 @@ function checkRestricted(object) {
   }
 }
 
-const objects = parse(fs.readFileSync(0, 'utf8'));
-checkUnknownFields(objects.filter(checkSchema));
-for (const object of objects.filter(podOf)) {
-  checkReferences(object, objects);
-  checkRestricted(object);
+function checkFile(name) {
+  problems = [];
+  const objects = parse(fs.readFileSync(name, 'utf8'));
+  checkUnknownFields(objects.filter(checkSchema));
+  for (const object of objects.filter(podOf)) {
+    checkReferences(object, objects);
+    checkRestricted(object);
+  }
+  for (const problem of problems) console.error(problem);
+  console.log(`${path.basename(name, '.yaml')}: ${objects.length} manifests, ${problems.length} problems`);
+  if (problems.length || !objects.length) process.exitCode = 1;
 }
-for (const problem of problems) console.error(problem);
-console.log(`${objects.length} manifests, ${problems.length} problems`);
-process.exitCode = problems.length || !objects.length ? 1 : 0;
+
+process.argv.slice(2).forEach(checkFile);
