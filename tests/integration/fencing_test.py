@@ -422,4 +422,4 @@ class FencedTest(lib.Case):
 
 
 if __name__ == "__main__":
-    lib.run_tests("qemu-io", "nbdcopy")
+    lib.run_tests("qemu-io", "nbdcopy", at_once=2)

@@ -315,4 +315,4 @@ class HistoryTest(lib.Case):
 
 
 if __name__ == "__main__":
-    lib.run_tests("qemu-io", "nbdcopy", "nbdinfo")
+    lib.run_tests("qemu-io", "nbdcopy", "nbdinfo", at_once=2)

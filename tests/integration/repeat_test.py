@@ -340,4 +340,4 @@ class RepeatTest(lib.Case):
 
 
 if __name__ == "__main__":
-    lib.run_tests("qemu-io", "nbdcopy")
+    lib.run_tests("qemu-io", "nbdcopy", at_once=2)

@@ -457,4 +457,4 @@ class ResyncTest(lib.Case):
 
 
 if __name__ == "__main__":
-    lib.run_tests("qemu-io", "nbdcopy", at_once=4)
+    lib.run_tests("qemu-io", "nbdcopy", at_once=3)

@@ -640,4 +640,4 @@ class BelowTheTablesTest(TableCase):
 
 
 if __name__ == "__main__":
-    lib.run_tests("qemu-io", "nbdinfo")
+    lib.run_tests("qemu-io", "nbdinfo", at_once=2)

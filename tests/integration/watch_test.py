@@ -299,4 +299,4 @@ class Screen:
 
 
 if __name__ == "__main__":
-    lib.run_tests("qemu-io", "nbdcopy")
+    lib.run_tests("qemu-io", "nbdcopy", at_once=2)
