@@ -94,8 +94,11 @@ class HistoryTest(lib.Case):
         self.assertEqual(self.history(), [])
         begun = time.time()
         self.commit(times=5)
-        epochs = self.wait_history(5, 4, 3, 2)
-        self.assertEqual([epoch["on_disk"] for epoch in epochs], [False, False, False, True])
+        self.wait_history(5, 4, 3, 2)
+        # Nothing is on the disk while epoch 2 is being applied.
+        epochs = lib.wait_for(lambda: (lambda h: h if h[-1]["on_disk"] else None)(self.history()), "epoch 2 to be applied")
+        on_disk = [(epoch["epoch"], epoch["on_disk"]) for epoch in epochs]
+        self.assertEqual(on_disk, [(5, False), (4, False), (3, False), (2, True)])
         self.assert_secondary(self.at[2], "holds the checkpoint that is on_disk")
         for epoch in epochs[:3]:
             changed = self.changed[epoch["epoch"]]
