@@ -504,6 +504,7 @@ class BelowTheTablesTest(TableCase):
         primary.frame(2, [stub.operation(stub.CHECKPOINT)])  # drops active
         primary.write(3, 2 * BLOCK, HIDDEN * BLOCK)
         primary.received(3)
+        lib.wait_for(lambda: self.standby.status()["committed_epoch"] == 1, "the checkpoint")
         answer = self.standby.call("stop", "vm1", "--failover", "--received")
         self.assertEqual((answer["epoch"], answer["term"]), (2, 2))
         self.assertIn(answer["stage"], ("FAILOVER", "DONE"))
