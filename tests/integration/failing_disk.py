@@ -23,13 +23,13 @@ class FailingDisk:
         self._processes = [
             subprocess.Popen(
                 ["nbdkit", "-f", "-U", socket, "--filter=error", "file", self.backing, f"error-file={self._switch}", *rates],
-                stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )
         ]  # fmt: skip
         lib.wait_for(socket.exists, "nbdkit")
         self._processes.append(
             subprocess.Popen(
-                ["nbdfuse", self.path, f"nbd+unix:///?socket={socket}"], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                ["nbdfuse", self.path, f"nbd+unix:///?socket={socket}"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
         )
         case.before_removal.append(self.close)
@@ -42,7 +42,8 @@ class FailingDisk:
         self._switch.unlink()
 
     def close(self):
-        subprocess.run(["umount", self.path], check=True)
+        # The kernel may not have closed it yet for a daemon that was killed while its disk failed.
+        lib.wait_for(lambda: lib.run("umount", self.path, check=False).returncode == 0, f"{self.path} to be unmounted")
         for process in reversed(self._processes):
             process.terminate()
             process.wait()

@@ -62,13 +62,14 @@ def run_beside_each_other(at_once):
 
     def run_case(name):
         begun = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, sys.argv[0], name], env=environment,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        failed = done.returncode != 0
-        print(f"{'FAILED' if failed else 'ended'} after {time.monotonic() - begun:.1f} s: {name}", flush=True)
-        return failed, done.stdout.decode(errors="replace")
+        with tempfile.TemporaryFile() as output:  # a pipe would wait for whatever a case that failed has left running, too
+            done = subprocess.run(
+                [sys.executable, sys.argv[0], name], env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            )
+            failed = done.returncode != 0
+            print(f"{'FAILED' if failed else 'ended'} after {time.monotonic() - begun:.1f} s: {name}", flush=True)
+            output.seek(0)
+            return failed, output.read().decode(errors="replace")
 
     with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
         ended = list(pool.map(run_case, names))
