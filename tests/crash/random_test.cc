@@ -3,7 +3,6 @@
 // UNDERSTUDY_SEED repeats the choice of the operations; UNDERSTUDY_CRASH_SECONDS goes on for so long (tests/crash/soak.sh).
 #include <chrono>
 #include <cstdlib>
-#include <random>
 #include <thread>
 #include <vector>
 
@@ -25,7 +24,7 @@ constexpr uint64_t kIoMax = 160;                   // some runs are over before
 void InterruptAnywhere(const Scenario& scenario, uint64_t seed) {
   constexpr SimFault kFaults[] = {SimFault::kPowerCut, SimFault::kPowerCut, SimFault::kKill,
                                   SimFault::kIoError, SimFault::kNoSpace};
-  std::mt19937_64 random(seed);
+  testing::Random random(seed);
   Sweep sweep(scenario);
   const char* const seconds = std::getenv("UNDERSTUDY_CRASH_SECONDS");
   const auto end = std::chrono::steady_clock::now() +

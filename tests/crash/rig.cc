@@ -32,12 +32,9 @@ const base::Clock& TestClock() {
   return *clock;
 }
 
-Images InitialImages(std::mt19937_64& random) {
-  Images images(kVolumes);
-  for (std::string& image : images) {
-    image.resize(kVolumeBytes);
-    for (char& byte : image) byte = static_cast<char>(random());
-  }
+Images InitialImages(testing::Random& random) {
+  Images images;
+  for (size_t v = 0; v < kVolumes; ++v) images.push_back(random.Bytes(kVolumeBytes));
   return images;
 }
 
@@ -85,7 +82,7 @@ void Rig::Load(const Saved& saved) {
   next_stream_ = saved.next_stream;
   cloned_ = false;
   clone_verdict_ = absl::OkStatus();
-  clone_random_.seed();
+  clone_random_.seed(0);
 }
 
 // ---- the process ----------------------------------------------------------------------------------------------------------------
@@ -104,7 +101,7 @@ absl::Status Rig::OpenStore() {
   options.worker_pool = workers_;
   options.index_batch_delay = options_.repeatable ? absl::Hours(1) : absl::Milliseconds(2);
   options.log_idle_delay = options.index_batch_delay;
-  std::mt19937_64 random(random_());
+  testing::Random random(random_());
   ASSIGN_OR_RETURN(store_, storage::Store::Open(options, disk_, TestClock(), random));
   const auto found = store_->Find(kGroup);
   if (found.ok()) replica_ = *found;
@@ -169,12 +166,6 @@ absl::Status Rig::AttachStream() {
   return absl::OkStatus();
 }
 
-std::string Rig::Bytes(std::mt19937_64& random, size_t size) {
-  std::string bytes(size, '\0');
-  for (char& byte : bytes) byte = static_cast<char>(random());
-  return bytes;
-}
-
 ByteRange Rig::LargeRange() {
   if (!options_.reflinks || random_() % 2 == 0) return {};
   constexpr uint64_t kBlocks = kVolumeBytes / testing::kSimPageBytes;
@@ -200,7 +191,7 @@ void Rig::AddOperation() {
   if (random_() % 5 == 0) {
     one.operation.kind = random_() % 2 == 0 ? OperationKind::kZero : OperationKind::kDiscard;
   } else {
-    one.data = Bytes(random_, one.operation.length);
+    one.data = random_.Bytes(one.operation.length);
   }
   model_.sent.push_back(std::move(one));
 }
@@ -370,11 +361,10 @@ absl::Status Rig::VmWrite() {
   if (!large.empty()) write.offset = large.start;
   const uint64_t length = large.empty() ? sectors * kSectorBytes : large.size();
   const bool zero = random_() % 5 == 0;
-  write.data = zero ? std::string(length, '\0') : Bytes(random_, length);
+  write.data = zero ? std::string(length, '\0') : random_.Bytes(length);
   const size_t index = model_.BeginWrite(shown, write);
   const VolumeId volume(write.volume);
-  RETURN_IF_ERROR(zero ? replica_->WriteZeroes(volume,
-                                               ByteRange::OfLength(write.offset, write.data.size()),
+  RETURN_IF_ERROR(zero ? replica_->WriteZeroes(volume, ByteRange::OfLength(write.offset, length),
                                                /*fua=*/false)
                        : replica_->Write(volume, write.offset, write.data, /*fua=*/false));
   model_.AnswerWrite(shown, index);

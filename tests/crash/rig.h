@@ -12,7 +12,6 @@
 #include <functional>
 #include <memory>
 #include <optional>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -23,6 +22,7 @@
 #include "storage/base/worker_pool.h"
 #include "storage/store.h"
 #include "tests/crash/model.h"
+#include "tests/testing/seed.h"
 #include "tests/testing/sim_disk.h"
 
 namespace understudy::crash {
@@ -46,7 +46,7 @@ class Rig {
   struct Saved {
     std::shared_ptr<const testing::SimDisk::State> disk;
     Model model;
-    std::mt19937_64 random;
+    testing::Random random;
     uint64_t next_stream = 0;
   };
 
@@ -56,7 +56,7 @@ class Rig {
   const Options& options() const { return options_; }
   testing::SimDisk& disk() { return disk_; }
   Model& model() { return model_; }
-  std::mt19937_64& random() { return random_; }
+  testing::Random& random() { return random_; }
   bool running() const { return replica_ != nullptr; }
 
   Saved Save() const;
@@ -158,13 +158,12 @@ class Rig {
   void AddOperation();
   // Of a large write in whole blocks, by chance and with reflinks only; else empty.
   ByteRange LargeRange();
-  static std::string Bytes(std::mt19937_64& random, size_t size);
   void ForgetReplica();
 
   const Options options_;
   testing::SimDisk disk_;
   std::unique_ptr<rocksdb::Env> env_;
-  std::mt19937_64 random_;
+  testing::Random random_;
   storage::GroupSpec spec_;
   Model model_;
   uint64_t next_stream_ = 100;
@@ -181,7 +180,7 @@ class Rig {
   bool cloned_ = false;  // since Load()
   absl::Status clone_verdict_;
   uint64_t clone_reads_ = 0;
-  std::mt19937_64 clone_random_;  // a group with a clone gets the same writes as one without
+  testing::Random clone_random_;  // a group with a clone gets the same writes as one without
 };
 
 }  // namespace understudy::crash

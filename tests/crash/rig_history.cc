@@ -86,7 +86,7 @@ absl::Status Rig::CloneWrite() {
   const uint64_t sectors = 1 + clone_random_() % 100;
   const auto volume = static_cast<uint32_t>(clone_random_() % kVolumes);
   const uint64_t offset = clone_random_() % (kVolumeBytes / kSectorBytes - sectors) * kSectorBytes;
-  const std::string data = Bytes(clone_random_, sectors * kSectorBytes);
+  const std::string data = clone_random_.Bytes(sectors * kSectorBytes);
   const absl::Status written = clone_->view->Write(VolumeId(volume), offset, data, /*fua=*/false);
   if (written.ok()) clone_->expected[volume].replace(offset, data.size(), data);
   return CheckClone();

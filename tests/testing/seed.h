@@ -1,13 +1,17 @@
 // tests/testing/seed.h
 //
-// The seed of a random test: from UNDERSTUDY_SEED, else random; printed, so that a failure can be replayed.
+// The seed of a random test: from UNDERSTUDY_SEED, else random; printed, so that a failure can be replayed. And a generator that
+// costs nothing to seed and to copy, for tests that do so in every one of many short runs.
 #ifndef UNDERSTUDY_TESTS_TESTING_SEED_H_
 #define UNDERSTUDY_TESTS_TESTING_SEED_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <random>
+#include <string>
 
 namespace understudy::testing {
 
@@ -19,6 +23,35 @@ inline uint64_t TestSeed() {
   std::fflush(stdout);
   return seed;
 }
+
+// splitmix64
+class Random {
+ public:
+  using result_type = uint64_t;
+  explicit Random(uint64_t seed = 0) : state_(seed) {}
+  void seed(uint64_t seed) { state_ = seed; }
+  static constexpr uint64_t min() { return 0; }
+  static constexpr uint64_t max() { return UINT64_MAX; }
+
+  uint64_t operator()() {
+    uint64_t mixed = state_ += 0x9e3779b97f4a7c15;
+    mixed = (mixed ^ (mixed >> 30)) * 0xbf58476d1ce4e5b9;
+    mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111eb;
+    return mixed ^ (mixed >> 31);
+  }
+  // One draw for eight of them.
+  std::string Bytes(size_t size) {
+    std::string bytes(size, '\0');
+    for (size_t at = 0; at < size; at += sizeof(uint64_t)) {
+      const uint64_t word = (*this)();
+      std::memcpy(bytes.data() + at, &word, std::min(sizeof(word), size - at));
+    }
+    return bytes;
+  }
+
+ private:
+  uint64_t state_;
+};
 
 }  // namespace understudy::testing
 

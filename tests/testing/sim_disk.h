@@ -25,13 +25,13 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "storage/base/file_system.h"
 #include "storage/base/mutex.h"
+#include "tests/testing/seed.h"
 #include "tests/testing/sim_file.h"
 
 namespace understudy::testing {
@@ -145,7 +145,7 @@ class SimDisk : public base::FileSystem {
 
   mutable base::Mutex mutex_;
   std::unique_ptr<State> state_ ABSL_GUARDED_BY(mutex_);
-  std::mt19937_64 random_ ABSL_GUARDED_BY(mutex_);
+  Random random_ ABSL_GUARDED_BY(mutex_);
   Hook hook_ ABSL_GUARDED_BY(mutex_);
   uint64_t io_count_ ABSL_GUARDED_BY(mutex_) = 0;
   SimFault dead_ ABSL_GUARDED_BY(mutex_) = SimFault::kNone;  // of what

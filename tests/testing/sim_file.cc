@@ -168,7 +168,7 @@ void SimFile::Reached(const Change& change, ByteRange part) {
   unbacked_.insert(change.unbacked.lower_bound(part.start), change.unbacked.lower_bound(part.end));
 }
 
-void SimFile::Tear(const Change& change, std::mt19937_64& random) {
+void SimFile::Tear(const Change& change, Random& random) {
   const uint64_t size_before = durable_.size();
   const uint64_t unit = change.kind == Kind::kClone ? kSimPageBytes : kSectorBytes;
   uint64_t kept_end = 0;
@@ -192,7 +192,7 @@ void SimFile::Tear(const Change& change, std::mt19937_64& random) {
   durable_.Resize(std::max({size_before, kept_end, grown ? change.range.end : 0}));
 }
 
-void SimFile::ResolveChanges(std::mt19937_64& random) {
+void SimFile::ResolveChanges(Random& random) {
   // Of this file: everything, nothing, or some of everything.
   const uint64_t style = random() % 4;
   for (const Change& change : changes_) {
@@ -208,13 +208,13 @@ void SimFile::ResolveChanges(std::mt19937_64& random) {
   changes_.clear();
 }
 
-void SimFile::FailSync(std::mt19937_64& random) {
+void SimFile::FailSync(Random& random) {
   ResolveChanges(random);
   if (random() % 2 == 0)
     cached_ = durable_;  // the pages were dropped, else they stay, marked clean
 }
 
-void SimFile::CutPower(std::mt19937_64& random) {
+void SimFile::CutPower(Random& random) {
   ResolveChanges(random);
   for (const auto& [offset, sector] : unbacked_) {
     if (random() % 2 == 0) durable_.Write(offset, sector.found);

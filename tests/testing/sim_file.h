@@ -20,7 +20,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <random>
 #include <span>
 #include <string>
 #include <vector>
@@ -28,6 +27,7 @@
 #include "absl/strings/string_view.h"
 
 #include "storage/base/byte_range.h"
+#include "tests/testing/seed.h"
 
 namespace understudy::testing {
 
@@ -73,8 +73,8 @@ class SimFile {
   void SourceSynced(uint64_t source_number, bool ok);
 
   void Sync();
-  void FailSync(std::mt19937_64& random);
-  void CutPower(std::mt19937_64& random);
+  void FailSync(Random& random);
+  void CutPower(Random& random);
 
  private:
   enum class Kind { kWrite, kHole, kTruncate, kClone };
@@ -91,10 +91,10 @@ class SimFile {
     UnbackedSectors unbacked = {};  // kClone
   };
   static void Apply(const Change& change, SimContents* contents);
-  void Tear(const Change& change, std::mt19937_64& random);
+  void Tear(const Change& change, Random& random);
   // `part` of the change is on the medium.
   void Reached(const Change& change, ByteRange part);
-  void ResolveChanges(std::mt19937_64& random);
+  void ResolveChanges(Random& random);
 
   SimContents cached_;
   SimContents durable_;
