@@ -15,10 +15,6 @@ std::string_view Sector(const std::string& image, uint64_t sector) {
   return std::string_view(image).substr(sector * kSectorBytes, kSectorBytes);
 }
 
-void Overwrite(const VmWrite& write, Images* images) {
-  (*images)[write.volume].replace(write.offset, write.data.size(), write.data);
-}
-
 }  // namespace
 
 std::string FirstDifference(const Images& found, const Images& expected) {
@@ -34,16 +30,16 @@ std::string FirstDifference(const Images& found, const Images& expected) {
 }
 
 Model::Model(Images initial)
-    : initial_(std::move(initial)), checkpoints_{{.epoch = Epoch(0), .view = initial_}} {}
+    : initial_(Share(std::move(initial))), checkpoints_{{.epoch = Epoch(0), .view = initial_}} {}
 
 Images Model::PrimaryAfter(uint64_t operations) const {
-  Images images = initial_;
+  Images images = *initial_;
   for (uint64_t i = 0; i < operations; ++i) {
     const Operation& operation = sent[i].operation;
     if (!operation.has_range()) continue;
     std::string& image = images[operation.volume];
     if (operation.kind == OperationKind::kData) {
-      image.replace(operation.offset, operation.length, sent[i].data);
+      image.replace(operation.offset, operation.length, *sent[i].data);
     } else {
       image.replace(operation.offset, operation.length, operation.length, '\0');
     }
@@ -69,7 +65,8 @@ size_t Model::BeginCheckpoint(Epoch epoch, uint64_t operations) {
   for (size_t i = answered_ + 1; i < checkpoints_.size(); ++i) {
     if (checkpoints_[i].epoch == epoch && checkpoints_[i].sent == operations) return i;
   }
-  checkpoints_.push_back({.epoch = epoch, .sent = operations, .view = PrimaryAfter(operations)});
+  checkpoints_.push_back(
+      {.epoch = epoch, .sent = operations, .view = Share(PrimaryAfter(operations))});
   return checkpoints_.size() - 1;
 }
 
@@ -77,7 +74,7 @@ size_t Model::BeginGoingBack(Epoch epoch) {
   const uint64_t operations = *FindCheckpoint(epoch);
   checkpoints_.push_back({.epoch = epoch,
                           .sent = operations,
-                          .view = PrimaryAfter(operations),
+                          .view = Share(PrimaryAfter(operations)),
                           .writes = {},
                           .gone_back_to = true});
   return checkpoints_.size() - 1;
@@ -200,22 +197,24 @@ absl::Status Model::CheckView(const ModelCheckpoint& checkpoint, const Images& v
   const auto required = [ending](const VmWrite& write) {
     return ending == Ending::kPowerCut ? write.durable : write.answered;
   };
-  Images expected = checkpoint.view;
-  for (const VmWrite& write : checkpoint.writes) {
-    if (required(write)) Overwrite(write, &expected);
-  }
-  for (uint32_t v = 0; v < expected.size(); ++v) {
-    if (view[v] == expected[v]) continue;
-    for (uint64_t s = 0; s * kSectorBytes < expected[v].size(); ++s) {
+  std::string expected;
+  for (uint32_t v = 0; v < checkpoint.view->size(); ++v) {
+    expected = (*checkpoint.view)[v];
+    for (const VmWrite& write : checkpoint.writes) {
+      if (write.volume != v || !required(write)) continue;
+      expected.replace(write.offset, write.data->size(), *write.data);
+    }
+    if (view[v] == expected) continue;
+    for (uint64_t s = 0; s * kSectorBytes < expected.size(); ++s) {
       const std::string_view found = Sector(view[v], s);
-      bool allowed = found == Sector(expected[v], s);
+      bool allowed = found == Sector(expected, s);
       // Any write that was not promised and that none that was promised has overwritten since.
       for (auto write = checkpoint.writes.rbegin(); !allowed && write != checkpoint.writes.rend();
            ++write) {
-        const ByteRange range = ByteRange::OfLength(write->offset, write->data.size());
+        const ByteRange range = ByteRange::OfLength(write->offset, write->data->size());
         if (write->volume != v || !range.Contains(ByteRange::OfLength(s * 512, 512))) continue;
         if (required(*write)) break;
-        allowed = found == std::string_view(write->data).substr(s * 512 - write->offset, 512);
+        allowed = found == std::string_view(*write->data).substr(s * 512 - write->offset, 512);
       }
       if (!allowed) {
         return Wrong(absl::StrCat("volume ", v, " sector ", s, " is neither of epoch ",
@@ -263,7 +262,7 @@ absl::StatusOr<size_t> Model::Check(const storage::ReplicaState& state, const Im
   return verdict;
 }
 
-void Model::Settle(const storage::ReplicaState& state, const Images& view, size_t checkpoint,
+void Model::Settle(const storage::ReplicaState& state, Images view, size_t checkpoint,
                    Ending ending) {
   stages = {state.stage};
   if (state.stage == Stage::kFailover) stages.insert({Stage::kFailoverFailed, Stage::kDone});
@@ -285,7 +284,7 @@ void Model::Settle(const storage::ReplicaState& state, const Images& view, size_
     for (VmWrite& write : found.writes) write.answered = write.durable;
   } else {
     found.writes.clear();
-    if (state.stage != Stage::kNone) found.view = view;
+    if (state.stage != Stage::kNone) found.view = Share(std::move(view));
   }
   checkpoints_ = {std::move(found)};
   answered_ = durable_ = 0;

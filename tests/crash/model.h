@@ -14,9 +14,11 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -33,23 +35,31 @@ using Images = std::vector<std::string>;  // by volume
 
 enum class Ending { kStillRunning, kClosed, kKill, kPowerCut };
 
+// What a model holds is shared with its copies, of which each run makes one.
+template <typename T>
+using Shared = std::shared_ptr<const T>;
+template <typename T>
+Shared<T> Share(T value) {
+  return std::make_shared<const T>(std::move(value));
+}
+
 struct PrimaryOperation {
   Operation operation;
-  std::string data;  // kData only
+  Shared<std::string> data;  // kData only
 };
 
 struct VmWrite {
   uint32_t volume = 0;
   uint64_t offset = 0;
-  std::string data;
+  Shared<std::string> data;
   bool answered = false;
   bool durable = false;
 };
 
 struct ModelCheckpoint {
   Epoch epoch;
-  uint64_t sent = 0;  // operations of the primary that it covers
-  Images view;        // as the checkpoint made it
+  uint64_t sent = 0;    // operations of the primary that it covers
+  Shared<Images> view;  // as the checkpoint made it
   std::vector<VmWrite> writes;
   bool gone_back_to = false;  // by a failover
 };
@@ -120,8 +130,7 @@ class Model {
   absl::StatusOr<size_t> Check(const storage::ReplicaState& state, const Images& view,
                                Ending ending) const;
   // What was found is the truth from now on.
-  void Settle(const storage::ReplicaState& state, const Images& view, size_t checkpoint,
-              Ending ending);
+  void Settle(const storage::ReplicaState& state, Images view, size_t checkpoint, Ending ending);
   // Operations of the primary that `state` has received.
   uint64_t ReceivedIn(const storage::ReplicaState& state) const;
   // The checkpoint whose view a store in `state` shows; the newest with its number.
@@ -136,7 +145,7 @@ class Model {
   static absl::Status CheckView(const ModelCheckpoint& checkpoint, const Images& view,
                                 Ending ending);
 
-  Images initial_;
+  Shared<Images> initial_;
   std::map<Epoch, uint64_t> older_;  // those before checkpoints_: operations that they cover
   Epoch newest_begun_;
   Epoch history_given_up_;  // through this one

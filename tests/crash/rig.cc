@@ -56,7 +56,7 @@ Rig::Rig(const Options& options, uint64_t seed)
   disk_.OrderDirectories(absl::StrCat(kRigDirectory, "/index"));
   spec_.name = kGroup;
   for (size_t v = 0; v < kVolumes; ++v) {
-    UNDERSTUDY_CHECK(disk_.WriteFileAtomically(DiskPath(v), model_.checkpoint(0).view[v]).ok());
+    UNDERSTUDY_CHECK(disk_.WriteFileAtomically(DiskPath(v), (*model_.checkpoint(0).view)[v]).ok());
     spec_.volumes.push_back({.name = absl::StrCat("v", v),
                              .top_id = absl::StrCat("vm1/v", v),
                              .disk_path = DiskPath(v),
@@ -191,7 +191,7 @@ void Rig::AddOperation() {
   if (random_() % 5 == 0) {
     one.operation.kind = random_() % 2 == 0 ? OperationKind::kZero : OperationKind::kDiscard;
   } else {
-    one.data = random_.Bytes(one.operation.length);
+    one.data = Share(random_.Bytes(one.operation.length));
   }
   model_.sent.push_back(std::move(one));
 }
@@ -208,13 +208,13 @@ absl::Status Rig::BigFrame(uint64_t offset) {
                                          .kind = OperationKind::kData,
                                          .offset = offset,
                                          .length = length},
-                           .data = std::string(length, static_cast<char>(random_()))});
+                           .data = Share(std::string(length, static_cast<char>(random_())))});
   }
   return Send();
 }
 
 absl::Status Rig::Complete() {
-  model_.sent.push_back({.operation = {.kind = OperationKind::kComplete}, .data = ""});
+  model_.sent.push_back({.operation = {.kind = OperationKind::kComplete}, .data = nullptr});
   return Send();
 }
 
@@ -236,7 +236,7 @@ absl::Status Rig::SendFrame(uint64_t first, uint64_t count) {
   std::vector<std::span<const char>> payload;
   for (uint64_t i = first; i < first + count; ++i) {
     operations.push_back(model_.sent[i].operation);
-    if (!model_.sent[i].data.empty()) payload.emplace_back(model_.sent[i].data);
+    if (model_.sent[i].data != nullptr) payload.emplace_back(*model_.sent[i].data);
   }
   const storage::IncomingFrame frame = {.incarnation = state.incarnation,
                                         .term = state.term,
@@ -284,7 +284,7 @@ absl::Status Rig::AwaitCheckpoint(size_t index, bool durable, const AskCheckpoin
 }
 
 absl::Status Rig::MarkedCheckpoint() {
-  model_.sent.push_back({.operation = {.kind = OperationKind::kCheckpoint}, .data = ""});
+  model_.sent.push_back({.operation = {.kind = OperationKind::kCheckpoint}, .data = nullptr});
   RETURN_IF_ERROR(Send());
   return SettleIfRepeatable();
 }
@@ -361,12 +361,12 @@ absl::Status Rig::VmWrite() {
   if (!large.empty()) write.offset = large.start;
   const uint64_t length = large.empty() ? sectors * kSectorBytes : large.size();
   const bool zero = random_() % 5 == 0;
-  write.data = zero ? std::string(length, '\0') : random_.Bytes(length);
+  write.data = Share(zero ? std::string(length, '\0') : random_.Bytes(length));
   const size_t index = model_.BeginWrite(shown, write);
   const VolumeId volume(write.volume);
   RETURN_IF_ERROR(zero ? replica_->WriteZeroes(volume, ByteRange::OfLength(write.offset, length),
                                                /*fua=*/false)
-                       : replica_->Write(volume, write.offset, write.data, /*fua=*/false));
+                       : replica_->Write(volume, write.offset, *write.data, /*fua=*/false));
   model_.AnswerWrite(shown, index);
   return absl::OkStatus();
 }

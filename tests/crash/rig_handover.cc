@@ -5,7 +5,7 @@
 namespace understudy::crash {
 
 absl::Status Rig::HandOver() {
-  model_.sent.push_back({.operation = {.kind = OperationKind::kHandover}, .data = ""});
+  model_.sent.push_back({.operation = {.kind = OperationKind::kHandover}, .data = nullptr});
   RETURN_IF_ERROR(Send());
   return SettleIfRepeatable();
 }

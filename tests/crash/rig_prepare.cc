@@ -5,7 +5,7 @@
 namespace understudy::crash {
 
 absl::Status Rig::Prepare() {
-  model_.sent.push_back({.operation = {.kind = OperationKind::kPrepare}, .data = ""});
+  model_.sent.push_back({.operation = {.kind = OperationKind::kPrepare}, .data = nullptr});
   RETURN_IF_ERROR(Send());
   return SettleIfRepeatable();
 }

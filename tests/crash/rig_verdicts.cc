@@ -49,14 +49,14 @@ absl::Status Rig::CheckFailback() {
 absl::Status Rig::Check(Ending ending, Ending promised) {
   if (replica_ == nullptr) return CheckGone();
   const storage::ReplicaState state = replica_->state();
-  Images view = model_.checkpoint(0).view;
+  Images view;  // a group without one shows nothing
   if (state.stage != Stage::kNone) {
     absl::StatusOr<Images> read = ReadAll(*replica_);
     RETURN_IF_ERROR(Annotate(read.status(), "view cannot be read"));
     view = *std::move(read);
   }
   ASSIGN_OR_RETURN(const size_t checkpoint, model_.Check(state, view, promised));
-  if (ending != Ending::kStillRunning) model_.Settle(state, view, checkpoint, ending);
+  if (ending != Ending::kStillRunning) model_.Settle(state, std::move(view), checkpoint, ending);
   return absl::OkStatus();
 }
 

@@ -13,16 +13,20 @@ namespace understudy::testing {
 uint64_t SimContents::MissingPages(ByteRange range) const {
   uint64_t missing = 0;
   for (uint64_t at = RoundDown(range.start, kSimPageBytes); at < range.end; at += kSimPageBytes) {
-    if (!pages_.contains(at / kSimPageBytes)) ++missing;
+    if (!pages_->contains(at / kSimPageBytes)) ++missing;
   }
   return missing;
 }
 
-SimContents::Page& SimContents::Mutable(uint64_t index) {
-  std::shared_ptr<Page>& page = pages_[index];
+SimContents::Pages& SimContents::MutablePages() {
+  if (pages_.use_count() > 1) pages_ = std::make_shared<Pages>(*pages_);
+  return *pages_;
+}
+
+SimContents::Page& SimContents::MutablePage(uint64_t index) {
+  std::shared_ptr<Page>& page = MutablePages()[index];
   if (page == nullptr) {
-    page = std::make_shared<Page>();
-    page->fill('\0');
+    page = std::make_shared<Page>();  // zeroes
   } else if (page.use_count() > 1) {
     page = std::make_shared<Page>(*page);
   }
@@ -33,8 +37,8 @@ void SimContents::Read(uint64_t offset, std::span<char> out) const {
   while (!out.empty()) {
     const uint64_t in_page = offset % kSimPageBytes;
     const uint64_t bytes = std::min<uint64_t>(out.size(), kSimPageBytes - in_page);
-    const auto page = pages_.find(offset / kSimPageBytes);
-    if (page == pages_.end()) {
+    const auto page = pages_->find(offset / kSimPageBytes);
+    if (page == pages_->end()) {
       std::memset(out.data(), 0, bytes);
     } else {
       std::memcpy(out.data(), page->second->data() + in_page, bytes);
@@ -49,7 +53,7 @@ void SimContents::Write(uint64_t offset, absl::string_view data) {
   while (!data.empty()) {
     const uint64_t in_page = offset % kSimPageBytes;
     const uint64_t bytes = std::min<uint64_t>(data.size(), kSimPageBytes - in_page);
-    std::memcpy(Mutable(offset / kSimPageBytes).data() + in_page, data.data(), bytes);
+    std::memcpy(MutablePage(offset / kSimPageBytes).data() + in_page, data.data(), bytes);
     offset += bytes;
     data.remove_prefix(bytes);
   }
@@ -61,9 +65,9 @@ void SimContents::Zero(ByteRange range) {
     const uint64_t in_page = range.start % kSimPageBytes;
     const uint64_t bytes = std::min(range.size(), kSimPageBytes - in_page);
     if (bytes == kSimPageBytes) {
-      pages_.erase(index);
-    } else if (pages_.contains(index)) {
-      std::memset(Mutable(index).data() + in_page, 0, bytes);
+      MutablePages().erase(index);
+    } else if (pages_->contains(index)) {
+      std::memset(MutablePage(index).data() + in_page, 0, bytes);
     }
     range.start += bytes;
   }
@@ -75,19 +79,20 @@ void SimContents::Resize(uint64_t size) {
 }
 
 ByteRange SimContents::NextData(uint64_t offset) const {
-  auto page = pages_.lower_bound(offset / kSimPageBytes);
-  if (page == pages_.end() || offset >= size_) return {size_, size_};
+  auto page = pages_->lower_bound(offset / kSimPageBytes);
+  if (page == pages_->end() || offset >= size_) return {size_, size_};
   const uint64_t start = std::max(offset, page->first * kSimPageBytes);
   uint64_t end = page->first + 1;
-  for (++page; page != pages_.end() && page->first == end; ++page) ++end;
+  for (++page; page != pages_->end() && page->first == end; ++page) ++end;
   return {start, std::min(size_, end * kSimPageBytes)};
 }
 
 void SimContents::CopyPages(const SimContents& other, ByteRange range) {
   const uint64_t first = range.start / kSimPageBytes;
   const uint64_t last = RoundUp(range.end, kSimPageBytes) / kSimPageBytes;
-  pages_.erase(pages_.lower_bound(first), pages_.lower_bound(last));
-  pages_.insert(other.pages_.lower_bound(first), other.pages_.lower_bound(last));
+  Pages& pages = MutablePages();
+  pages.erase(pages.lower_bound(first), pages.lower_bound(last));
+  pages.insert(other.pages_->lower_bound(first), other.pages_->lower_bound(last));
 }
 
 // ---- file ----------------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 // tests/testing/sim_file.h
 //
 // SimFile is one file of a SimDisk twice over: as its process sees it (the page cache) and as it is on the medium, with the
-// changes between the two in the order they were made. Contents are sparse pages of 4 KiB that copies share.
+// changes between the two in the order they were made. Contents are sparse pages of 4 KiB; copies share them,
+// and the list of them, until they change.
 //
 // Power cut    each unsynced change is kept, lost or torn: of a torn write every 512-byte sector is kept or lost by itself, so
 //              that any later or earlier version of a sector may be what is found. How much of one file survives has
@@ -36,7 +37,7 @@ inline constexpr uint64_t kSimPageBytes = 4096;
 class SimContents {
  public:
   uint64_t size() const { return size_; }
-  uint64_t allocated_bytes() const { return pages_.size() * kSimPageBytes; }
+  uint64_t allocated_bytes() const { return pages_->size() * kSimPageBytes; }
   // Pages that a write to `range` would add.
   uint64_t MissingPages(ByteRange range) const;
 
@@ -52,9 +53,12 @@ class SimContents {
 
  private:
   using Page = std::array<char, kSimPageBytes>;
-  Page& Mutable(uint64_t index);
+  using Pages =
+      std::map<uint64_t, std::shared_ptr<Page>>;  // by offset / kSimPageBytes; absent: a hole
+  Pages& MutablePages();
+  Page& MutablePage(uint64_t index);
 
-  std::map<uint64_t, std::shared_ptr<Page>> pages_;  // by offset / kSimPageBytes; absent: a hole
+  std::shared_ptr<Pages> pages_ = std::make_shared<Pages>();
   uint64_t size_ = 0;
 };
 
