@@ -6,9 +6,31 @@
 #include <utility>
 #include <vector>
 
+#include <rocksdb/convenience.h>
 #include <rocksdb/file_system.h>
+#include <rocksdb/options.h>
 
 #include "storage/base/file_system.h"
+
+// A database that is opened writes down its options, then reads them back and parses them, which takes longer than all the rest of its
+// opening: a fifth of a crash test's time. The linker puts this in the place of RocksDB's own check of its own text, on which no
+// I/O depends; with another RocksDB, in which it has another name, the check is back.
+namespace rocksdb {
+class RocksDBOptionsParser {
+ public:
+  static Status VerifyRocksDBOptionsFromFile(const ConfigOptions&, const DBOptions&,
+                                             const std::vector<std::string>&,
+                                             const std::vector<ColumnFamilyOptions>&,
+                                             const std::string&, FileSystem*);
+};
+
+Status RocksDBOptionsParser::VerifyRocksDBOptionsFromFile(const ConfigOptions&, const DBOptions&,
+                                                          const std::vector<std::string>&,
+                                                          const std::vector<ColumnFamilyOptions>&,
+                                                          const std::string&, FileSystem*) {
+  return Status::OK();
+}
+}  // namespace rocksdb
 
 namespace understudy::testing {
 namespace {
@@ -238,13 +260,10 @@ class RocksdbFileSystem : public rocksdb::FileSystem {
 
  private:
   // RocksDB writes "dir//file" and "dir/" at times.
-  static std::string Clean(const std::string& path) {
-    std::string clean;
-    for (const char c : path) {
-      if (c != '/' || clean.empty() || clean.back() != '/') clean += c;
-    }
-    if (clean.size() > 1 && clean.back() == '/') clean.pop_back();
-    return clean;
+  static std::string Clean(std::string path) {
+    for (size_t at; (at = path.find("//")) != std::string::npos;) path.erase(at, 1);
+    if (path.size() > 1 && path.back() == '/') path.pop_back();
+    return path;
   }
 
   IOStatus OpenToWrite(const std::string& path, bool truncate,
