@@ -522,7 +522,7 @@ class Case(unittest.TestCase):
         return b"".join(blocks)
 
     def random_piece(self, length):
-        """Bytes that are nowhere else, 2 MiB at most: from a random place of a pool, as to make all of them takes long."""
+        """Random bytes, 2 MiB at most, from a random place of a pool, as to make new ones takes long: pieces share bytes, not places."""
         if self.pool is None:
             self.pool = self.rng.randbytes(4 * MIB)
         start = self.rng.randrange(2 * MIB)
