@@ -18,15 +18,15 @@ class FailingDisk:
         self._switch = case.dir / f"{name}.broken"
         self.path = case.dir / f"{name}.fuse"
         self.path.touch()
-        socket = case.dir / f"{name}.sock"
+        socket, listening = case.dir / f"{name}.sock", case.dir / f"{name}.pid"
         rates = ["error-rate=100%"] + ([] if reads_too else ["error-pread-rate=0%"])
         self._processes = [
             subprocess.Popen(
-                ["nbdkit", "-f", "-U", socket, "--filter=error", "file", self.backing, f"error-file={self._switch}", *rates],
+                ["nbdkit", "-f", "-U", socket, "-P", listening, "--filter=error", "file", self.backing, f"error-file={self._switch}", *rates],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )
         ]  # fmt: skip
-        lib.wait_for(socket.exists, "nbdkit")
+        lib.wait_for(listening.exists, "nbdkit")  # the socket is there before anybody listens
         self._processes.append(
             subprocess.Popen(
                 ["nbdfuse", self.path, f"nbd+unix:///?socket={socket}"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -42,11 +42,13 @@ class FailingDisk:
         self._switch.unlink()
 
     def close(self):
-        # The kernel may not have closed it yet for a daemon that was killed while its disk failed.
-        lib.wait_for(lambda: lib.run("umount", self.path, check=False).returncode == 0, f"{self.path} to be unmounted")
-        for process in reversed(self._processes):
-            process.terminate()
-            process.wait()
+        try:
+            # The kernel may not have closed it yet for a daemon that was killed while its disk failed.
+            lib.wait_for(lambda: lib.run("umount", self.path, check=False).returncode == 0, f"{self.path} to be unmounted")
+        finally:
+            for process in reversed(self._processes):
+                process.terminate()
+                process.wait()
 
 
 def why_not():

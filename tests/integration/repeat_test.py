@@ -328,6 +328,14 @@ class RepeatTest(lib.Case):
         self.assertEqual(self.repeat("c1", "checkpoint", "vm1")["epoch"], 1)
         self.assertEqual(self.standby.status()["committed_epoch"], 1, "one marker, one epoch")
 
+    def test_a_daemon_that_is_slow_to_take_a_connection_is_waited_for(self):
+        self.start_pair()
+        self.standby.daemon.signal(signal.SIGSTOP)
+        call = self.spawn("status", "vm1")
+        lib.time.sleep(2.5)
+        self.standby.daemon.signal(signal.SIGCONT)
+        self.finish(call)
+
     def test_a_service_that_is_killed_under_a_call_is_asked_again_by_understudyctl(self):
         self.start_pair()
         self.host.daemon.signal(signal.SIGSTOP)
