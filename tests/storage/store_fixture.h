@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <future>
 #include <map>
@@ -26,6 +25,7 @@
 #include "storage/base/mutex.h"
 #include "storage/store.h"
 #include "tests/testing/fault_file_system.h"
+#include "tests/testing/seed.h"
 #include "tests/testing/temp_dir.h"
 
 namespace understudy::storage {
@@ -117,14 +117,7 @@ class StoreFixture {
     return replica_->AttachStream(++stream_id_, /*may_checkpoint=*/false);
   }
 
-  std::string Bytes(size_t size) {
-    std::string bytes(size, '\0');
-    for (size_t at = 0; at < size; at += sizeof(uint64_t)) {
-      const uint64_t word = random_();
-      std::memcpy(bytes.data() + at, &word, std::min(sizeof(word), size - at));
-    }
-    return bytes;
-  }
+  std::string Bytes(size_t size) { return testing::Random(random_()).Bytes(size); }
 
   // One frame of the primary.
   absl::Status Append(std::vector<Operation> operations, const std::string& payload,
@@ -169,11 +162,14 @@ class StoreFixture {
         [&](absl::StatusOr<CheckpointResult> result) { promise.set_value(std::move(result)); });
     return future.get();
   }
-  std::string View(uint32_t volume) {
-    std::string out(volume_bytes_, '?');
+  // Good until the volume's next one: in the same memory, as a sanitizer takes longer to give and take that much than to compare it.
+  const std::string& View(uint32_t volume) {
+    std::string& view = views_[volume];
+    view.assign(volume_bytes_, '?');
     const absl::Status read =
-        replica_->Read(VolumeId(volume), 0, std::span(out.data(), out.size()));
-    return read.ok() ? out : read.ToString();
+        replica_->Read(VolumeId(volume), 0, std::span(view.data(), view.size()));
+    if (!read.ok()) view = read.ToString();
+    return view;
   }
   std::string RawDisk(uint32_t volume) {
     return base::FileSystem::Posix()
@@ -216,6 +212,7 @@ class StoreFixture {
   StoreOptions options_;
   GroupSpec spec_;
   std::vector<std::string> initial_;
+  std::map<uint32_t, std::string> views_;
   std::unique_ptr<Store> store_;
   std::shared_ptr<Replica> replica_;
   uint64_t next_sequence_ = 1;
