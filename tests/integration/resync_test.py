@@ -59,7 +59,8 @@ class ResyncTest(lib.Case):
 
     def test_first_sync_sends_what_differs_while_the_guest_writes(self):
         content = {at * MIB: self.random_piece(MIB) for at in range(0, 96, 2)}
-        host = self.start_pair("--resync-bytes-per-second", "200M", initial=",initial=sync", content=content)
+        # 48 MiB: slow enough to be at work still when the failover is asked for.
+        host = self.start_pair("--resync-bytes-per-second", "8M", initial=",initial=sync", content=content)
         self.assert_refused(self.standby.ctl("stop", "vm1", "--failover"), "FAILED_PRECONDITION", "NO_CHECKPOINT")
         writer = self.writer(lib.SEED)
         writer.write_batch()
