@@ -1,7 +1,7 @@
 // client/ctl/arguments.h
 //
-// From the words of a command line to the request it stands for (client/ctl/invocation.h). The words come as typed: every check is
-// here, so that all that is wrong is told at once.
+// From the words of a command line to the request it stands for (client/ctl/invocation.h). The
+// words come as typed: every check is here, so that all that is wrong is told at once.
 #ifndef UNDERSTUDY_CLIENT_CTL_ARGUMENTS_H_
 #define UNDERSTUDY_CLIENT_CTL_ARGUMENTS_H_
 

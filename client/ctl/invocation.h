@@ -1,7 +1,8 @@
 // client/ctl/invocation.h
 //
-// What a command line stands for: one request, where it goes, and how its answer is shown. The only header of understudyctl that
-// reads the generated messages, since it is made of them; the others name Invocation and read this in their .cc.
+// What a command line stands for: one request, where it goes, and how its answer is shown. The only
+// header of understudyctl that reads the generated messages, since it is made of them; the others
+// name Invocation and read this in their .cc.
 #ifndef UNDERSTUDY_CLIENT_CTL_INVOCATION_H_
 #define UNDERSTUDY_CLIENT_CTL_INVOCATION_H_
 
@@ -24,7 +25,8 @@ struct ScrubCommand {
   const std::string& group() const { return request.group(); }
 };
 
-// `sync` and `verify` at an agent: begin it, and with `wait` follow it to its end. `live`: the progress is drawn in place.
+// `sync` and `verify` at an agent: begin it, and with `wait` follow it to its end. `live`: the
+// progress is drawn in place.
 struct SyncCommand {
   v1::SyncRequest request;
   bool wait = false;
@@ -45,7 +47,8 @@ struct WatchCommand {
   const std::string& group() const { return request.group(); }
 };
 
-// `attach`: a running VM's disk to a volume of an agent. `wait`: until the copy is ready and the group complete.
+// `attach`: a running VM's disk to a volume of an agent. `wait`: until the copy is ready and the
+// group complete.
 struct AttachCommand {
   std::string group;   // empty: the agent's only one
   std::string volume;  // likewise

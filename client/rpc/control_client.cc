@@ -32,7 +32,8 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   arguments.SetMaxSendMessageSize(proto::kMessageBytesMax);
   // gRPC's own backoff grows to two minutes.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  // How long one attempt may take: a daemon on a busy host is slow to answer, one on a dead host never does.
+  // How long one attempt may take: a daemon on a busy host is slow to answer, one on a dead host
+  // never does.
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5'000);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1'000);
   // A watcher must notice that the daemon's host has died.

@@ -23,9 +23,10 @@ constexpr char kMethod[] = "/understudy.v1.PrimaryWrites/Write";
 // How long a call that is cancelled may take to end. One whose bytes the network takes no more does not end until TCP gives up.
 constexpr std::chrono::milliseconds kCloseTimeout(200);
 
-// Where sessions are destroyed. The threads that run gRPC's reactions end with the last channel of the process, and whoever destroys
-// that waits for them: in a reaction a thread would wait for itself, and go on with what it has freed (seen with gRPC 1.51). Never
-// ends, as gRPC's own threads do not; at most one task for each session.
+// Where sessions are destroyed. When the last channel of a process is destroyed, gRPC waits for the
+// threads that run its reactions. In a reaction, that thread would wait for itself and then use
+// freed memory (seen with gRPC 1.51). Never ends, as gRPC's own threads do not; at most one task
+// for each session.
 base::WorkerPool& SessionsEnd() {
   static auto* const pool = new base::WorkerPool("sessions-end", 1);
   return *pool;
@@ -109,8 +110,9 @@ Ack DecodeAck(const v1::Ack& in) {
 
 }  // namespace
 
-// One call of PrimaryWrites.Write, on a connection of its own: the one before may be dead without knowing. It keeps itself alive
-// until OnDone(), which may be long after it has told that it is closed. Whoever lets go of it last, it is destroyed elsewhere.
+// One call of PrimaryWrites.Write, on a connection of its own: the one before may be dead without
+// knowing. It keeps itself alive until OnDone(), which may be long after it has told that it is
+// closed. Whoever lets go of it last, it is destroyed elsewhere.
 class WriteStream::Session : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
                              public std::enable_shared_from_this<Session> {
  public:

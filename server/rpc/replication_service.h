@@ -28,8 +28,8 @@
 
 namespace understudy::server {
 
-// Its constructor and destructor bring all of gRPC's templates for each call with them, wherever they are compiled: as those of the
-// other services, they are so in one place.
+// Its constructor and destructor bring all of gRPC's templates for each call with them, wherever
+// they are compiled: as those of the other services, they are so in one place.
 class ReplicationService final : public v1::Replication::CallbackService {
  public:
   // `service` outlives this. `nbd_socket`: path of the NBD exports, to tell who makes a clone; empty: none.

@@ -33,7 +33,8 @@ uint32_t ExtendPortable(uint32_t crc, const unsigned char* data, size_t bytes) {
 }
 
 #if defined(__x86_64__)
-// TSan is told of all the bytes at once, by the caller: to be asked about each word takes it many times as long as the checksum.
+// The caller tells TSan of all bytes at once. To check each word takes many times as long as the
+// checksum.
 __attribute__((target("sse4.2"), no_sanitize("thread"))) uint32_t ExtendSse42(
     uint32_t crc, const unsigned char* data, size_t bytes) {
   uint64_t wide = crc;

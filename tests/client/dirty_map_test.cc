@@ -30,7 +30,8 @@ std::vector<ByteRange> Runs(const DirtyMap& map, uint64_t length_max = kSize) {
   return runs;
 }
 
-// A character per block: 1 is dirty. (The library counts, fills and compares bytes at once, bits one by one.)
+// A character per block: 1 is dirty. (The library counts, fills and compares bytes at once, bits
+// one by one.)
 using Blocks = std::string;
 
 // What a DirtyMap with all the memory in the world says, block by block.

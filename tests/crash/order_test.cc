@@ -27,8 +27,9 @@ bool IsSync(const SimIo& io, absl::string_view folder, absl::string_view suffix)
          absl::EndsWith(io.path, suffix);
 }
 
-// The first violation that power cuts find in the scenario under `lie`; OK: none. Every I/O gets its first seed before one gets its
-// second: which I/Os tell is not known, and one seed is mostly enough there.
+// The first violation that power cuts find in the scenario under `lie`; OK: none. Every I/O gets
+// its first seed before one gets its second: which I/Os tell is not known, and one seed is mostly
+// enough there.
 absl::Status FirstViolation(const std::string& scenario, const MakeLie& lie) {
   SilenceLog();
   Sweep sweep(*FindScenario(scenario), lie);

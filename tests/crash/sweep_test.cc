@@ -1,5 +1,6 @@
-// Every operation, interrupted at every I/O. UNDERSTUDY_CRASH_THOROUGH=1 tries each I/O with several seeds (tests/crash/soak.sh),
-// UNDERSTUDY_CRASH_RUN="SCENARIO FAULT IO SEED" repeats one run alone, UNDERSTUDY_CRASH_TRACE=SCENARIO prints the I/Os of one.
+// Every operation, interrupted at every I/O. UNDERSTUDY_CRASH_THOROUGH=1 tries each I/O with
+// several seeds (tests/crash/soak.sh), UNDERSTUDY_CRASH_RUN="SCENARIO FAULT IO SEED" repeats one
+// run alone, UNDERSTUDY_CRASH_TRACE=SCENARIO prints the I/Os of one.
 #include "tests/crash/sweep.h"
 
 #include <cstdint>
@@ -20,10 +21,11 @@ namespace {
 using testing::SimFault;
 
 constexpr int kFailuresShown = 5;
-// Not a multiple of 3: with one seed each, the endings that Sweep draws from it are to differ from I/O to I/O.
+// Not a multiple of 3: with one seed each, the endings that Sweep draws from it are to differ from
+// I/O to I/O.
 constexpr uint64_t kIoStep = kSanitized ? 5 : 1;
-// Of all scenarios together; each is tried with four faults. Fewer: the sweep has lost some. More: it takes CI longer than
-// docs/testing.md says.
+// Of all scenarios together; each is tried with four faults. Fewer: the sweep has lost some. More:
+// it takes CI longer than docs/testing.md says.
 constexpr uint64_t kIosMin = 2100;
 constexpr uint64_t kIosMax = 2700;
 

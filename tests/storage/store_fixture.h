@@ -162,7 +162,8 @@ class StoreFixture {
         [&](absl::StatusOr<CheckpointResult> result) { promise.set_value(std::move(result)); });
     return future.get();
   }
-  // Good until the volume's next one: in the same memory, as a sanitizer takes longer to give and take that much than to compare it.
+  // Good until the volume's next one: in the same memory, as a sanitizer takes longer to give and
+  // take that much than to compare it.
   const std::string& View(uint32_t volume) {
     std::string& view = views_[volume];
     view.assign(volume_bytes_, '?');

@@ -1,7 +1,8 @@
 // tests/testing/seed.h
 //
-// The seed of a random test: from UNDERSTUDY_SEED, else random; printed, so that a failure can be replayed. And a generator that
-// costs nothing to seed and to copy, for tests that do so in every one of many short runs.
+// The seed of a random test: from UNDERSTUDY_SEED, else random; printed, so that a failure can be
+// replayed. And a generator that costs nothing to seed and to copy, for tests that do so in every
+// one of many short runs.
 #ifndef UNDERSTUDY_TESTS_TESTING_SEED_H_
 #define UNDERSTUDY_TESTS_TESTING_SEED_H_
 
@@ -38,7 +39,8 @@ class Random {
     mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111eb;
     return mixed ^ (mixed >> 31);
   }
-  // One draw for eight of them, which is what most of the time goes to in tests that write gigabytes.
+  // One draw for eight of them, which is what most of the time goes to in tests that write
+  // gigabytes.
   std::string Bytes(size_t size) {
     std::string bytes(size, '\0');
     char* at = bytes.data();

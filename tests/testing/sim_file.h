@@ -1,8 +1,8 @@
 // tests/testing/sim_file.h
 //
-// SimFile is one file of a SimDisk twice over: as its process sees it (the page cache) and as it is on the medium, with the
-// changes between the two in the order they were made. Contents are sparse pages of 4 KiB; copies share them,
-// and the list of them, until they change.
+// SimFile is one file of a SimDisk twice over: as its process sees it (the page cache) and as it is
+// on the medium, with the changes between the two in the order they were made. Contents are sparse
+// pages of 4 KiB; copies share them, and the list of them, until they change.
 //
 // Power cut    each unsynced change is kept, lost or torn: of a torn write every 512-byte sector is kept or lost by itself, so
 //              that any later or earlier version of a sector may be what is found. How much of one file survives has

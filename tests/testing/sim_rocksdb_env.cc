@@ -12,9 +12,10 @@
 
 #include "storage/base/file_system.h"
 
-// A database that is opened writes down its options, then reads them back and parses them, which takes longer than all the rest of its
-// opening: a fifth of a crash test's time. The linker puts this in the place of RocksDB's own check of its own text, on which no
-// I/O depends; with another RocksDB, in which it has another name, the check is back.
+// RocksDB writes its options to a file at each opening, then reads and parses that file to check
+// it. The check takes a fifth of a crash test's time, and no write or sync depends on it. The
+// linker puts this function in its place. If another RocksDB gives it another name, the check is
+// back.
 namespace rocksdb {
 class RocksDBOptionsParser {
  public:

@@ -1,5 +1,5 @@
-// The main() of every test program. --source=x_test.cc runs the tests of that source file only: a program holds the tests of a
-// folder, and ctest shows each file as a test of its own.
+// The main() of every test program. --source=x_test.cc runs the tests of that source file only: a
+// program holds the tests of a folder, and ctest shows each file as a test of its own.
 #include <iostream>
 #include <malloc.h>
 #include <string>
@@ -28,8 +28,9 @@ std::string FilterFor(absl::string_view source) {
   return filter;
 }
 
-// Tests make and compare whole images of disks, again and again. By itself malloc() maps each of them and unmaps it when it is
-// freed, and the kernel clears its pages anew: a third of the time of some. (A sanitizer has a malloc() of its own.)
+// Tests make and compare whole images of disks, again and again. By itself malloc() maps each of
+// them and unmaps it when it is freed, and the kernel clears its pages anew: a third of the time of
+// some. (A sanitizer has a malloc() of its own.)
 void KeepFreedMemory() {
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, -1);
@@ -58,8 +59,9 @@ int Main(int argc, char** argv) {
 }  // namespace understudy::testing
 
 #if defined(__SANITIZE_THREAD__)
-// Whoever writes to RocksDB at the same time as others may have its batch written by one of them. TSan does not see how RocksDB, which
-// is not instrumented, hands it over, but sees its bytes: the functions of std::string that RocksDB calls are our program's.
+// When several threads write to RocksDB at once, one of them writes the batches of all. TSan does
+// not see how RocksDB, which is not instrumented, hands them over. It does see the bytes: RocksDB
+// calls our program's instrumented copy of std::string.
 extern "C" const char* __tsan_default_suppressions() {
   return "race:rocksdb::WriteBatchInternal::Append\n"
          "race:rocksdb::WriteBatch::Clear\n";

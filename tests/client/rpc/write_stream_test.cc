@@ -170,7 +170,8 @@ class CountedEvents : public TransportEvents {
   int closed_ = 0;  // likewise
 };
 
-// Without a server or another channel in the process gRPC's threads end with the session's, which a reaction lets go of last.
+// Without a server or another channel in the process gRPC's threads end with the session's, which a
+// reaction lets go of last.
 TEST(LastChannelTest, ASessionThatOutlivesItsStreamEnds) {
   CountedEvents events;
   for (int session = 1; session <= 50; ++session) {
