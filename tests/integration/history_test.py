@@ -96,7 +96,8 @@ class HistoryTest(lib.Case):
         self.commit(times=5)
         self.wait_history(5, 4, 3, 2)
         # Nothing is on the disk while epoch 2 is being applied.
-        epochs = lib.wait_for(lambda: (lambda h: h if h[-1]["on_disk"] else None)(self.history()), "epoch 2 to be applied")
+        lib.wait_for(lambda: self.history()[-1]["on_disk"], "epoch 2 to be applied")
+        epochs = self.history()
         on_disk = [(epoch["epoch"], epoch["on_disk"]) for epoch in epochs]
         self.assertEqual(on_disk, [(5, False), (4, False), (3, False), (2, True)])
         self.assert_secondary(self.at[2], "holds the checkpoint that is on_disk")
