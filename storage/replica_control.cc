@@ -370,13 +370,13 @@ absl::Status ReplicaImpl::RetryFailover() {
   return absl::OkStatus();
 }
 
-// That there is a state to take over with, or damage or missing disks, which say why nothing can be copied. With --durability=none the
-// first checkpoint may be shown already, and lost with the log's sync.
+// That there is a state to take over with, or damage or missing disks, which say why nothing can be
+// copied.
 absl::Status ReplicaImpl::CheckValid(const Chain& chain) const {
   if (!damage_.ok()) return absl::OkStatus();
   base::MutexLock lock(mutex_);
   if (without_disks_.has_value()) return absl::OkStatus();
-  if (chain.valid && (failed_.ok() || record_.valid)) return absl::OkStatus();
+  if (chain.valid) return absl::OkStatus();
   return NoCheckpoint(name_);
 }
 
@@ -385,8 +385,11 @@ absl::StatusOr<EpochInfo> ReplicaImpl::ChooseEpoch(const FailoverOptions& option
                                                    const GroupRecord& record) const {
   if (options.epoch.has_value()) return FindEpoch(*options.epoch);
   EpochInfo info{.epoch = CommittedEpoch(), .time = absl::FromUnixMicros(record.committed_micros)};
-  if (info.epoch > record.committed_epoch && (HiddenFailed() || hidden_log_.broken())) {
-    // With --durability=none the view may be ahead of what is durable. After a failed sync that is as lost as after a power cut.
+  if (info.epoch > record.committed_epoch && HiddenFailed()) {
+    // With --durability=none the view may be ahead of what is durable. After a failed sync that is
+    // as lost as after a power cut. What is durable may be a step of the first sync, which is no
+    // state of the primary at all.
+    if (!record.valid) return NoCheckpoint(name_);
     info.epoch = record.committed_epoch;
     base::LogWarning("failover_to_older_epoch")
         .With("group", name_)

@@ -162,8 +162,10 @@ absl::Status ReplicaImpl::GoBackTo(const EpochInfo& target, bool in_use, Chain* 
   return absl::OkStatus();
 }
 
-// The primary's writes could not be made durable: what the index does not have of them is gone.
+// The primary's writes could not be made durable: what the index does not have of them is gone. The
+// log knows it before the queue of frames has been told (FailPending).
 bool ReplicaImpl::HiddenFailed() const {
+  if (hidden_log_.broken()) return true;
   base::MutexLock lock(mutex_);
   return !failed_.ok();
 }

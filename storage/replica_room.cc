@@ -233,7 +233,8 @@ void ReplicaImpl::Compact(Compactor& compactor, const std::shared_ptr<Overlay>& 
       compactor.GiveUp();
       // Of a full disk the next frame learns by itself, and a failed flush has been reported.
       const bool known = absl::IsResourceExhausted(emptied.status()) ||
-                         absl::IsAborted(emptied.status()) || HiddenFailed();
+                         absl::IsAborted(emptied.status()) ||
+                         (&compactor == &hidden_compactor_ && HiddenFailed());
       if (!known) Report({.operation = "compact", .status = emptied.status()});
       return;
     }
