@@ -90,12 +90,16 @@ class Follower {
       call_ = client_.Watch(request_);
       call = call_.get();
     }
+    bool begun = false;
     while (std::optional<v1::WatchEvent> event = call->Read()) {
-      last_contact_ = clock_.Monotonic();
+      begun = true;
       if (!event->resume_token().empty()) request_.set_resume_token(event->resume_token());
       if (!Push(*std::move(event))) call->Cancel();
     }
-    return call->Finish();
+    const absl::Status status = call->Finish();
+    // A stream that has begun had contact to its end, whether there was something to tell or not.
+    if (begun) last_contact_ = clock_.Monotonic();
+    return status;
   }
 
   bool Push(News news) {

@@ -7,7 +7,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
-#include "proto/grpc_host.h"
+#include "proto/grpc_channel.h"
 #include "proto/status_codec.h"
 #include "storage/base/status_macros.h"
 
@@ -24,24 +24,6 @@ bool WellFormed(const std::string& address) {
   int port = 0;
   return colon != std::string::npos && colon > 0 &&
          absl::SimpleAtoi(address.substr(colon + 1), &port) && port > 0 && port <= 65535;
-}
-
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(proto::kMessageBytesMax);
-  arguments.SetMaxSendMessageSize(proto::kMessageBytesMax);
-  // gRPC's own backoff grows to two minutes.
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  // How long one attempt may take: a daemon on a busy host is slow to answer, one on a dead host
-  // never does.
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5'000);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1'000);
-  // A watcher must notice that the daemon's host has died.
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5'000);
-  // A proxy for the outside world has no business between the hosts of a pair.
-  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
 }
 
 }  // namespace
@@ -64,7 +46,7 @@ absl::StatusOr<std::unique_ptr<ControlClient>> ControlClient::Create(const std::
 
 ControlClient::ControlClient(const std::string& address)
     : address_(address),
-      channel_(MakeChannel(address)),
+      channel_(proto::MakeChannel(address)),
       stub_(v1::Replication::NewStub(channel_)) {}
 
 bool ControlClient::Reached(const absl::Status& status) {

@@ -6,8 +6,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
-#include "client/rpc/channel.h"
 #include "client/rpc/frame_encoder.h"
+#include "proto/grpc_channel.h"
 #include "proto/status_codec.h"
 #include "storage/base/block_hash.h"
 #include "storage/base/status_macros.h"
@@ -146,7 +146,7 @@ absl::Status StandbyChecksums::Fetch(const std::string& group, const Grant& gran
   {
     base::MutexLock lock(mutex_);
     if (cancelled_) return cancelled;
-    if (stub_ == nullptr) stub_ = v1::PrimaryWrites::NewStub(MakeChannel(server_));
+    if (stub_ == nullptr) stub_ = v1::PrimaryWrites::NewStub(proto::MakeChannel(server_));
     stub = stub_;
     call.Begin(*stub, RequestFor(group, grant, volume, range));
     calls_.insert(&call);

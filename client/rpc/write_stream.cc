@@ -9,8 +9,8 @@
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 
-#include "client/rpc/channel.h"
 #include "client/rpc/frame_encoder.h"
+#include "proto/grpc_channel.h"
 #include "proto/sealed_message.h"
 #include "proto/status_codec.h"
 #include "storage/base/worker_pool.h"
@@ -207,7 +207,7 @@ class WriteStream::Session : public grpc::ClientBidiReactor<grpc::ByteBuffer, gr
 
  private:
   Session(uint64_t number, TransportEvents* events, const std::string& server)
-      : number_(number), events_(events), stub_(MakeChannel(server)) {}
+      : number_(number), events_(events), stub_(proto::MakeChannel(server)) {}
 
   enum class Writing : uint8_t { kNothing, kFrame, kOther };
 

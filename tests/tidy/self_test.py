@@ -117,6 +117,11 @@ class TidyTest(unittest.TestCase):
     def test_absl_mutex_is_found(self):
         self.assert_finds("words", "client/x.cc", "absl::Mutex mutex; // absl::Mutex\n", "invisible")
 
+    def test_a_channel_that_is_made_elsewhere_is_found(self):
+        for text in ("auto c = grpc::CreateChannel(a, b);\n", "grpc::ChannelArguments arguments;\n"):
+            self.assert_finds("channels", "client/rpc/x.cc", text, "use proto::MakeChannel()")
+        self.assertEqual(self.run_check("channels", files={"proto/grpc_channel.cc": "grpc::CreateCustomChannel(a, b, c);\n"}).returncode, 0)
+
     def test_misformatted_code_is_found(self):
         if self.run_check("format").returncode == 77:
             self.skipTest("no clang-format")

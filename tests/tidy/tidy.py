@@ -54,6 +54,8 @@ THIRD_PARTY = (
     ("absl::Mutex, which ThreadSanitizer cannot see: use storage/base/mutex.h", r"absl/synchronization/mutex\.h", r"$"),
 )
 
+CHANNELS = "proto/grpc_channel.cc"
+
 # The weight of a header is the preprocessed lines that it adds to the common ones: those that nearly every file of ours reads, which
 # the build precompiles (UNDERSTUDY_COMMON_HEADERS). All lines cannot be what is bounded: every signature of ours returns
 # absl::Status, Abseil asks not to forward declare its types, and with GCC 12 on Debian 12 absl/status/statusor.h alone reads 114,740
@@ -218,6 +220,15 @@ def check_words(tree):
                 yield f"{path}:{number}: a tab"
         if not path.startswith("tests/") and re.search(r"\babsl::(Mutex|MutexLock|CondVar)\b", code_only(text)):
             yield f"{path}: absl::Mutex is invisible to ThreadSanitizer: use base::Mutex"
+
+
+def check_channels(tree):
+    """gRPC's channels are made in one place, with one list of arguments."""
+    for path in tree.sources:
+        if path.startswith("tests/") or path == CHANNELS:
+            continue
+        if re.search(r"\bCreate(Custom)?Channel\w*\(|\bInProcessChannel\(|\bgrpc::ChannelArguments\s+\w+\s*;", code_only(tree.text(path))):
+            yield f"{path}: makes a channel with arguments of its own: use proto::MakeChannel()"
 
 
 def check_format(tree):

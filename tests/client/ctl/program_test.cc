@@ -124,6 +124,7 @@ class FakeService : public v1::Replication::Service {
     watches.push_back(*request);
     if (watch_streams.empty()) return grpc::Status(grpc::StatusCode::NOT_FOUND, "no such group");
     for (const v1::WatchEvent& event : watch_streams.front()) writer->Write(event);
+    std::this_thread::sleep_for(watch_silence);
     watch_streams.pop_front();
     if (watch_streams.empty()) return grpc::Status(grpc::StatusCode::NOT_FOUND, "it has gone");
     return grpc::Status(grpc::StatusCode::UNAVAILABLE, "shutting down");
@@ -135,6 +136,7 @@ class FakeService : public v1::Replication::Service {
   bool hang = false;
   std::deque<std::vector<v1::WatchEvent>> watch_streams;
   std::vector<v1::WatchRequest> watches;
+  std::chrono::milliseconds watch_silence{0};  // before a stream ends
   v1::GetErrorResponse errors;
   v1::OpenRequest open;
   v1::StartRequest start;
@@ -330,6 +332,17 @@ TEST_F(ProgramTest, AWatchGoesOnWithItsTokenWhenTheDaemonWentAway) {
             "connection lost, trying again: UNAVAILABLE: shutting down\n"
             "error: NOT_FOUND: it has gone\n")
       << "once per outage";
+}
+
+// --timeout is for the time without a daemon, not for the time without news.
+TEST_F(ProgramTest, AWatchThatHadNothingToTellForLongIsMadeAgain) {
+  service_.watch_silence = std::chrono::milliseconds(300);
+  service_.watch_streams = {{EventOf(v1::WATCH_KIND_CURRENT, "0123456789abcdef")},
+                            {EventOf(v1::WATCH_KIND_OPENED, "")}};
+  const Outcome outcome = Run("--timeout 100ms watch vm1 --refresh 0");
+  EXPECT_EQ(service_.watches.size(), 2u);
+  EXPECT_THAT(outcome.error, HasSubstr("connection lost, trying again"));
+  EXPECT_THAT(outcome.error, HasSubstr("it has gone"));
 }
 
 TEST_F(ProgramTest, AWatchPrintsMessagesAsJsonAndGivesUpWhenNobodyIsThere) {
