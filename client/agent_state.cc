@@ -3,6 +3,7 @@
 #include <random>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -92,7 +93,6 @@ std::string EncodeAgentRecord(const AgentRecord& record) {
       "\nstage=", StageName(record.stage), "\nincarnation=", record.grant.incarnation.ToHex(),
       "\nterm=", record.grant.term.value(), "\nfenced=", record.fenced ? "1" : "0",
       "\nhanded_over=", record.handed_over ? "1" : "0", "\n");
-  if (record.clean) absl::StrAppend(&text, "clean=1\n");
   if (!record.pair.none()) {
     absl::StrAppend(&text, "pair=", record.pair.ToHex(), "\npair_agent=", record.pair_agent, "\n");
   }
@@ -106,6 +106,7 @@ std::string EncodeAgentRecord(const AgentRecord& record) {
   }
   if (!record.forward.empty()) absl::StrAppend(&text, "forward=", record.forward, "\n");
   if (!record.disks.empty()) absl::StrAppend(&text, "disks=", record.disks, "\n");
+  if (record.clean) absl::StrAppend(&text, "clean=1\n");
   if (record.resume.stream_id != 0) {
     absl::StrAppend(&text, "stream_id=", record.resume.stream_id,
                     "\nnext_sequence=", record.resume.next_sequence, "\n");
@@ -137,6 +138,13 @@ absl::StatusOr<AgentRecord> DecodeAgentRecord(absl::string_view text) {
   return record;
 }
 
+absl::Status NewDirectory(absl::string_view directory, const absl::Status& status) {
+  return Annotate(status,
+                  absl::StrCat("state directory ", directory,
+                               " is new and takes nothing (remedy: free some space in its file "
+                               "system, or choose another directory with --state-dir)"));
+}
+
 absl::StatusOr<std::unique_ptr<AgentState>> AgentState::Open(base::FileSystem& file_system,
                                                              const std::string& directory) {
   if (directory.empty()) {
@@ -156,7 +164,8 @@ absl::StatusOr<std::unique_ptr<AgentState>> AgentState::Open(base::FileSystem& f
   if (!lock_file.ok()) return Annotate(lock_file.status(), "state directory");
   state->lock_file_ = *std::move(lock_file);
   if (!file_system.Exists(state->path_)) {
-    RETURN_IF_ERROR(state->Update([](AgentRecord& record) { record.agent_id = NewAgentId(); }));
+    RETURN_IF_ERROR(NewDirectory(
+        directory, state->Update([](AgentRecord& record) { record.agent_id = NewAgentId(); })));
     return state;
   }
   ASSIGN_OR_RETURN(const std::string text, file_system.ReadWholeFile(state->path_));
@@ -185,18 +194,41 @@ absl::Status AgentState::Update(const std::function<void(AgentRecord&)>& change)
     RETURN_IF_ERROR(
         Annotate(file_system_.WriteFileAtomically(path_, EncodeAgentRecord(next)), "agent state"));
   }
-  unclean_.store(next.resume.stream_id == 0 && !next.clean, std::memory_order_release);
-  base::MutexLock lock(mutex_);
-  record_ = std::move(next);
+  Take(std::move(next));
   return absl::OkStatus();
+}
+
+void AgentState::Take(AgentRecord record) {
+  unclean_.store(record.resume.stream_id == 0 && !record.clean, std::memory_order_release);
+  base::MutexLock lock(mutex_);
+  record_ = std::move(record);
 }
 
 absl::Status AgentState::MarkUnclean() {
   if (unclean_.load(std::memory_order_acquire)) return absl::OkStatus();
-  return Update([](AgentRecord& record) {
+  const absl::Status stored = Update([](AgentRecord& record) {
     record.resume = {};
     record.clean = false;
   });
+  return stored.ok() || CutOffEnd().ok() ? absl::OkStatus() : stored;
+}
+
+absl::Status AgentState::CutOffEnd() {
+  base::MutexLock io_lock(io_mutex_);
+  AgentRecord next = record();
+  next.resume = {};
+  next.clean = false;
+  const std::string text = EncodeAgentRecord(next);
+  ASSIGN_OR_RETURN(const std::string stored, file_system_.ReadWholeFile(path_));
+  if (!absl::StartsWith(stored, text)) {
+    return absl::FailedPreconditionError("they do not come last: an older release wrote it");
+  }
+  ASSIGN_OR_RETURN(const std::unique_ptr<base::File> file, file_system_.Open(path_, {}));
+  RETURN_IF_ERROR(file->Truncate(text.size()));
+  RETURN_IF_ERROR(file->Sync());
+  base::LogWarning("agent_state_cut").With("file", path_);
+  Take(std::move(next));
+  return absl::OkStatus();
 }
 
 absl::StatusOr<bool> LoadDifferences(base::FileSystem& file_system, const AgentState& state,

@@ -9,7 +9,6 @@
 //     incarnation=, term=  the grant; stored before it is used
 //     fenced=1             refused for good, until the next Start
 //     handed_over=1        the VM's writes are refused, in every stage, until the secondary lets us in again
-//     clean=1              ended in order: `differences` says all that may differ at the secondary
 //     pair=, pair_agent=   the incarnation of the newest grant and whom it was given to, over stages
 //     failback_of=         the pair whose failback maps are where `differences` began
 //     failback_new=1       no grant since: whoever lets us in first is the other end of that pair
@@ -17,13 +16,16 @@
 //     proof=PROVED         or REFUTED, of the pair with this grant: see Proof; none: the disks were declared equal
 //     forward=A,B          the volumes that had no local disk: nobody followed it
 //     disks=A:IDENTITY:MODIFIED,B:...   the local disks, as they were when the run began, or with clean=1 ended
+//     clean=1              ended in order: `differences` says all that may differ at the secondary
 //     stream_id=, next_sequence=   only after a clean shutdown: the stream goes on here
 //
 // clean, stream_id and next_sequence are gone from the file before the first write after a start is queued; so after a crash they are missing, a new stream
-// begins, and the secondary knows that operations may be missing.
+// begins, and the secondary knows that operations may be missing. They come last, so that they can be cut off where a full file
+// system has no room for a new file.
 //
 // Tee mode keeps two files more. `STATE-DIR/differences` (client/differences.h) never says less than what differs but for what was
-// written since, and `STATE-DIR/intent` (client/intent_log.h) says where that was.
+// written since, and `STATE-DIR/intent` (client/intent_log.h) says where that was. Where there is no `intent`, neither `differences`
+// nor what comes last in `agent` counts: everything may differ. So whoever cannot store what the next start must know removes it.
 //
 // Beside it lie `STATE-DIR/errors`, what is latched (storage/base/error_file.h), and `STATE-DIR/requests`, the answers to request ids
 // (storage/base/request_log.h).
@@ -88,7 +90,7 @@ class AgentState {
 
   AgentRecord record() const;
   absl::Status Update(const std::function<void(AgentRecord&)>& change);
-  // Forgets the resume point and that all is clean; costs nothing after the first time.
+  // Forgets the resume point and that all is clean; costs nothing after the first time. Works on a full file system.
   absl::Status MarkUnclean();
   bool kept() const { return !path_.empty(); }
   // A file of this name in the directory. REQUIRES: kept().
@@ -99,6 +101,8 @@ class AgentState {
  private:
   AgentState(base::FileSystem& file_system, std::string path)
       : file_system_(file_system), path_(std::move(path)) {}
+  void Take(AgentRecord record);
+  absl::Status CutOffEnd();
 
   base::FileSystem& file_system_;
   const std::string path_;
@@ -109,6 +113,9 @@ class AgentState {
   AgentRecord record_ ABSL_GUARDED_BY(mutex_);
   std::atomic<bool> unclean_{false};  // neither is stored
 };
+
+// What could not be stored in a directory that has nothing yet, with the remedy.
+absl::Status NewDirectory(absl::string_view directory, const absl::Status& status);
 
 // Adds what `STATE-DIR/differences` says. False, and logged: it or the other file, which `has_intents` tells of, is lost or damaged, so
 // nothing is known. kFailedPrecondition, naming file and remedy, when it is of other volumes or of a newer release.

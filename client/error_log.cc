@@ -72,6 +72,14 @@ void ErrorLog::ClearVerify() {
   if (file_ != nullptr) file_->Changed();
 }
 
+void ErrorLog::ClearState() {
+  {
+    base::MutexLock lock(mutex_);
+    log_.ClearOperation("state");
+  }
+  if (file_ != nullptr) file_->Changed();
+}
+
 std::vector<base::LatchedError> ErrorLog::errors() const {
   base::MutexLock lock(mutex_);
   return log_.errors();

@@ -34,6 +34,8 @@ class ErrorLog {
   // What was missed, or what a verify found, has been made good.
   void ClearMissed();
   void ClearVerify();
+  // What the state directory could not take is in it now.
+  void ClearState();
   // Brings what was latched to the file now: blocks.
   void Store();
   std::vector<base::LatchedError> errors() const;  // oldest first

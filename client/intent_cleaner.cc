@@ -13,11 +13,13 @@
 namespace understudy::client {
 
 IntentCleaner::IntentCleaner(IntentLog* intents, Forwarder* forwarder,
-                             const Differences* differences, std::vector<Volume*> volumes)
+                             const Differences* differences, std::vector<Volume*> volumes,
+                             std::function<absl::Status()> make)
     : intents_(intents),
       forwarder_(forwarder),
       differences_(differences),
       volumes_(std::move(volumes)),
+      make_(std::move(make)),
       thread_([this] { Run(); }) {}
 
 IntentCleaner::~IntentCleaner() {
@@ -30,6 +32,7 @@ IntentCleaner::~IntentCleaner() {
 }
 
 absl::Status IntentCleaner::Clean(Round round) {
+  if (intents_->lost()) make_().IgnoreError();  // it has been told when it was lost
   if (round == Round::kExcess && !intents_->over_limit()) return absl::OkStatus();
   const auto keep = [this](uint32_t volume, ByteRange region) {
     return differences_->Holds(volume, region);

@@ -6,11 +6,13 @@
 // Pace     every kInterval what exceeds the log's limit, least recently touched first; every kQuietInterval what was not touched since
 //          the time before. A region that is cleaned costs its next write a sync, one that is not costs a crash 4 MiB of
 //          comparing: so up to the limit, which bounds that, regions stay for minutes (docs/performance.md#write-intent-log).
+// Lost     a write-intent log that had to be removed is made anew, once `make` can: tried every kInterval.
 // Cost     an fdatasync of the local disks every kInterval at most, and none while there is nothing to clean.
 // Threads  one of its own.
 #ifndef UNDERSTUDY_CLIENT_INTENT_CLEANER_H_
 #define UNDERSTUDY_CLIENT_INTENT_CLEANER_H_
 
+#include <functional>
 #include <thread>
 #include <vector>
 
@@ -33,7 +35,7 @@ class IntentCleaner {
 
   // All of them outlive this.
   IntentCleaner(IntentLog* intents, Forwarder* forwarder, const Differences* differences,
-                std::vector<Volume*> volumes);
+                std::vector<Volume*> volumes, std::function<absl::Status()> make);
   ~IntentCleaner();
 
  private:
@@ -46,6 +48,7 @@ class IntentCleaner {
   Forwarder* const forwarder_;
   const Differences* const differences_;
   const std::vector<Volume*> volumes_;
+  const std::function<absl::Status()> make_;
   base::Mutex mutex_;
   base::CondVar wake_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

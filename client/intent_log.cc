@@ -100,10 +100,15 @@ uint64_t LastRegion(ByteRange range) { return (range.end - 1) / IntentLog::kRegi
 
 }  // namespace
 
-IntentLog::IntentLog(std::string path, std::vector<VolumeSpec> volumes, uint64_t regions_max)
-    : path_(std::move(path)), regions_max_(regions_max) {
+IntentLog::IntentLog(base::FileSystem& file_system, std::string path,
+                     std::vector<VolumeSpec> volumes, uint64_t regions_max, OnLost on_lost)
+    : file_system_(file_system),
+      path_(std::move(path)),
+      header_(EncodeHeader(volumes)),
+      regions_max_(regions_max),
+      on_lost_(std::move(on_lost)) {
   base::MutexLock lock(mutex_);
-  uint64_t sector = EncodeHeader(volumes).size() / kSectorBytes;
+  uint64_t sector = header_.size() / kSectorBytes;
   for (VolumeSpec& spec : volumes) {
     const uint64_t regions = RoundUp(spec.size_bytes, kRegionBytes) / kRegionBytes;
     const uint64_t sectors = RoundUp(regions, kRegionsPerSector) / kRegionsPerSector;
@@ -122,45 +127,49 @@ IntentLog::~IntentLog() = default;
 absl::StatusOr<std::unique_ptr<IntentLog>> IntentLog::Open(base::FileSystem& file_system,
                                                            const std::string& path,
                                                            std::vector<VolumeSpec> volumes,
-                                                           uint64_t regions_max) {
-  const std::string header = EncodeHeader(volumes);
-  auto log = std::unique_ptr<IntentLog>(new IntentLog(path, std::move(volumes), regions_max));
-  log->created_ = !file_system.Exists(path);
-  std::string file;
-  if (!log->created_) {
-    ASSIGN_OR_RETURN(file, file_system.ReadWholeFile(path));
-    absl::Status fits = CheckHeader(file, header);
-    if (fits.ok() && file.size() < log->sectors_ * kSectorBytes) {
-      fits = absl::DataLossError("it is cut short");
-    }
-    RETURN_IF_ERROR(Annotate(
-        fits,
-        absl::StrCat("write-intent log ", path,
-                     " (remedy: restore it, or remove it: then the whole disks are compared)")));
+                                                           uint64_t regions_max, OnLost on_lost) {
+  auto log = std::unique_ptr<IntentLog>(
+      new IntentLog(file_system, path, std::move(volumes), regions_max, std::move(on_lost)));
+  log->was_missing_ = !file_system.Exists(path);
+  if (log->was_missing_) {
+    log->Load("");
+    base::MutexLock lock(log->mutex_);
+    log->lost_ = true;
+    return log;
   }
-  // Also what was read is written anew: a process that died between write and sync, or after a failed sync, has left bits in
-  // the page cache that no later sync makes durable.
-  const std::string bitmaps = log->Load(file);
-  RETURN_IF_ERROR(
-      Annotate(file_system.WriteFileAtomically(path, header + bitmaps), "write-intent log"));
+  ASSIGN_OR_RETURN(const std::string file, file_system.ReadWholeFile(path));
+  absl::Status fits = CheckHeader(file, log->header_);
+  if (fits.ok() && file.size() < log->sectors_ * kSectorBytes) {
+    fits = absl::DataLossError("it is cut short");
+  }
+  RETURN_IF_ERROR(Annotate(
+      fits,
+      absl::StrCat("write-intent log ", path,
+                   " (remedy: restore it, or remove it: then the whole disks are compared)")));
+  log->Load(file);
   ASSIGN_OR_RETURN(log->file_, file_system.Open(path, {}));
+  // Also what was read is written anew: a process that died between write and sync, or after a failed sync, has left bits in
+  // the page cache that no later sync makes durable. In place: that needs no space.
+  std::string sectors;
+  {
+    base::MutexLock lock(log->mutex_);
+    sectors = log->AllSectorsLocked();
+  }
+  absl::Status written = log->file_->Write(log->header_.size(), sectors);
+  if (written.ok()) written = log->file_->Sync();
+  if (!written.ok()) RETURN_IF_ERROR(log->Lose(written));
   return log;
 }
 
-std::string IntentLog::Load(absl::string_view file) {
+void IntentLog::Load(absl::string_view file) {
   base::MutexLock lock(mutex_);
   if (!file.empty()) ReadBitsLocked(file);
-  std::string sectors;
   for (Volume& volume : volumes_) {
     for (uint64_t region = 0; region < volume.regions; ++region) {
       if ((volume.bits[region / 8] >> region % 8 & 1) != 0) volume.set.try_emplace(region);
     }
     loaded_.push_back(Ranges(volume));
-    for (size_t at = 0; at < volume.bits.size(); at += kBitmapBytes) {
-      sectors += EncodeSector(absl::string_view(volume.bits).substr(at, kBitmapBytes));
-    }
   }
-  return sectors;
 }
 
 void IntentLog::ReadBitsLocked(absl::string_view file) {
@@ -294,6 +303,16 @@ IntentLog::Sectors IntentLog::SectorsLocked(const std::set<uint64_t>& numbers) c
   return sectors;
 }
 
+std::string IntentLog::AllSectorsLocked() const {
+  std::string sectors;
+  for (const Volume& volume : volumes_) {
+    for (size_t at = 0; at < volume.bits.size(); at += kBitmapBytes) {
+      sectors += EncodeSector(absl::string_view(volume.bits).substr(at, kBitmapBytes));
+    }
+  }
+  return sectors;
+}
+
 absl::Status IntentLog::WriteSectors(const Sectors& sectors) {
   for (const auto& [number, contents] : sectors) {
     RETURN_IF_ERROR(file_->Write(number * kSectorBytes, contents));
@@ -302,27 +321,31 @@ absl::Status IntentLog::WriteSectors(const Sectors& sectors) {
 }
 
 void IntentLog::CommitLocked() {
-  busy_ = true;
   const uint64_t round = next_round_++;
-  const Sectors sectors = SectorsLocked(unsynced_);
+  const Sectors sectors = lost_ ? Sectors() : SectorsLocked(unsynced_);
   unsynced_.clear();
+  if (lost_) {
+    durable_round_ = round;
+    return;
+  }
+  busy_ = true;
   ++syncs_;
   mutex_.Unlock();
   absl::Status status = WriteSectors(sectors);
   if (status.ok()) status = file_->Sync();
+  const absl::Status removed = status.ok() ? status : RemoveFile(status);
   mutex_.Lock();
-  if (status.ok()) durable_round_ = round;
-  EndTurnLocked(status);
+  if (removed.ok()) durable_round_ = round;
+  EndTurnLocked(status, removed);
 }
 
-void IntentLog::EndTurnLocked(const absl::Status& status) {
+void IntentLog::EndTurnLocked(const absl::Status& status, const absl::Status& removed) {
   busy_ = false;
-  if (!status.ok() && failure_.ok()) {
-    failure_ = Annotate(status, "write-intent log");
-    base::LogError("intent_log_failed")
-        .With("path", path_)
-        .With("error", status)
-        .With("consequence", "writes to regions that are not marked fail until a restart");
+  if (!status.ok()) {
+    lost_ = removed.ok();
+    failure_ = removed;
+  }
+  if (!removed.ok()) {
     for (Volume& volume : volumes_) {  // marked ahead, in vain
       std::erase_if(volume.set, [this](const auto& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
         return entry.second.writers == 0 && entry.second.round > durable_round_;
@@ -330,6 +353,66 @@ void IntentLog::EndTurnLocked(const absl::Status& status) {
     }
   }
   turn_over_.NotifyAll();
+}
+
+absl::Status IntentLog::RemoveFile(const absl::Status& why) {
+  file_ = nullptr;
+  absl::Status removed;
+  if (file_system_.Exists(path_)) {
+    removed = file_system_.Remove(path_);
+    if (removed.ok()) removed = file_system_.SyncDirectory(base::DirectoryOf(path_));
+  }
+  base::LogError("intent_log_lost")
+      .With("path", path_)
+      .With("error", why)
+      .With("removed", removed)
+      .With("consequence", removed.ok()
+                               ? "writes go on; everything is compared after the agent's next end"
+                               : "writes to regions that are not marked fail until a restart");
+  if (on_lost_) on_lost_(why);
+  return removed.ok() ? removed : Annotate(why, "write-intent log");
+}
+
+bool IntentLog::lost() const {
+  base::MutexLock lock(mutex_);
+  return lost_;
+}
+
+absl::Status IntentLog::Lose(const absl::Status& why) {
+  base::MutexLock lock(mutex_);
+  while (busy_) turn_over_.Wait(mutex_);
+  if (lost_) return absl::OkStatus();
+  busy_ = true;
+  mutex_.Unlock();
+  const absl::Status removed = RemoveFile(why);
+  mutex_.Lock();
+  EndTurnLocked(why, removed);
+  return removed;
+}
+
+absl::Status IntentLog::Make() {
+  base::MutexLock lock(mutex_);
+  while (busy_) turn_over_.Wait(mutex_);
+  if (!lost_ || !failure_.ok()) return failure_;
+  busy_ = true;
+  const uint64_t round = next_round_++;
+  const std::string contents = header_ + AllSectorsLocked();
+  unsynced_.clear();
+  mutex_.Unlock();
+  absl::Status made = file_system_.WriteFileAtomically(path_, contents);
+  if (made.ok()) {
+    auto file = file_system_.Open(path_, {});
+    made = file.status();
+    if (file.ok()) file_ = *std::move(file);
+  }
+  // A rename may have come to pass before the error.
+  const bool there = !made.ok() && file_system_.Exists(path_);
+  const absl::Status removed = there ? RemoveFile(made) : absl::OkStatus();
+  mutex_.Lock();
+  durable_round_ = round;
+  if (made.ok()) lost_ = false;
+  EndTurnLocked(made, removed);
+  return Annotate(made, "write-intent log");
 }
 
 // ---- cleaning ------------------------------------------------------------------------------------------------------------
@@ -404,13 +487,14 @@ absl::Status IntentLog::Clear(std::span<const Region> regions) {
     byte = static_cast<char>(static_cast<uint8_t>(byte) & ~(1U << region.index % 8));
     changed.insert(volume.first_sector + region.index / kRegionsPerSector);
   }
-  if (changed.empty()) return absl::OkStatus();
+  if (changed.empty() || lost_) return absl::OkStatus();
   busy_ = true;
   const Sectors sectors = SectorsLocked(changed);
   mutex_.Unlock();
   const absl::Status status = WriteSectors(sectors);
+  const absl::Status removed = status.ok() ? status : RemoveFile(status);
   mutex_.Lock();
-  EndTurnLocked(status);
+  EndTurnLocked(status, removed);
   return failure_;
 }
 
@@ -427,6 +511,10 @@ uint64_t IntentLog::set_bytes() const {
   base::MutexLock lock(mutex_);
   uint64_t bytes = 0;
   for (const Volume& volume : volumes_) {
+    if (lost_) {
+      bytes += volume.spec.size_bytes;
+      continue;
+    }
     bytes += volume.set.size() * kRegionBytes;
     if (volume.regions == 0 || !volume.set.contains(volume.regions - 1)) continue;
     bytes -= kRegionBytes - RegionRange(volume, volume.regions - 1).size();

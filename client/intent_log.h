@@ -15,7 +15,8 @@
 //          carries it was queued under a Begin()/End() of its own with that operation's sequence. A range that a comparison has found
 //          equal needs one too, of a later operation: the standby may have compared what was not yet durable. Cleanable() asks the
 //          owner's `keep` about each candidate, and that answer alone holds such a region, those that Open() found set too.
-// File     `intent` in the agent's state directory, little-endian, made whole, synced, renamed into place, and its directory synced:
+// File     `intent` in the agent's state directory, little-endian, made whole, synced, renamed into place, and its directory synced;
+//          from then on it is written in place, so a full file system does not matter:
 //
 //            header   whole sectors: "UNDRSTYI", version u32, header bytes u32, region bytes u32, volumes u32, then for each
 //                     volume {size_bytes u64, name length u32, name}; the last four bytes: CRC32C of all before
@@ -24,14 +25,17 @@
 //
 //          A write is torn at a sector's edge at worst, so it damages nothing. A sector with a bad CRC counts as all its
 //          regions set, and a log line says so.
-// Errors   after a failed write or sync of the file nothing is written to it again: every later Begin() that needs a new bit and
-//          every Clear() fails with that status; writes to regions whose bit is durable go on.
+// Lost     after a failed write or sync the file is removed, which needs no space. No file means that everything may differ: so writes
+//          go on, and their bits are in memory only, until Make() has made a new file.
+// Errors   when the file cannot be removed either, every later Begin() that needs a new bit and every Clear() fails; writes to
+//          regions whose bit is durable go on.
 // Threads  all methods from any thread; one leaf mutex, never held across I/O.
 // Source   DRBD's activity log; Linux md's write-intent bitmap.
 #ifndef UNDERSTUDY_CLIENT_INTENT_LOG_H_
 #define UNDERSTUDY_CLIENT_INTENT_LOG_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -65,17 +69,26 @@ class IntentLog {
     uint64_t stamp = 0;  // when it was last touched, in Begins and Ends
   };
 
-  // Reads `path`, or makes it. While more than `regions_max` are set, recently written regions are proposed, too; Begin()
-  // does not wait for it. kFailedPrecondition, naming the file and the remedy, when it is of other volumes or of a newer
-  // release; kDataLoss likewise when its header is damaged. `file_system` outlives the log.
+  // Why the file is lost; may come from any thread, without the mutex.
+  using OnLost = std::function<void(const absl::Status&)>;
+
+  // Reads `path`; without it the log is lost, and Make() makes it. While more than `regions_max` are set, recently written regions
+  // are proposed, too; Begin() does not wait for it. kFailedPrecondition, naming the file and the remedy, when it is of other
+  // volumes or of a newer release; kDataLoss likewise when its header is damaged. `file_system` outlives the log.
   static absl::StatusOr<std::unique_ptr<IntentLog>> Open(base::FileSystem& file_system,
                                                          const std::string& path,
                                                          std::vector<VolumeSpec> volumes,
-                                                         uint64_t regions_max);
+                                                         uint64_t regions_max, OnLost on_lost = {});
   ~IntentLog();
 
-  // The file was not there: what differs is not known from it.
-  bool created() const { return created_; }
+  // Open() found no file: what differs is not known from it.
+  bool was_missing() const { return was_missing_; }
+  // There is no file: everything is to be compared after the owner's next end.
+  bool lost() const;
+  // Removes the file, durably: the owner could not store what the bits do not say. An error: it is still there.
+  absl::Status Lose(const absl::Status& why);
+  // Makes a lost file anew with what is set, durably; else it stays lost. REQUIRES: what differs elsewhere has been stored.
+  absl::Status Make();
   // What was set when it was opened, coalesced, in order: the suspects after a crash.
   const std::vector<ByteRange>& Loaded(uint32_t volume) const { return loaded_[volume]; }
   // What is set now, likewise.
@@ -103,7 +116,7 @@ class IntentLog {
   absl::Status Clear(std::span<const Region> regions);
 
   uint64_t set_regions() const;
-  uint64_t set_bytes() const;
+  uint64_t set_bytes() const;  // lost: of all regions
   bool over_limit() const { return set_regions() > regions_max_; }
   uint64_t syncs() const;  // of the file, since it was opened
 
@@ -136,12 +149,13 @@ class IntentLog {
                          std::vector<Region>& regions);
   using Sectors = std::map<uint64_t, std::string>;  // contents by number in the file
 
-  IntentLog(std::string path, std::vector<VolumeSpec> volumes, uint64_t regions_max);
+  IntentLog(base::FileSystem& file_system, std::string path, std::vector<VolumeSpec> volumes,
+            uint64_t regions_max, OnLost on_lost);
 
   static ByteRange RegionRange(const Volume& volume, uint64_t region);
   static std::vector<ByteRange> Ranges(const Volume& volume);
-  // Takes over what the file, unless it is empty, says; returns the sectors that say the same.
-  std::string Load(absl::string_view file);
+  // Takes over what the file, unless it is empty, says.
+  void Load(absl::string_view file);
   void ReadBitsLocked(absl::string_view file) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   void MarkLocked(Volume& volume, uint64_t region) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -152,24 +166,34 @@ class IntentLog {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // One write and one sync for all that is marked by now. Lets go of the mutex meanwhile. REQUIRES: nobody has the turn.
   void CommitLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void EndTurnLocked(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // After Write...() or RemoveFile().
+  void EndTurnLocked(const absl::Status& status, const absl::Status& removed)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // By whoever has the turn, without the mutex: the file is gone, durably.
+  absl::Status RemoveFile(const absl::Status& why);
   Candidates CandidatesLocked(uint64_t durable_sequence) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Sectors SectorsLocked(const std::set<uint64_t>& numbers) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::string AllSectorsLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status WriteSectors(const Sectors& sectors);
 
+  base::FileSystem& file_system_;
   const std::string path_;
+  const std::string header_;
   const uint64_t regions_max_;
+  const OnLost on_lost_;
   // Constant once Open() has returned.
-  bool created_ = false;
+  bool was_missing_ = false;
   uint64_t sectors_ = 0;  // of the whole file
-  std::unique_ptr<base::File> file_;
   std::vector<std::vector<ByteRange>> loaded_;
+  // Of whoever has the turn; null: lost.
+  std::unique_ptr<base::File> file_;
 
   mutable base::Mutex mutex_;
   base::CondVar turn_over_;
   std::vector<Volume> volumes_ ABSL_GUARDED_BY(mutex_);
+  bool lost_ ABSL_GUARDED_BY(mutex_) = false;
   bool busy_ ABSL_GUARDED_BY(mutex_) = false;            // someone has the file's turn
   std::set<uint64_t> unsynced_ ABSL_GUARDED_BY(mutex_);  // sectors with bits for the next commit
   uint64_t next_round_ ABSL_GUARDED_BY(mutex_) = 1;      // the commit that takes what is marked now

@@ -82,6 +82,7 @@ absl::StatusOr<std::unique_ptr<Primary>> Primary::Create(
   const bool any_tee =
       std::any_of(disks.begin(), disks.end(), [](const auto& disk) { return disk != nullptr; });
   if (any_tee && kept->kept()) RETURN_IF_ERROR(primary->OpenIntents(file_system, options));
+  Primary* const self = primary.get();
   std::vector<Volume*> volumes;
   for (size_t i = 0; i < disks.size(); ++i) {
     IntentLog* const intents = disks[i] != nullptr ? primary->intents_.get() : nullptr;
@@ -92,10 +93,9 @@ absl::StatusOr<std::unique_ptr<Primary>> Primary::Create(
                       .report_forward_errors = options.report_forward_errors,
                       .stop_when_fenced = options.stop_when_fenced},
         primary->forwarder_.get(), &primary->gate_, std::move(disks[i]),
-        [kept] { return kept->MarkUnclean(); }, intents));
+        [self] { return self->BeforeWrite(); }, intents));
     volumes.push_back(primary->volumes_.back().get());
   }
-  Primary* const self = primary.get();
   primary->resync_ = std::make_unique<Resync>(
       Resync::Parts{.forwarder = self->forwarder_.get(),
                     .volumes = volumes,
@@ -104,7 +104,7 @@ absl::StatusOr<std::unique_ptr<Primary>> Primary::Create(
                     .journal = &self->journal_,
                     .clock = &clock,
                     .bytes_per_second = options.resync_bytes_per_second,
-                    .store = [self] { return self->StoreDifferences(); },
+                    .store = [self] { self->StoreProgress(); },
                     .store_proof = [self](Proof proof) { self->StoreProof(proof); }});
   return primary;
 }
@@ -132,10 +132,13 @@ absl::Status Primary::Resume() {
   RETURN_IF_ERROR(CheckDisks(record));
   resync_->SetProof(state_->record().proof);
   if (intents_ != nullptr) {
+    // The cleaner tries again.
+    if (const absl::Status kept = TakeUpTrack(); !kept.ok()) LatchTrackLost(kept);
     std::vector<Volume*> volumes;
     for (const auto& volume : volumes_) volumes.push_back(volume.get());
-    cleaner_ = std::make_unique<IntentCleaner>(intents_.get(), forwarder_.get(), differences_.get(),
-                                               std::move(volumes));
+    cleaner_ =
+        std::make_unique<IntentCleaner>(intents_.get(), forwarder_.get(), differences_.get(),
+                                        std::move(volumes), [this] { return TakeUpTrack(); });
   }
   if (record.stage != Stage::kRunning) return absl::OkStatus();
   if (record.fenced) {
@@ -149,19 +152,22 @@ absl::Status Primary::Resume() {
   // back, which forgets it as well. Nor is a forward volume followed by anybody when this run is killed, had it written or not.
   const bool forward = any(/*tee=*/false);
   if ((record.resume.stream_id != 0 || (record.clean && forward)) && !record.handed_over) {
-    RETURN_IF_ERROR(state_->Update([&](AgentRecord& stored) {
-      stored.resume = {};
-      stored.clean = stored.clean && !forward;
-    }));
+    const absl::Status stored = state_->Update([&](AgentRecord& next) {
+      next.resume = {};
+      next.clean = next.clean && !forward;
+    });
+    if (!stored.ok()) RETURN_IF_ERROR(BeforeWrite());
   }
   const bool away = forward && WasAway(record);
   // Without any file of differences only the standby can know that a stream does not go on, and not one that never had a stream.
   const bool forgotten = forward && intents_ == nullptr && record.resume.stream_id == 0;
   if (away || forgotten) SuspectForward();
+  // Without the write-intent log the record's last lines do not count.
+  const bool lost = intents_ != nullptr && intents_->was_missing();
   return forwarder_->Start(
       {.grant = record.grant,
        .handed_over = record.handed_over,
-       .resume = away ? ResumePoint() : record.resume,
+       .resume = away || lost ? ResumePoint() : record.resume,
        .incomplete = (any(/*tee=*/true) || away || forgotten) && !differences_->empty(),
        .covered = intents_ != nullptr});
 }
@@ -186,6 +192,7 @@ void Primary::EndForwarding(absl::Time deadline, bool quiet) {
     forwarder_->Stop(false).IgnoreError();
   }
   if (!quiet) return;
+  TakeUpTrack().IgnoreError();  // a clean end counts with the write-intent log only
   const absl::Status stored = StoreCleanEnd(forwarder_->resume_point());
   if (!stored.ok()) base::LogError("resume_point_lost").With("error", stored);
 }

@@ -12,6 +12,7 @@
 #define UNDERSTUDY_CLIENT_PRIMARY_H_
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -144,6 +145,17 @@ class Primary : private ForwarderListener {
   void SuspectForward();
   void SuspectIntents(Stage stage);
   absl::Status StoreDifferences();
+  absl::Status StoreDifferencesLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(store_mutex_);
+  void StoreProgress();  // of the resync; what is stored already only says more
+  // What the next start must know is stored, or the write-intent log removed: then nothing that is stored counts, and everything is
+  // compared. An error: neither was possible.
+  absl::Status KeepDifferences();
+  absl::Status KeepRecord(const std::function<void(AgentRecord&)>& change);
+  absl::Status BeforeWrite();
+  absl::Status LoseTrackLocked(const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(store_mutex_);
+  void LatchTrackLost(const absl::Status& why);
+  // When the write-intent log is lost: stores what is known, and makes it anew.
+  absl::Status TakeUpTrack();
   bool any(bool tee) const;  // volumes with, without a local disk
   // Of volumes with, without a local disk: whether any is known or suspected to differ.
   bool Differs(bool tee) const;
@@ -186,7 +198,8 @@ class Primary : private ForwarderListener {
   // Of the volumes in forward mode: a copy was begun, and neither this agent nor its stream has begun anew since.
   std::atomic<bool> copy_begun_{false};
   std::unique_ptr<IntentLog> intents_;  // null: no tee volume
-  base::Mutex store_mutex_;             // orders the writers of the differences' file
+  base::Mutex
+      store_mutex_;  // orders the writers of the differences' file, and what follows from one
   std::unique_ptr<Forwarder> forwarder_;
   std::vector<std::unique_ptr<Volume>> volumes_;
   base::Gate control_;          // orders Start, Stop and Remove; no request takes it

@@ -62,10 +62,16 @@ void Primary::EndHandover(const absl::StatusOr<ResumePoint>& outcome) {
 }
 
 absl::Status Primary::OnHandoverTakenBack() {
-  RETURN_IF_ERROR(state_->Update([](AgentRecord& record) {
+  const absl::Status stored = state_->Update([](AgentRecord& record) {
     record.handed_over = false;
     record.resume = {};
-  }));
+  });
+  if (!stored.ok()) {
+    // What the file goes on saying refuses the writes after a restart, until the standby lets us in: no reason to refuse them now. But
+    // the stream does not go on where it says.
+    RETURN_IF_ERROR(BeforeWrite());
+    forwarder_->errors().Latch("", "state", stored);
+  }
   SetHandedOver(false);
   base::LogInfo("handover_taken_back").With("group", group());
   return absl::OkStatus();

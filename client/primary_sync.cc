@@ -44,7 +44,55 @@ absl::Status Primary::SyncDisks() {
 absl::Status Primary::OpenIntents(base::FileSystem& file_system, const PrimaryOptions& options) {
   ASSIGN_OR_RETURN(intents_,
                    IntentLog::Open(file_system, state_->PathOf(kIntentFile),
-                                   forwarder_->options().volumes, options.intent_regions));
+                                   forwarder_->options().volumes, options.intent_regions,
+                                   [this](const absl::Status& why) { LatchTrackLost(why); }));
+  return absl::OkStatus();
+}
+
+void Primary::LatchTrackLost(const absl::Status& why) {
+  forwarder_->errors().Latch(
+      "", "state",
+      absl::Status(
+          why.code(),
+          absl::StrCat("state directory ", base::DirectoryOf(state_->PathOf("")), ": ",
+                       why.message(),
+                       ": the VM is served, but after the agent's next end everything is "
+                       "compared; remedy: free space there, or give it a disk that works")));
+}
+
+absl::Status Primary::LoseTrackLocked(const absl::Status& why) {
+  return intents_->Lose(why).ok() ? absl::OkStatus() : why;
+}
+
+absl::Status Primary::BeforeWrite() {
+  const absl::Status marked = state_->MarkUnclean();
+  if (marked.ok() || intents_ == nullptr) return marked;
+  const base::MutexLock lock(store_mutex_);
+  return LoseTrackLocked(marked);
+}
+
+absl::Status Primary::KeepRecord(const std::function<void(AgentRecord&)>& change) {
+  const absl::Status stored = state_->Update(change);
+  if (stored.ok() || intents_ == nullptr) return stored;
+  const base::MutexLock lock(store_mutex_);
+  return LoseTrackLocked(stored);
+}
+
+absl::Status Primary::KeepDifferences() {
+  if (intents_ == nullptr) return absl::OkStatus();
+  const base::MutexLock lock(store_mutex_);
+  const absl::Status stored = StoreDifferencesLocked();
+  return stored.ok() ? stored : LoseTrackLocked(stored);
+}
+
+// Under one lock: whoever fails to store something meanwhile removes the write-intent log that is made here.
+absl::Status Primary::TakeUpTrack() {
+  if (intents_ == nullptr || !intents_->lost()) return absl::OkStatus();
+  const base::MutexLock lock(store_mutex_);
+  RETURN_IF_ERROR(state_->MarkUnclean());
+  RETURN_IF_ERROR(StoreDifferencesLocked());
+  RETURN_IF_ERROR(intents_->Make());
+  forwarder_->errors().ClearState();
   return absl::OkStatus();
 }
 
@@ -101,15 +149,16 @@ absl::Status Primary::LoadDifferences(const AgentRecord& record) {
     return file_system_.SyncDirectory(state_->PathOf(""));
   }
   const std::string path = state_->PathOf(kDifferencesFile);
-  const bool fresh = !file_system_.Exists(path) && intents_->created() && record.grant.none();
+  const bool fresh = !file_system_.Exists(path) && intents_->was_missing() && record.grant.none();
   bool known = fresh;
   if (!fresh) {
-    ASSIGN_OR_RETURN(known, client::LoadDifferences(file_system_, *state_, !intents_->created(),
+    ASSIGN_OR_RETURN(known, client::LoadDifferences(file_system_, *state_, !intents_->was_missing(),
                                                     differences_.get()));
   }
   if (!known) return SuspectAll();
   if (!record.clean) SuspectIntents(record.stage);
-  return fresh ? StoreDifferences() : absl::OkStatus();
+  // Without the two files the next start would find it new as well, and suspect nothing.
+  return fresh ? NewDirectory(base::DirectoryOf(path), TakeUpTrack()) : absl::OkStatus();
 }
 
 // While a volume was only forwarded nobody here followed its disk.
@@ -126,10 +175,10 @@ absl::Status Primary::SuspectFormerForward(const AgentRecord& record) {
       suspected = true;
     }
   }
-  if (suspected) RETURN_IF_ERROR(StoreDifferences());
+  if (suspected) RETURN_IF_ERROR(KeepDifferences());
   const std::string names = absl::StrJoin(forward, ",");
   if (names == record.forward) return absl::OkStatus();
-  return state_->Update([&](AgentRecord& stored) {
+  return KeepRecord([&](AgentRecord& stored) {
     stored.forward = names;
     stored.proof = Proof::kNone;
   });
@@ -155,10 +204,13 @@ absl::Status Primary::CheckDisks(const AgentRecord& record) {
     if (fields.size() == 3) before[fields[0]] = {fields[1], fields[2]};
   }
   bool suspected = false;
+  bool same = true;  // but for when they were written, which counts after a clean end only
   for (const auto& volume : volumes_) {
     const VolumeOptions& options = volume->options();
     const auto known = before.find(options.name);
-    if (!volume->tee() || known == before.end()) continue;
+    if (!volume->tee()) continue;
+    same = same && known != before.end();
+    if (known == before.end()) continue;
     const auto& [identity, modified] = known->second;
     const bool other = identity != volume->disk()->IdentityText();
     const bool written = modified != absl::StrCat(volume->disk()->ModifiedNanos());
@@ -172,8 +224,9 @@ absl::Status Primary::CheckDisks(const AgentRecord& record) {
     differences_->AddSuspect(options.index, {0, options.size_bytes});
     suspected = true;
   }
-  if (suspected) RETURN_IF_ERROR(StoreDifferences());
-  return state_->Update([&](AgentRecord& stored) { stored.disks = now; });
+  if (suspected) RETURN_IF_ERROR(KeepDifferences());
+  if (same && !suspected) return absl::OkStatus();
+  return KeepRecord([&](AgentRecord& stored) { stored.disks = now; });
 }
 
 // In this order: a proof that is stored vouches for what is stored of the differences.
@@ -181,8 +234,8 @@ absl::Status Primary::SuspectAll() {
   const Proof proof = any(/*tee=*/false) ? Proof::kNone : Proof::kProved;
   differences_->SuspectAll();
   resync_->SetProof(proof);
-  RETURN_IF_ERROR(StoreDifferences());
-  return state_->Update([&](AgentRecord& record) { record.proof = proof; });
+  RETURN_IF_ERROR(KeepDifferences());
+  return KeepRecord([&](AgentRecord& record) { record.proof = proof; });
 }
 
 Proof Primary::FirstProof() const {
@@ -242,6 +295,19 @@ void Primary::SuspectIntents(Stage stage) {
 absl::Status Primary::StoreDifferences() {
   if (intents_ == nullptr) return absl::OkStatus();
   const base::MutexLock lock(store_mutex_);
+  return StoreDifferencesLocked();
+}
+
+void Primary::StoreProgress() {
+  const absl::Status stored = StoreDifferences();
+  if (stored.ok()) return;
+  base::LogWarning("resync_progress_not_stored")
+      .With("group", group())
+      .With("status", stored)
+      .With("consequence", "after a restart it begins where it was stored last");
+}
+
+absl::Status Primary::StoreDifferencesLocked() {
   return Annotate(
       file_system_.WriteFileAtomically(state_->PathOf(kDifferencesFile), differences_->EncodeAll()),
       "agent state");

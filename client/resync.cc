@@ -162,7 +162,10 @@ absl::Status Resync::BringUpToDate() {
     RETURN_IF_ERROR(SendMissing());
     ASSIGN_OR_RETURN(const bool compared, CompareNext());
     if (compared) continue;
-    if (!HasWork()) return StoreAtTimes(true);  // others have to be copied
+    if (!HasWork()) {  // others have to be copied
+      StoreAtTimes(true);
+      return absl::OkStatus();
+    }
     const absl::Status ended = End();
     // Something was missed between the last look and the end.
     if (HasReason(ended, kReasonIncomplete) && !parts_.forwarder->state().skipping &&
@@ -190,7 +193,7 @@ absl::Status Resync::SendMissing() {
         job_.done_bytes += range->size();
         job_.total_bytes = job_.done_bytes + Remaining();
       }
-      RETURN_IF_ERROR(StoreAtTimes(false));
+      StoreAtTimes(false);
     }
   }
   return absl::OkStatus();
@@ -222,7 +225,7 @@ absl::StatusOr<bool> Resync::CompareNext() {
       base::MutexLock lock(mutex_);
       job_.total_bytes = job_.done_bytes + Remaining();
     }
-    RETURN_IF_ERROR(StoreAtTimes(false));
+    StoreAtTimes(false);
     return true;
   }
   return false;
@@ -237,7 +240,8 @@ absl::Status Resync::End() {
       .With("group", parts_.forwarder->options().group)
       .With("epoch", ended->epoch.value());
   if (everything_.exchange(false)) Prove();
-  return StoreAtTimes(true);
+  StoreAtTimes(true);
+  return absl::OkStatus();
 }
 
 void Resync::SetProof(Proof proof) {
@@ -251,10 +255,10 @@ void Resync::Prove() {
   parts_.store_proof(Proof::kProved);
 }
 
-absl::Status Resync::StoreAtTimes(bool now) {
-  if (!now && parts_.clock->Now() - stored_ < kStoreInterval) return absl::OkStatus();
+void Resync::StoreAtTimes(bool now) {
+  if (!now && parts_.clock->Now() - stored_ < kStoreInterval) return;
   stored_ = parts_.clock->Now();
-  return parts_.store();
+  parts_.store();
 }
 
 SyncJob Resync::resync_job() const {

@@ -75,7 +75,7 @@ class Resync {
     const base::Clock* clock = nullptr;
     uint64_t bytes_per_second = 0;  // of what is compared or sent; 0: no limit
     // Brings `differences` to the disk: at times while a resync runs, and when it has ended.
-    std::function<absl::Status()> store;
+    std::function<void()> store;
     // What it has proved or refuted. A refutation is told before it is said.
     std::function<void(Proof)> store_proof;
   };
@@ -107,7 +107,7 @@ class Resync {
   absl::Status End();
   absl::Status Pace(base::RateLimit& limit, uint64_t bytes);
   void Prove();
-  absl::Status StoreAtTimes(bool now);
+  void StoreAtTimes(bool now);
   void RunVerify();
   absl::Status VerifyAll(base::RateLimit& limit);
   absl::Status Recheck(Volume& volume, ByteRange range);

@@ -75,7 +75,8 @@ constexpr Series kSeries[] = {
     {"understudy_verify_different_bytes", MetricType::Gauge,
      "What the newest verify found different."},
     {"understudy_intent_bytes", MetricType::Gauge,
-     "Marked in the write-intent log: what would be compared after a crash."},
+     "Marked in the write-intent log: what would be compared after a crash; all disks while the "
+     "state directory takes nothing."},
     {"understudy_fenced_requests_total", MetricType::Counter,
      "Requests refused because another primary has taken over."},
     {"understudy_checkpoints_total", MetricType::Counter, "Checkpoints of the group, by result."},

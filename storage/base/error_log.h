@@ -21,8 +21,9 @@
 namespace understudy::base {
 
 struct LatchedError {
-  std::string volume;     // empty: of the group as a whole
-  std::string operation;  // write, apply, commit, read, open, scrub, checkpoint, forward, connect
+  std::string volume;  // empty: of the group as a whole
+  std::string
+      operation;  // write, apply, commit, read, open, scrub, checkpoint, forward, connect, state
   absl::StatusCode code = absl::StatusCode::kUnknown;
   std::string message;
   std::string reason;  // as storage/base/reason.h; may be empty

@@ -74,13 +74,18 @@ absl::Status File::Write(uint64_t offset, absl::string_view data) {
 
 absl::Status FileSystem::WriteFileAtomically(const std::string& path, absl::string_view contents) {
   const std::string temporary = absl::StrCat(path, ".tmp");
-  {
+  const auto write = [&]() -> absl::Status {
     ASSIGN_OR_RETURN(const std::unique_ptr<File> file, Open(temporary, {.create = true}));
     RETURN_IF_ERROR(file->Truncate(0));
     RETURN_IF_ERROR(file->Write(0, contents));
-    RETURN_IF_ERROR(file->Sync());
+    return file->Sync();
+  };
+  absl::Status written = write();
+  if (written.ok()) written = Rename(temporary, path);
+  if (!written.ok()) {
+    if (Exists(temporary)) Remove(temporary).IgnoreError();  // it may be what fills a file system
+    return written;
   }
-  RETURN_IF_ERROR(Rename(temporary, path));
   return SyncDirectory(DirectoryOf(path));
 }
 

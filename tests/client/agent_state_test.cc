@@ -1,10 +1,14 @@
 #include "client/agent_state.h"
 
+#include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include "storage/base/log.h"
+#include "tests/testing/fault_file_system.h"
 
 namespace understudy::client::agent_state_test {
 namespace {
@@ -60,6 +64,49 @@ TEST_F(AgentStateTest, AnUncleanMarkForgetsTheResumePointDurably) {
     ASSERT_TRUE((*state)->MarkUnclean().ok());
   }
   EXPECT_EQ((*Open())->record().resume.stream_id, 0u);
+}
+
+// Where there is no room for a new file the old one is cut.
+TEST_F(AgentStateTest, AFullFileSystemDoesNotKeepAnUncleanMarkFromBeingDurable) {
+  base::SetLogSinkForTest([](base::LogLevel, absl::string_view) {});
+  testing::FaultFileSystem files;
+  AgentRecord written;
+  {
+    const auto state = *AgentState::Open(files, directory_ + "/state");
+    ASSERT_TRUE(state
+                    ->Update([](AgentRecord& record) {
+                      record.stage = Stage::kRunning;
+                      record.clean = true;
+                      record.pair = {.high = 1, .low = 2};
+                      record.disks = "vda:1:2";
+                      record.resume = {.stream_id = 7, .next_sequence = 2};
+                    })
+                    .ok());
+    files.SetHook([](testing::FileOperation operation, const std::string& path) {
+      return operation == testing::FileOperation::kWrite ? base::ErrnoStatus(ENOSPC, path)
+                                                         : absl::OkStatus();
+    });
+    EXPECT_FALSE(state->Update([](AgentRecord& record) { record.fenced = true; }).ok());
+    ASSERT_EQ(state->MarkUnclean(), absl::OkStatus());
+    written = state->record();
+  }
+  EXPECT_FALSE(written.clean);
+  EXPECT_EQ(written.resume.stream_id, 0u);
+  EXPECT_EQ(written.disks, "vda:1:2");
+  EXPECT_TRUE((*Open())->record() == written);
+  base::SetLogSinkForTest(nullptr);
+}
+
+TEST_F(AgentStateTest, ANewDirectoryThatTakesNothingIsRefusedWithTheRemedy) {
+  testing::FaultFileSystem files;
+  files.SetHook([](testing::FileOperation operation, const std::string& path) {
+    return operation == testing::FileOperation::kWrite ? base::ErrnoStatus(ENOSPC, path)
+                                                       : absl::OkStatus();
+  });
+  const auto state = AgentState::Open(files, directory_ + "/state");
+  EXPECT_EQ(state.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(state.status().message()),
+              AllOf(HasSubstr(directory_ + "/state"), HasSubstr("--state-dir")));
 }
 
 TEST_F(AgentStateTest, ADirectoryInUseIsRefusedByName) {

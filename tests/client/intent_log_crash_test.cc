@@ -1,7 +1,7 @@
 // The rule of the write-intent log, against power cuts: whatever was lost, a region in which the local disk and the standby differ is
 // among those that the log names when it is opened again.
 //
-// Method   a primary in miniature (writes with Begin and End, some without a place in the stream, a resync that carries those, a comparison
+// Method   a primary in miniature (writes with Begin and End, a log that is lost and made anew, some without a place in the stream, a resync that carries those, a comparison
 //          of the suspects after a crash, cleaning in its three steps, new streams, everything interleaved) runs on a simulated disk;
 //          the power goes at its first I/O, at its second, and so on; then once more while it is recovering. The standby keeps what
 //          is durable there, and perhaps what it has only received.
@@ -92,6 +92,15 @@ class Primary {
         3);
     if (!log.ok()) return log.status();
     log_ = *std::move(log);
+    // Without the file everything may differ; what a real owner stores elsewhere is said by bits here.
+    for (uint32_t volume = 0; log_->was_missing() && volume < kVolumes; ++volume) {
+      for (uint64_t at = 0; at < kSize; at += kRegion) {
+        suspects_.insert({volume, at / kRegion});
+        const ByteRange region = {at, std::min(at + kRegion, kSize)};
+        if (log_->Begin(volume, region).ok()) log_->End(volume, region, 0);
+      }
+    }
+    if (Below(4) > 0) log_->Make().IgnoreError();
     for (uint32_t volume = 0; volume < kVolumes; ++volume) {
       auto file = disk_.Open(DiskPath(volume), {});
       if (!file.ok()) return file.status();
@@ -113,6 +122,7 @@ class Primary {
     if (dice < 70) return Compare();
     if (dice < 82) return Acknowledge();
     if (dice < 84) return NewStream();
+    if (dice < 88) return log_->Make().IgnoreError();  // if it is lost
     Clean();
   }
 
@@ -419,6 +429,15 @@ TEST(IntentLogCrashTest, ClearedWithoutASyncOfTheDisksADifferenceIsMissed) {
                                                                                : SimFault::kNone;
   };
   const auto violation = FirstViolation(SimFault::kPowerCut, 40, 1, lie);
+  ASSERT_TRUE(violation.has_value()) << "nobody missed the sync";
+  std::printf("%s\n", violation->c_str());
+}
+
+TEST(IntentLogCrashTest, RemovedWithoutASyncOfItsDirectoryADifferenceIsMissed) {
+  const auto lie = [](const SimIo& io) {
+    return io.kind == SimIoKind::kSyncDirectory ? SimFault::kIgnore : SimFault::kNone;
+  };
+  const auto violation = FirstViolation(SimFault::kIoError, 40, 1, lie);
   ASSERT_TRUE(violation.has_value()) << "nobody missed the sync";
   std::printf("%s\n", violation->c_str());
 }

@@ -1,6 +1,7 @@
 #include "client/intent_log.h"
 
 #include <atomic>
+#include <cerrno>
 #include <cstdint>
 #include <memory>
 #include <random>
@@ -51,6 +52,9 @@ class IntentLogTest : public ::testing::Test {
   std::unique_ptr<IntentLog> Open(uint64_t regions_max = kNoLimit) {
     auto log = TryOpen(regions_max);
     EXPECT_TRUE(log.ok()) << log.status();
+    if (log.ok()) {
+      EXPECT_EQ((*log)->Make(), absl::OkStatus());
+    }
     return log.ok() ? *std::move(log) : nullptr;
   }
   static void Write(IntentLog& log, ByteRange range, uint64_t sequence) {
@@ -88,7 +92,9 @@ TEST_F(IntentLogTest, ARegionIsDurableWhenBeginReturns) {
   ASSERT_TRUE(disk.SyncDirectory("/").ok());
   {
     const auto log = *IntentLog::Open(disk, "/state/intent", volumes_, kNoLimit);
-    EXPECT_TRUE(log->created());
+    EXPECT_TRUE(log->was_missing());
+    EXPECT_TRUE(log->lost());
+    ASSERT_EQ(log->Make(), absl::OkStatus());
     EXPECT_THAT(log->Loaded(0), IsEmpty());
     ASSERT_TRUE(log->Begin(0, In(3)).ok());
     ASSERT_TRUE(log->Begin(0, {100 * kRegion - 512, kSize}).ok());
@@ -96,7 +102,7 @@ TEST_F(IntentLogTest, ARegionIsDurableWhenBeginReturns) {
   }
   disk.Restart();
   const auto log = *IntentLog::Open(disk, "/state/intent", volumes_, kNoLimit);
-  EXPECT_FALSE(log->created());
+  EXPECT_FALSE(log->was_missing());
   EXPECT_THAT(log->Loaded(0), ElementsAre(Whole(3), ByteRange{99 * kRegion, kSize}));
   EXPECT_EQ(log->set_regions(), 3U);
   EXPECT_EQ(log->set_bytes(), 2 * kRegion + kBlockBytes);
@@ -222,12 +228,53 @@ TEST_F(IntentLogTest, ThoseWhoWaitShareOneSyncAndNobodyReturnsBeforeItsEnd) {
   EXPECT_EQ(log->syncs(), 2U);
 }
 
-TEST_F(IntentLogTest, AfterAFailedSyncOnlyMarkedRegionsCanBeWritten) {
+// Goal: no write is refused, and none is unknown after a crash. Method: the file that cannot be synced is gone, until a new one has all
+// that is set.
+TEST_F(IntentLogTest, AFileThatCannotBeSyncedIsRemovedAndMadeAnew) {
+  base::SetLogSinkForTest([](base::LogLevel, absl::string_view) {});
+  std::vector<std::string> told;
+  auto log = *IntentLog::Open(files_, path_, volumes_, kNoLimit, [&told](const absl::Status& why) {
+    told.emplace_back(why.message());
+  });
+  ASSERT_EQ(log->Make(), absl::OkStatus());
+  Write(*log, In(1), 1);
+  FailSyncs();
+  Write(*log, In(5), 2);
+  EXPECT_THAT(told, ElementsAre("disk on fire"));
+  EXPECT_TRUE(log->lost());
+  EXPECT_FALSE(files_.Exists(path_));
+  EXPECT_EQ(log->set_bytes(), kSize) << "all would be compared";
+  Write(*log, In(7), 3);
+  EXPECT_EQ(log->syncs(), 2U) << "synced again, hoping";
+  files_.SetHook([this](FileOperation operation, const std::string& path) {
+    const bool made = operation == FileOperation::kWrite && path == path_ + ".tmp";
+    return made ? base::ErrnoStatus(ENOSPC, path) : absl::OkStatus();
+  });
+  EXPECT_EQ(base::ErrnoOf(log->Make()), ENOSPC);
+  EXPECT_FALSE(files_.Exists(path_));
+  EXPECT_FALSE(files_.Exists(path_ + ".tmp")) << "it would fill the file system";
+  Write(*log, In(9), 4);
+  CleanAll(*log);
+  Write(*log, In(11), 5);
+  files_.SetHook(nullptr);
+  ASSERT_EQ(log->Make(), absl::OkStatus());
+  EXPECT_FALSE(log->lost());
+  Write(*log, In(13), 6);
+  EXPECT_THAT(Open()->Loaded(0), ElementsAre(Whole(11), Whole(13)));
+  EXPECT_THAT(told, ::testing::SizeIs(1));
+  base::SetLogSinkForTest(nullptr);
+}
+
+TEST_F(IntentLogTest, AFileThatCannotBeReadBackOrRemovedHoldsWritesToWhatIsNotMarked) {
   base::SetLogSinkForTest([](base::LogLevel, absl::string_view) {});
   const auto log = Open();
   Write(*log, In(1), 1);
-  FailSyncs();
+  files_.SetHook([this](FileOperation operation, const std::string& path) {
+    const bool fails = operation == FileOperation::kSync || operation == FileOperation::kRemove;
+    return fails && path == path_ ? absl::InternalError("disk on fire") : absl::OkStatus();
+  });
   EXPECT_THAT(log->Begin(0, In(5)).message(), HasSubstr("write-intent log: disk on fire"));
+  EXPECT_FALSE(log->lost());
   files_.SetHook(nullptr);
   EXPECT_FALSE(log->Begin(0, In(7)).ok()) << "synced again, hoping";
   EXPECT_FALSE(log->Begin(0, {2 * kRegion - 512, 2 * kRegion + 512}).ok());
@@ -238,7 +285,25 @@ TEST_F(IntentLogTest, AfterAFailedSyncOnlyMarkedRegionsCanBeWritten) {
   EXPECT_THAT(Indexes(proposed), ElementsAre(1U));
   EXPECT_FALSE(log->Clear(proposed).ok());
   EXPECT_THAT(log->SetRanges(0), ElementsAre(Whole(1)));
+  EXPECT_EQ(log->Lose(absl::InternalError("another try")), absl::OkStatus());
+  EXPECT_FALSE(files_.Exists(path_));
+  Write(*log, In(7), 3);
   base::SetLogSinkForTest(nullptr);
+}
+
+// A full file system keeps no agent from coming up again.
+TEST_F(IntentLogTest, OpeningItNeedsNoSpace) {
+  Write(*Open(), In(3), 1);
+  files_.SetHook([](FileOperation operation, const std::string& path) {
+    const bool grows = operation == FileOperation::kWrite && absl::EndsWith(path, ".tmp");
+    return grows ? base::ErrnoStatus(ENOSPC, path) : absl::OkStatus();
+  });
+  const auto log = Open();
+  EXPECT_FALSE(log->lost());
+  EXPECT_THAT(log->Loaded(0), ElementsAre(Whole(3)));
+  Write(*log, In(5), 1);
+  files_.SetHook(nullptr);
+  EXPECT_THAT(Open()->Loaded(0), ElementsAre(Whole(3), Whole(5)));
 }
 
 TEST_F(IntentLogTest, AFileOfOtherVolumesIsRefusedWithTheRemedy) {

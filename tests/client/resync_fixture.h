@@ -59,7 +59,7 @@ class ResyncFixture : public ::testing::Test {
     options.forwarder.ack = ack_;
     options.remembered_ranges_max = remembered_ranges_max_;
     if (forward_) options.volumes = {{.name = "disk0", .size_bytes = kDiskBytes}};
-    auto state = AgentState::Open(base::FileSystem::Posix(), directory_.File("state"));
+    auto state = AgentState::Open(file_system_, directory_.File("state"));
     EXPECT_TRUE(state.ok()) << state.status();
     auto primary = Primary::Create(options, file_system_, *std::move(state), &transport_,
                                    source_ != nullptr ? source_ : &transport_);

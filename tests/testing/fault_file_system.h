@@ -1,6 +1,6 @@
 // tests/testing/fault_file_system.h
 //
-// The real file system, except that a test may see, hold up or fail any write, hole, clone, sync or read, that blocks can seem to
+// The real file system, except that a test may see, hold up or fail any write, hole, clone, sync, read, truncation or removal, that blocks can seem to
 // be shared where the real one cannot do it, and files to be devices.
 #ifndef UNDERSTUDY_TESTS_TESTING_FAULT_FILE_SYSTEM_H_
 #define UNDERSTUDY_TESTS_TESTING_FAULT_FILE_SYSTEM_H_
@@ -18,11 +18,11 @@
 
 namespace understudy::testing {
 
-enum class FileOperation { kRead, kWrite, kPunchHole, kClone, kSync };
+enum class FileOperation { kRead, kWrite, kPunchHole, kClone, kSync, kTruncate, kRemove };
 
 class FaultFileSystem : public base::FileSystem {
  public:
-  // Asked before each operation, from any thread; an error is returned instead of doing it. `range` of the file; empty for kSync.
+  // Asked before each operation, from any thread; an error is returned instead of doing it. `range` of the file; empty for kSync and what follows it.
   using Hook = std::function<absl::Status(FileOperation, const std::string& path)>;
   using RangeHook =
       std::function<absl::Status(FileOperation, const std::string& path, ByteRange range)>;
@@ -71,7 +71,10 @@ class FaultFileSystem : public base::FileSystem {
   absl::StatusOr<std::vector<std::string>> List(const std::string& path) override {
     return real_.List(path);
   }
-  absl::Status Remove(const std::string& path) override { return real_.Remove(path); }
+  absl::Status Remove(const std::string& path) override {
+    const absl::Status fault = Ask(FileOperation::kRemove, path, {});
+    return fault.ok() ? real_.Remove(path) : fault;
+  }
   absl::Status Rename(const std::string& from, const std::string& to) override {
     return real_.Rename(from, to);
   }
@@ -124,7 +127,10 @@ class FaultFileSystem : public base::FileSystem {
       const absl::Status fault = owner_.Ask(FileOperation::kSync, path_, {});
       return fault.ok() ? file_->Sync() : fault;
     }
-    absl::Status Truncate(uint64_t size) override { return file_->Truncate(size); }
+    absl::Status Truncate(uint64_t size) override {
+      const absl::Status fault = owner_.Ask(FileOperation::kTruncate, path_, {});
+      return fault.ok() ? file_->Truncate(size) : fault;
+    }
     absl::StatusOr<uint64_t> Size() const override { return file_->Size(); }
     absl::StatusOr<uint64_t> AllocatedBytes() const override { return file_->AllocatedBytes(); }
     absl::StatusOr<base::FileIdentity> Identity() const override {

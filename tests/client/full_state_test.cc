@@ -1,0 +1,164 @@
+// An agent whose state directory takes nothing any more: the disk is served, nothing that was written is unknown to the resync, also after
+// a crash, and what has to be compared is told.
+#include <cerrno>
+#include <string>
+
+#include "absl/strings/match.h"
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "client/intent_log.h"
+#include "storage/base/log.h"
+#include "tests/client/resync_fixture.h"
+
+namespace understudy::client::full_state_test {
+namespace {
+
+using testing::FileOperation;
+using ::testing::HasSubstr;
+
+class FullStateTest : public ResyncFixture {
+ protected:
+  FullStateTest() {
+    base::SetLogSinkForTest([](base::LogLevel, absl::string_view) {});
+  }
+  ~FullStateTest() override { base::SetLogSinkForTest(nullptr); }
+
+  // As a full file system: nothing grows, what is there can be written over.
+  void FillUp() {
+    file_system_.SetHook([](FileOperation operation, const std::string& path) {
+      const bool grows = operation == FileOperation::kWrite && absl::EndsWith(path, ".tmp");
+      return grows ? base::ErrnoStatus(ENOSPC, path) : absl::OkStatus();
+    });
+  }
+  // One that copies on write: nothing can be written over either; `only`: of this file.
+  void FillUpForGood(const std::string& only = "") {
+    file_system_.SetHook([this, only](FileOperation operation, const std::string& path) {
+      const bool meant =
+          absl::StartsWith(path, directory_.File("state")) && absl::StrContains(path, "/" + only);
+      const bool grows =
+          operation == FileOperation::kWrite || operation == FileOperation::kTruncate;
+      return meant && grows ? base::ErrnoStatus(ENOSPC, path) : absl::OkStatus();
+    });
+  }
+  void EmptyIt() { file_system_.SetHook(nullptr); }
+  void CrashOnFullFileSystem() {
+    file_system_.SetHook(
+        [](FileOperation, const std::string&) { return absl::InternalError("dead"); });
+    transport_.Set([](auto& b) { b.reachable = false; });
+    transport_.Disconnect();
+    primary_.reset();
+  }
+  void StartAndFill() {
+    Make();
+    ASSERT_TRUE(primary_->Start(false, Soon()).ok());
+    for (uint64_t at = 0; at < kDiskBytes; at += kMiB) Write(at, 'a');
+    ExpectEqualAfterCheckpoint();
+  }
+  void Restart() {
+    primary_->Shutdown(absl::Seconds(5));
+    Make();
+  }
+  std::string StateError() const {
+    for (const base::LatchedError& error : primary_->errors()) {
+      if (error.operation == "state") return error.message;
+    }
+    return "";
+  }
+};
+
+TEST_F(FullStateTest, ARestartServesAndReplicates) {
+  StartAndFill();
+  primary_->Shutdown(absl::Seconds(5));
+  FillUp();
+  Make();
+  Write(0, 'b');
+  Write(9 * kMiB, 'c');
+  ExpectEqualAfterCheckpoint();
+  EXPECT_FALSE(primary_->intents()->lost()) << "written in place";
+  Restart();
+  ExpectEqualAfterCheckpoint();
+}
+
+TEST_F(FullStateTest, TheFirstWriteIsDoneAndKnownAfterACrash) {
+  StartAndFill();
+  Restart();
+  ASSERT_TRUE(Eventually([&] { return Complete(); }));
+  FillUp();
+  Outage(true);
+  Write(3 * kMiB, 'b');
+  CrashOnFullFileSystem();
+  FillUp();
+  transport_.Set([](auto& b) { b.reachable = true; });
+  Make();
+  ExpectEqualAfterCheckpoint();
+}
+
+TEST_F(FullStateTest, WhereNothingCanBeWrittenEverythingIsSuspectAndTold) {
+  StartAndFill();
+  Outage(true);
+  FillUpForGood();
+  Write(3 * kMiB, 'b');
+  Write(4 * kMiB + 512, 'c', 512);
+  CrashOnFullFileSystem();
+  FillUpForGood();
+  Make();
+  Write(30 * kMiB, 'd');
+  EXPECT_TRUE(primary_->intents()->lost());
+  EXPECT_EQ(primary_->intents()->set_bytes(), kDiskBytes);
+  EXPECT_THAT(StateError(), HasSubstr(directory_.File("state")));
+  EXPECT_THAT(StateError(), HasSubstr("No space left"));
+  EXPECT_THAT(StateError(), HasSubstr("remedy"));
+  EXPECT_EQ(primary_->differences().suspect_bytes(0), kDiskBytes);
+  transport_.Set([](auto& b) { b.reachable = true; });
+  ExpectEqualAfterCheckpoint();
+  // What is known is stored once there is room, here at the latest: a start after that compares nothing.
+  EmptyIt();
+  Outage(true);
+  primary_->Shutdown(absl::Milliseconds(100));
+  Make();
+  EXPECT_TRUE(primary_->differences().empty());
+  EXPECT_FALSE(primary_->intents()->lost());
+  EXPECT_EQ(StateError(), "");
+  Outage(false);
+  ExpectEqualAfterCheckpoint();
+}
+
+// A write-intent log that is missing says that everything may differ: it must not be there again before that has been stored.
+TEST_F(FullStateTest, ALostLogIsMadeAnewOnlyWhenItsMeaningIsStored) {
+  StartAndFill();
+  primary_->Shutdown(absl::Seconds(5));
+  Outage(true);
+  {
+    const auto disk = base::FileSystem::Posix().Open(directory_.File("disk.raw"), {});
+    ASSERT_TRUE((*disk)->Write(5 * kMiB, "written by a run that nothing is known of").ok());
+  }
+  ASSERT_TRUE(base::FileSystem::Posix().Remove(directory_.File("state/intent")).ok());
+  FillUpForGood("differences");
+  Make();
+  EXPECT_TRUE(primary_->intents()->lost());
+  CrashOnFullFileSystem();
+  EmptyIt();
+  Make();
+  EXPECT_EQ(primary_->differences().suspect_bytes(0), kDiskBytes);
+  Outage(false);
+  ExpectEqualAfterCheckpoint();
+}
+
+// Whoever has nothing yet has nothing to lose: a start after this one would find the directory new as well.
+TEST_F(FullStateTest, ANewDirectoryHasToTakeWhatIsKnown) {
+  FillUpForGood("differences");
+  auto state = AgentState::Open(file_system_, directory_.File("state"));
+  ASSERT_TRUE(state.ok()) << state.status();
+  auto primary =
+      Primary::Create({.forwarder = {.group = "vm1"},
+                       .volumes = {{.name = "disk0", .disk_path = directory_.File("disk.raw")}}},
+                      file_system_, *std::move(state), &transport_, &transport_);
+  ASSERT_TRUE(primary.ok()) << primary.status();
+  const absl::Status refused = (*primary)->Resume();
+  EXPECT_EQ(base::ErrnoOf(refused), ENOSPC);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("--state-dir"));
+}
+
+}  // namespace
+}  // namespace understudy::client::full_state_test
