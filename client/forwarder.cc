@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "storage/base/error_reason.h"
 #include "storage/base/log.h"
 #include "storage/base/reason.h"
 #include "storage/base/status_macros.h"
@@ -36,9 +37,8 @@ Forwarder::Forwarder(ForwarderOptions options, Transport* transport, const base:
       window_(FramePool::Create(), options_.volumes.size()),
       checkpoints_({{"ok", 0}, {"failed", 0}, {"aborted", 0}}),
       figures_(options_.volumes.size()) {
-  for (const char* reason :
-       {"timeout", "unavailable", "protocol", "no_space", "io", "checksum", "fenced", "other"}) {
-    failures_[reason] = 0;
+  for (const absl::string_view reason : base::kErrorReasonNames) {
+    failures_[std::string(reason)] = 0;
   }
 }
 

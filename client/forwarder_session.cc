@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "client/forwarder.h"
+#include "storage/base/error_reason.h"
 #include "storage/base/log.h"
 #include "storage/base/reason.h"
 #include "storage/base/status_macros.h"
@@ -24,32 +25,6 @@ uint64_t RandomId() {
   uint64_t id = 0;
   while (id == 0) id = (static_cast<uint64_t>(device()) << 32) | device();
   return id;
-}
-
-// The `reason` label of understudy_replication_errors_total.
-std::string FailureReason(const absl::Status& status) {
-  if (HasReason(status, kReasonFenced)) return "fenced";
-  switch (status.code()) {
-    case absl::StatusCode::kUnavailable:
-    case absl::StatusCode::kCancelled:
-      return "unavailable";
-    case absl::StatusCode::kDeadlineExceeded:
-      return "timeout";
-    case absl::StatusCode::kDataLoss:
-      return "checksum";
-    case absl::StatusCode::kResourceExhausted:
-      return "no_space";
-    case absl::StatusCode::kInternal:
-      return "io";
-    case absl::StatusCode::kInvalidArgument:
-    case absl::StatusCode::kOutOfRange:
-    case absl::StatusCode::kNotFound:
-    case absl::StatusCode::kFailedPrecondition:
-    case absl::StatusCode::kUnimplemented:
-      return "protocol";
-    default:
-      return "other";
-  }
 }
 
 // Refusals that pass by themselves: nobody needs to look. UNKNOWN is gRPC's word for a connection whose bytes make no sense.
@@ -406,7 +381,9 @@ bool Forwarder::OnClosedLocked(const absl::Status& status) {
 void Forwarder::ClassifyCloseLocked(const absl::Status& status, bool was_connected) {
   if (!was_connected) ++sessions_failed_;
   // An attempt that finds nobody is no failure of its own: the loss that led to it was counted.
-  if (running_ && (was_connected || !Transient(status))) ++failures_[FailureReason(status)];
+  if (running_ && (was_connected || !Transient(status))) {
+    ++failures_[std::string(base::NameOf(base::ErrorReasonOf(status)))];
+  }
   if (!running_ || fenced_) return;
   if (was_connected) {
     base::LogWarning("stream_closed").With("group", options_.group).With("status", status);

@@ -369,7 +369,7 @@ void Group::OnBackgroundError(const storage::BackgroundError& error) {
   if (error.operation == "read" || error.operation == "write") return;
   const bool known = error.volume && error.volume->value() < io_stats_.size();
   auto& errors = known ? io_stats_[error.volume->value()]->replication_errors : stats_.errors;
-  errors[static_cast<size_t>(ErrorReasonOf(error.status))].Add();
+  errors[static_cast<size_t>(base::ErrorReasonOf(error.status))].Add();
   if (error.operation == "commit") stats_.failovers_failed.Add();
   Latch(error.volume, error.operation, error.range, error.status);
 }
@@ -380,7 +380,7 @@ void Group::OnChange() {
 
 void Group::OnWriteRefused(uint64_t first_sequence, const absl::Status& status,
                            std::span<const Operation> operations) {
-  stats_.errors[static_cast<size_t>(ErrorReasonOf(status))].Add();
+  stats_.errors[static_cast<size_t>(base::ErrorReasonOf(status))].Add();
   if (HasReason(status, kReasonFenced)) {
     stats_.fenced_requests.Add();
     NoteFenced(status);

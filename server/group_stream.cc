@@ -64,7 +64,7 @@ absl::StatusOr<Group::Joined> Group::Join(const Handshake& handshake,
 void Group::CountFenced(const absl::Status& status) {
   if (!HasReason(status, kReasonFenced)) return;
   stats_.fenced_requests.Add();
-  stats_.errors[static_cast<size_t>(ErrorReason::kFenced)].Add();
+  stats_.errors[static_cast<size_t>(base::ErrorReason::kFenced)].Add();
   NoteFenced(status);
 }
 
@@ -139,19 +139,28 @@ absl::Status Group::CheckHandshake(const Handshake& handshake,
 }
 
 absl::StatusOr<std::vector<uint32_t>> Group::MatchVolumes(const Handshake& handshake) const {
+  // Of what the operator declares at both ends, not of a malformed handshake.
+  const auto other = [this](absl::StatusCode code, const std::string& how) {
+    return WithReason(absl::Status(code, absl::StrCat(how, "; remedy: declare group ", name(),
+                                                      " alike at both ends")),
+                      kReasonOtherVolumes);
+  };
   std::vector<uint32_t> ids;
   for (const StreamVolume& wanted : handshake.volumes) {
     const auto found = std::find_if(volumes().begin(), volumes().end(),
                                     [&](const auto& volume) { return volume.name == wanted.name; });
     if (found == volumes().end()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "group ", name(), " has no volume \"", wanted.name, "\" at the standby: open it there"));
+      return other(
+          absl::StatusCode::kInvalidArgument,
+          absl::StrCat("group ", name(), " has no volume \"", wanted.name, "\" at the standby"));
     }
     if (found->size_bytes != wanted.size_bytes) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          "Active disk, hidden disk, secondary disk's length are not the same: volume ",
-          wanted.name, " has ", wanted.size_bytes, " bytes at the primary and ", found->size_bytes,
-          " at the standby"));
+      return other(
+          absl::StatusCode::kFailedPrecondition,
+          absl::StrCat(
+              "Active disk, hidden disk, secondary disk's length are not the same: volume ",
+              wanted.name, " has ", wanted.size_bytes, " bytes at the primary and ",
+              found->size_bytes, " at the standby"));
     }
     const uint32_t id = found->id.value();
     if (std::find(ids.begin(), ids.end(), id) != ids.end()) {
@@ -161,9 +170,10 @@ absl::StatusOr<std::vector<uint32_t>> Group::MatchVolumes(const Handshake& hands
     ids.push_back(id);
   }
   if (ids.size() == volumes().size()) return ids;
-  return absl::InvalidArgumentError(absl::StrCat("group ", name(), " has ", volumes().size(),
-                                                 " volumes at the standby, the agent names ",
-                                                 ids.size(), ": a group is replicated as a whole"));
+  return other(absl::StatusCode::kInvalidArgument,
+               absl::StrCat("group ", name(), " has ", volumes().size(),
+                            " volumes at the standby, the agent names ", ids.size(),
+                            ": a group is replicated as a whole"));
 }
 
 absl::Status Group::EvictStreams(const absl::Status& status, const std::string& successor) {
@@ -270,7 +280,7 @@ absl::StatusOr<std::optional<Group::Joined>> Group::Attach(
 void Group::Leave(StreamSession& session, bool joined, const absl::Status& status) {
   if (joined && (absl::IsDeadlineExceeded(status) || absl::IsCancelled(status) ||
                  absl::IsUnavailable(status))) {
-    stats_.errors[static_cast<size_t>(ErrorReasonOf(status))].Add();
+    stats_.errors[static_cast<size_t>(base::ErrorReasonOf(status))].Add();
   }
   base::MutexLock lock(mutex_);
   if (session_.get() == &session) {

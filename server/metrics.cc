@@ -270,12 +270,12 @@ void AddStates(Families& families, const Labels& volume, const std::string& peer
 }
 
 void AddFailures(Families& families, const Labels& volume, const std::string& peer,
-                 const std::array<Counter, kErrorReasonNames.size()>& errors, uint64_t fenced,
+                 const std::array<Counter, base::kErrorReasonNames.size()>& errors, uint64_t fenced,
                  uint64_t wire_checksums, uint64_t disk_checksums) {
   const Labels with_peer = With(volume, "peer", peer);
-  for (size_t i = 0; i < kErrorReasonNames.size(); ++i) {
+  for (size_t i = 0; i < base::kErrorReasonNames.size(); ++i) {
     families.Add("understudy_replication_errors_total",
-                 With(with_peer, "reason", kErrorReasonNames[i]),
+                 With(with_peer, "reason", base::kErrorReasonNames[i]),
                  static_cast<double>(errors[i].value()));
   }
   families.Add("understudy_fenced_requests_total", volume, static_cast<double>(fenced));

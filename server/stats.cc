@@ -2,33 +2,7 @@
 
 #include <algorithm>
 
-#include "storage/base/reason.h"
-
 namespace understudy::server {
-
-ErrorReason ErrorReasonOf(const absl::Status& status) {
-  if (HasReason(status, kReasonFenced)) return ErrorReason::kFenced;
-  switch (status.code()) {
-    case absl::StatusCode::kDeadlineExceeded:
-      return ErrorReason::kTimeout;
-    case absl::StatusCode::kUnavailable:
-    case absl::StatusCode::kCancelled:
-      return ErrorReason::kUnavailable;
-    case absl::StatusCode::kInvalidArgument:
-    case absl::StatusCode::kOutOfRange:
-      return ErrorReason::kProtocol;
-    case absl::StatusCode::kResourceExhausted:
-      return ErrorReason::kNoSpace;
-    case absl::StatusCode::kDataLoss:
-      return ErrorReason::kChecksum;
-    case absl::StatusCode::kInternal:
-    case absl::StatusCode::kNotFound:
-    case absl::StatusCode::kPermissionDenied:
-      return ErrorReason::kIo;
-    default:
-      return ErrorReason::kOther;
-  }
-}
 
 void DurationHistogram::Observe(absl::Duration duration) {
   const double seconds = absl::ToDoubleSeconds(duration);

@@ -10,9 +10,10 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+
+#include "storage/base/error_reason.h"
 
 namespace understudy::server {
 
@@ -25,21 +26,6 @@ class Counter {
   std::atomic<uint64_t> value_{0};
 };
 
-// Why a replication operation failed; the closed set of understudy_replication_errors_total{reason}.
-enum class ErrorReason : size_t {
-  kTimeout,
-  kUnavailable,
-  kProtocol,
-  kNoSpace,
-  kIo,
-  kChecksum,
-  kFenced,
-  kOther
-};
-inline constexpr std::array<absl::string_view, 8> kErrorReasonNames = {
-    "timeout", "unavailable", "protocol", "no_space", "io", "checksum", "fenced", "other"};
-ErrorReason ErrorReasonOf(const absl::Status& status);
-
 // Of one volume: guest I/O by operation, and what failed on its disk.
 enum class IoKind : size_t { kRead, kWrite, kFlush, kDiscard, kWriteZeroes };
 inline constexpr std::array<absl::string_view, 5> kIoKindNames = {"read", "write", "flush",
@@ -50,7 +36,8 @@ struct IoStats {
   };
   std::array<PerKind, kIoKindNames.size()> kinds;
   Counter disk_checksum_failures;
-  std::array<Counter, kErrorReasonNames.size()> replication_errors;  // of its apply or commit job
+  std::array<Counter, base::kErrorReasonNames.size()>
+      replication_errors;  // of its apply or commit job
 };
 
 enum class CheckpointOutcome : size_t { kOk, kFailed, kAborted };
@@ -64,7 +51,7 @@ struct GroupStats {
   Counter fenced_requests;
   Counter wire_checksum_failures;
   Counter failovers_ok, failovers_failed;
-  std::array<Counter, kErrorReasonNames.size()> errors;
+  std::array<Counter, base::kErrorReasonNames.size()> errors;
   IoStats clone_io;  // of all its clones
   std::array<Counter, kCheckpointOutcomeNames.size()> checkpoints;
 };

@@ -22,6 +22,8 @@ inline constexpr absl::string_view kReasonNoCheckpoint = "NO_CHECKPOINT";
 inline constexpr absl::string_view kReasonIncomplete = "INCOMPLETE";
 inline constexpr absl::string_view kReasonWrongDisk = "WRONG_DISK";
 inline constexpr absl::string_view kReasonUnknownGroup = "UNKNOWN_GROUP";
+// The standby declares other volumes of the group, or other sizes: declare it anew.
+inline constexpr absl::string_view kReasonOtherVolumes = "OTHER_VOLUMES";
 inline constexpr absl::string_view kReasonWrongMode = "WRONG_MODE";
 inline constexpr absl::string_view kReasonNotPrepared = "NOT_PREPARED";  // prepare again
 // The primary has given up writing: wait, until the standby takes over or gives it back.

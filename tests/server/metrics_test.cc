@@ -26,7 +26,7 @@ bool Has(const std::string& scrape, const std::string& line) {
 TEST(MetricsTest, EverySeriesOfAGroupIsThereFromOpenOn) {
   Harness harness;
   const std::string scrape = Scrape(harness.service);
-  for (const absl::string_view reason : kErrorReasonNames) {
+  for (const absl::string_view reason : base::kErrorReasonNames) {
     EXPECT_TRUE(Has(
         scrape,
         "understudy_replication_errors_total{group=\"vm1\",volume=\"disk0\",peer=\"\",reason=\"" +

@@ -413,7 +413,7 @@ TEST_F(RpcTest, CallsThatWaitHoldNoOtherCallUp) {
 TEST_F(RpcTest, AnAgentThatCancelsIsDisconnectedAndOneThatEndsInOrderIsNoError) {
   ASSERT_TRUE(Start().ok());
   const auto& unavailable =
-      harness_.group->stats().errors[static_cast<size_t>(ErrorReason::kUnavailable)];
+      harness_.group->stats().errors[static_cast<size_t>(base::ErrorReason::kUnavailable)];
   for (const bool orderly : {true, false}) {
     grpc::ClientContext context;
     const auto stream = writes_stub_->Write(&context);

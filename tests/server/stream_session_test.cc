@@ -188,7 +188,7 @@ TEST(StreamSessionTest, ABrokenConnectionIsNotAnOrderlyEnd) {
   EXPECT_THAT(std::string(agent.sink.End().message()), HasSubstr("the agent has gone away"));
   ASSERT_TRUE(agent.session->WaitFinished(absl::Seconds(20)));
   const auto& errors = harness.group->stats().errors;
-  EXPECT_EQ(errors[static_cast<size_t>(ErrorReason::kUnavailable)].value(), 1u);
+  EXPECT_EQ(errors[static_cast<size_t>(base::ErrorReason::kUnavailable)].value(), 1u);
   EXPECT_TRUE(harness.group->GetError()->errors.empty()) << "a disconnect is no latched error";
 }
 
@@ -203,7 +203,8 @@ TEST(StreamSessionTest, ASilentAgentIsLostAndThatIsNoError) {
   EXPECT_TRUE(harness.group->GetError()->errors.empty());
   EXPECT_FALSE(harness.group->Status().connected);
   EXPECT_EQ(harness.group->Status().sync_state, SyncState::kDisconnected);
-  EXPECT_EQ(harness.group->stats().errors[static_cast<size_t>(ErrorReason::kTimeout)].value(), 1u);
+  EXPECT_EQ(harness.group->stats().errors[static_cast<size_t>(base::ErrorReason::kTimeout)].value(),
+            1u);
 }
 
 TEST(StreamSessionTest, AStreamForAnUnknownGroupIsRefused) {

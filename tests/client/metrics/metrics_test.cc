@@ -10,6 +10,7 @@
 
 #include "client/agent_state.h"
 #include "client/primary.h"
+#include "storage/base/error_reason.h"
 #include "storage/base/file_system.h"
 #include "tests/client/fake_transport.h"
 
@@ -68,10 +69,9 @@ TEST_F(MetricsTest, EveryCombinationOfLabelsExistsAtZeroBeforeStart) {
   const auto samples = Scrape();
   const std::string volume = "group=vm1,volume=vda";
   const std::string with_peer = volume + ",peer=standby";
-  for (const char* reason :
-       {"timeout", "unavailable", "protocol", "no_space", "io", "checksum", "fenced", "other"}) {
+  for (const absl::string_view reason : base::kErrorReasonNames) {
     const std::string name =
-        "understudy_replication_errors_total{" + with_peer + ",reason=" + reason + "}";
+        "understudy_replication_errors_total{" + with_peer + ",reason=" + std::string(reason) + "}";
     ASSERT_THAT(samples, Contains(Key(name)));
     EXPECT_EQ(samples.at(name), 0) << name;
   }
@@ -124,6 +124,19 @@ TEST_F(MetricsTest, ACheckpointAndItsWritesAreCounted) {
   EXPECT_GT(samples.at("understudy_checkpoint_last_success_timestamp_seconds{" + volume + "}"),
             absl::ToDoubleSeconds(absl::Now() - absl::Seconds(60) - absl::UnixEpoch()));
   EXPECT_EQ(Scrape().at("understudy_checkpoint_duration_seconds{phase=total}"), 1);  // cumulative
+}
+
+// The runbook's row of `protocol` says "upgrade", which helps nobody who has yet to declare the group.
+TEST_F(MetricsTest, AGroupThatIsNotDeclaredYetIsAReasonOfItsOwn) {
+  transport_.Set([](auto& b) {
+    b.refuse =
+        WithReason(absl::NotFoundError("group \"vm1\" is not open here"), kReasonUnknownGroup);
+  });
+  ASSERT_TRUE(primary_->Start(false, Soon()).ok());
+  const std::string errors =
+      "understudy_replication_errors_total{group=vm1,volume=vda,peer=standby,reason=";
+  EXPECT_TRUE(Eventually([&] { return Scrape().at(errors + "not_declared}") > 0; }));
+  EXPECT_EQ(Scrape().at(errors + "protocol}"), 0);
 }
 
 TEST_F(MetricsTest, AHandoverShows) {
