@@ -25,6 +25,18 @@ while (($#)); do
   shift 2
 done
 
+# quietly WHAT COMMAND...: for what takes long and says nothing: a line before it and one every ten seconds (UNDERSTUDY_TICK: other than ten).
+quietly() {
+  local what=$1 begun=$SECONDS ticker status=0
+  shift
+  echo "$what" >&2
+  while sleep "${UNDERSTUDY_TICK:-10}" &> /dev/null && kill -0 $$ 2> /dev/null; do echo "  $what: $((SECONDS - begun)) s" >&2; done &
+  ticker=$!
+  "$@" || status=$?
+  kill "$ticker" 2> /dev/null || true
+  return "$status"
+}
+
 deploy/install-deps.sh --image
 
 # What debian:bookworm-slim is: the minimal system without documentation and translations.
@@ -32,14 +44,16 @@ make_base() {
   local dir
   dir=$(mktemp -d)
   trap 'rm -rf "$dir"' RETURN
-  mmdebstrap --quiet --variant=minbase --include=ca-certificates \
+  quietly "installing Debian 12 into an empty directory" \
+    mmdebstrap --quiet --variant=minbase --include=ca-certificates \
     --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' \
     --dpkgopt='path-exclude=/usr/share/doc/*' \
     --dpkgopt='path-include=/usr/share/doc/*/copyright' \
-    bookworm "$dir/rootfs.tar"
+    bookworm "$dir/rootfs.tar" || return
   printf 'FROM scratch\nADD rootfs.tar /\nENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n' \
-    | buildah build --quiet --tag "$1" --file - "$dir"
+    > "$dir/Containerfile"
+  quietly "making the base image $1 of it" buildah build --quiet --tag "$1" --file "$dir/Containerfile" "$dir" > "$dir/id"
 }
 
 if [[ -z $base ]]; then
@@ -48,9 +62,10 @@ if [[ -z $base ]]; then
 fi
 
 # chroot: needs no OCI runtime and no cgroups, so it works inside a container or a small VM too.
+echo "building $tag on $base: packages, then the compiler: minutes, the first time"
 buildah build --isolation chroot --layers --build-arg "BASE=$base" --tag "$tag" \
   --file deploy/container/Containerfile --ignorefile deploy/container/Containerfile.dockerignore .
 if [[ -n $archive ]]; then
-  buildah push --quiet "$tag" "oci-archive:$archive:$tag"
+  quietly "writing $archive" buildah push --quiet "$tag" "oci-archive:$archive:$tag"
 fi
 echo "built $tag"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages Understudy needs, and only those that are missing. Says nothing and touches nothing when
 # none is. Root is needed only to install. While another apt, dpkg or copy of this is at work, it waits its turn: for ten minutes,
-# or UNDERSTUDY_APT_WAIT seconds.
+# or UNDERSTUDY_APT_WAIT seconds. What takes longer than ten seconds says how far it is (UNDERSTUDY_TICK: other than ten).
 #
 #   deploy/install-deps.sh             to build it, run it and run deploy/demo.sh
 #   deploy/install-deps.sh --tests     also what tests/run.sh uses. The kernel of the guest that a test boots is not installed, which
@@ -48,6 +48,7 @@ done
 
 export DEBIAN_FRONTEND=noninteractive
 wait_max=${UNDERSTUDY_APT_WAIT:-600}
+tick=${UNDERSTUDY_TICK:-10}
 
 find_missing() {
   local installed
@@ -67,12 +68,21 @@ take_turn() {
   exit 1
 }
 
+# say_how_far FILE: the newest of what apt notes there, as "pmstatus:PACKAGE:PERCENT:TEXT", every few seconds.
+say_how_far() {
+  while sleep "$tick" &> /dev/null && kill -0 $$ 2> /dev/null; do
+    tail -n 1 "$1" | sed -n 's/^[a-z]*:[^:]*:\([0-9]*\)[^:]*:\(.*\)/  \1 %, \2/p' >&2
+  done
+}
+
 # apt_get ARGUMENT...: waits for every lock that apt takes. Its own DPkg::Lock::Timeout is for those of dpkg, not for those of the
 # lists and of the downloaded packages.
 apt_get() {
-  local log lock start=$SECONDS said="" status=0
+  local log lock ticker start=$SECONDS said="" status=0
   log=$(mktemp)
-  while ! LC_ALL=C apt-get -qq "$@" > "$log" 2>&1 < /dev/null 9<&-; do
+  say_how_far "$log.status" 9<&- &
+  ticker=$!
+  while ! LC_ALL=C apt-get -qq -o APT::Status-Fd=8 "$@" > "$log" 2>&1 < /dev/null 8> "$log.status" 9<&-; do
     lock=$(sed -n 's/^E: Could not get lock \([^ ]*\)\. It is held by /\1, held by /p
       s/^dpkg: error: \(.* lock\) was locked by another process with pid /the \1, held by process /p' "$log" | head -n 1)
     if [[ -z $lock ]]; then
@@ -92,7 +102,8 @@ apt_get() {
     fi
     sleep 0.5
   done
-  rm -f "$log"
+  kill "$ticker" 2> /dev/null || true
+  rm -f "$log" "$log.status"
   return "$status"
 }
 

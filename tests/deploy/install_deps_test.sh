@@ -50,6 +50,7 @@ Dir::Bin::dpkg "$PWD/bin/dpkg"; APT::Sandbox::User "root";
 EOF
 cat > bin/dpkg << EOF
 #!/bin/sh
+[ ! -e "$PWD/slow" ] || sleep 1
 case " \$* " in *' --unpack '*) echo "ii  mmdebstrap" >> "$PWD/installed" ;; esac
 EOF
 cat > bin/dpkg-query << EOF
@@ -91,6 +92,15 @@ wait_for() {
   done
 }
 
+# ---- who else installs ---------------------------------------------------------------------------------------------------------
+
+# Nobody: what does not go through install-deps.sh waits for no lock. (findings/ only downloads.)
+others=$(cd "$(dirname "$script")/.." && grep -rlE '\b(apt|apt-get|aptitude) (-[^ ]+ )*(install|update|upgrade)\b|\bdpkg (-i|--install)\b' \
+  --include='*.sh' --include='run' --include='Containerfile' --exclude-dir='build*' --exclude-dir=.git . \
+  | grep -vxF -e ./deploy/install-deps.sh -e ./tests/deploy/install_deps_test.sh || true)
+[[ -z $others ]] || fail "these install without deploy/install-deps.sh: $others"
+echo "ok: whoever installs asks install-deps.sh"
+
 # ---- the tests ----------------------------------------------------------------------------------------------------------------
 
 install > free.out 2>&1 || fail "nobody is at work"
@@ -99,6 +109,13 @@ grep -q waiting free.out && fail "it waits for nobody"
 install > again.out 2>&1 || fail "nothing is missing"
 [[ ! -s again.out ]] || fail "it talks though nothing is missing"
 echo "ok: installs what is missing, says nothing when nothing is"
+
+uninstall
+: > slow
+UNDERSTUDY_TICK=0.4 install > slow.out 2>&1 || fail "nobody is at work"
+rm slow
+grep -qE '^  [0-9]+ %, .' slow.out || fail "it does not say how far it is"
+echo "ok: $(grep -m 1 ' %, ' slow.out)"
 
 for lock in lists/lock dpkg/lock-frontend dpkg/lock cache/archives/lock; do
   uninstall
