@@ -39,6 +39,8 @@ void Forwarder::AcceptReply(const HandshakeReply& reply) {
     new_grant = reply.grant != grant_;
   }
   absl::Status status;
+  uint64_t next_sequence = 0;
+  bool incomplete = false;
   // In this order: a grant that is stored vouches for what is known under it.
   if (unknown && listener_ != nullptr) status = listener_->OnUnknown();
   if (status.ok() && new_grant && listener_ != nullptr) status = listener_->OnGrant(reply.grant);
@@ -50,12 +52,20 @@ void Forwarder::AcceptReply(const HandshakeReply& reply) {
     if (session != session_ || session_state_ != Session::kConnecting || !running_) return;
     if (status.ok()) status = CheckReplyLocked(reply);
     if (status.ok()) ResumeLocked(reply);
+    next_sequence = window_.next_sequence();
+    incomplete = incomplete_;
   }
   if (!status.ok()) {
     if (!HasReason(status, kReasonIncomplete)) errors_.Latch("", "connect", status);
     CloseSession();
     return;
   }
+  base::LogInfo("stream_connected")
+      .With("group", options_.group)
+      .With("term", reply.grant.term.value())
+      .With("received_sequence", reply.received_sequence)
+      .With("next_sequence", next_sequence)
+      .With("incomplete", incomplete);
   Pump();
 }
 
@@ -177,12 +187,6 @@ void Forwarder::ResumeLocked(const HandshakeReply& reply) {
   ContactLocked();
   NotifyLocked();
   TellLocked({.kind = base::EventKind::kConnected, .term = grant_.term});
-  base::LogInfo("stream_connected")
-      .With("group", options_.group)
-      .With("term", grant_.term.value())
-      .With("received_sequence", reply.received_sequence)
-      .With("next_sequence", window_.next_sequence())
-      .With("incomplete", incomplete_);
 }
 
 }  // namespace understudy::client

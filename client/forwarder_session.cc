@@ -171,6 +171,7 @@ absl::Duration Forwarder::RunOnce() {
   std::optional<HandshakeReply> reply;
   absl::Status fenced;
   absl::Duration wait = options_.heartbeat;
+  absl::Duration lost_for;  // zero: it is not lost, or that was said
   {
     base::MutexLock lock(mutex_);
     if (!running_) return wait;
@@ -178,9 +179,7 @@ absl::Duration Forwarder::RunOnce() {
     const bool silent = now - std::max(last_contact_, session_began_) >= options_.lost_peer;
     if (!lost_ && now - last_contact_ >= options_.lost_peer) {
       lost_ = true;
-      base::LogWarning("peer_lost")
-          .With("group", options_.group)
-          .With("silent", now - last_contact_);
+      lost_for = now - last_contact_;
       NotifyLocked();
     }
     if (fenced_ && !fenced_reported_) {
@@ -201,6 +200,9 @@ absl::Duration Forwarder::RunOnce() {
         if (wait <= absl::ZeroDuration()) todo = kBeat;
       }
     }
+  }
+  if (lost_for > absl::ZeroDuration()) {
+    base::LogWarning("peer_lost").With("group", options_.group).With("silent", lost_for);
   }
   switch (todo) {
     case kNothing:
@@ -347,10 +349,15 @@ void Forwarder::OnFrameSent(uint64_t session) {
 
 void Forwarder::OnClosed(uint64_t session, const absl::Status& status) {
   bool news = false;
+  bool was_connected = false;
   {
     base::MutexLock lock(mutex_);
     if (session != session_) return;
+    was_connected = connected_once_ && running_ && !fenced_;
     news = OnClosedLocked(status);
+  }
+  if (was_connected) {
+    base::LogWarning("stream_closed").With("group", options_.group).With("status", status);
   }
   if (news && listener_ != nullptr) listener_->OnHandoverWanted();
 }
@@ -385,9 +392,6 @@ void Forwarder::ClassifyCloseLocked(const absl::Status& status, bool was_connect
     ++failures_[std::string(base::NameOf(base::ErrorReasonOf(status)))];
   }
   if (!running_ || fenced_) return;
-  if (was_connected) {
-    base::LogWarning("stream_closed").With("group", options_.group).With("status", status);
-  }
   if (HasReason(status, kReasonFenced)) {
     fenced_ = true;
     fenced_status_ = status;
@@ -400,20 +404,22 @@ void Forwarder::ClassifyCloseLocked(const absl::Status& status, bool was_connect
 }
 
 void Forwarder::RepeatUnansweredMarkers() {
+  uint64_t through = 0;
+  uint64_t sequence = 0;
   {
     base::MutexLock lock(mutex_);
     if (session_state_ != Session::kConnected || draining_ || HandedOverLocked()) return;
     if (clock_.Monotonic() - connected_at_ < kAnswerHeartbeats * options_.heartbeat) return;
-    const uint64_t through = std::exchange(received_at_connect_, 0);
+    through = std::exchange(received_at_connect_, 0);
     if (through == 0 || !markers_.ForgetUnwanted(through)) return;
     const absl::Duration now = clock_.Monotonic();
-    const uint64_t sequence = window_.Append({.kind = OperationKind::kCheckpoint}, now);
+    sequence = window_.Append({.kind = OperationKind::kCheckpoint}, now);
     markers_.Repeat(through, sequence);
-    base::LogWarning("marker_repeated")
-        .With("group", options_.group)
-        .With("unanswered_through", through)
-        .With("sequence", sequence);
   }
+  base::LogWarning("marker_repeated")
+      .With("group", options_.group)
+      .With("unanswered_through", through)
+      .With("sequence", sequence);
   Pump();
 }
 

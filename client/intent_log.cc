@@ -162,17 +162,29 @@ absl::StatusOr<std::unique_ptr<IntentLog>> IntentLog::Open(base::FileSystem& fil
 }
 
 void IntentLog::Load(absl::string_view file) {
-  base::MutexLock lock(mutex_);
-  if (!file.empty()) ReadBitsLocked(file);
-  for (Volume& volume : volumes_) {
-    for (uint64_t region = 0; region < volume.regions; ++region) {
-      if ((volume.bits[region / 8] >> region % 8 & 1) != 0) volume.set.try_emplace(region);
+  std::vector<DamagedSector> damaged;
+  {
+    base::MutexLock lock(mutex_);
+    if (!file.empty()) damaged = ReadBitsLocked(file);
+    for (Volume& volume : volumes_) {
+      for (uint64_t region = 0; region < volume.regions; ++region) {
+        if ((volume.bits[region / 8] >> region % 8 & 1) != 0) volume.set.try_emplace(region);
+      }
+      loaded_.push_back(Ranges(volume));
     }
-    loaded_.push_back(Ranges(volume));
+  }
+  for (const DamagedSector& sector : damaged) {
+    base::LogWarning("intent_log_sector_damaged")
+        .With("path", path_)
+        .With("volume", sector.volume)
+        .With("sector", sector.number)
+        .With("regions", kRegionsPerSector)
+        .With("consequence", "all of them are compared");
   }
 }
 
-void IntentLog::ReadBitsLocked(absl::string_view file) {
+std::vector<IntentLog::DamagedSector> IntentLog::ReadBitsLocked(absl::string_view file) {
+  std::vector<DamagedSector> damaged;
   for (Volume& volume : volumes_) {
     for (size_t at = 0; at < volume.bits.size(); at += kBitmapBytes) {
       const uint64_t number = volume.first_sector + at / kBitmapBytes;
@@ -182,14 +194,10 @@ void IntentLog::ReadBitsLocked(absl::string_view file) {
         continue;
       }
       volume.bits.replace(at, kBitmapBytes, kBitmapBytes, '\xff');
-      base::LogWarning("intent_log_sector_damaged")
-          .With("path", path_)
-          .With("volume", volume.spec.name)
-          .With("sector", number)
-          .With("regions", kRegionsPerSector)
-          .With("consequence", "all of them are compared");
+      damaged.push_back({.volume = volume.spec.name, .number = number});
     }
   }
+  return damaged;
 }
 
 ByteRange IntentLog::RegionRange(const Volume& volume, uint64_t region) {
@@ -340,7 +348,6 @@ void IntentLog::CommitLocked() {
 }
 
 void IntentLog::EndTurnLocked(const absl::Status& status, const absl::Status& removed) {
-  busy_ = false;
   if (!status.ok()) {
     lost_ = removed.ok();
     failure_ = removed;
@@ -352,6 +359,7 @@ void IntentLog::EndTurnLocked(const absl::Status& status, const absl::Status& re
       });
     }
   }
+  busy_ = false;
   turn_over_.NotifyAll();
 }
 

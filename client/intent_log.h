@@ -135,6 +135,10 @@ class IntentLog {
     std::unordered_map<uint64_t, State> set;
     std::string bits;  // what the sectors say or are about to say
   };
+  struct DamagedSector {
+    std::string volume;
+    uint64_t number = 0;
+  };
   struct Candidate {
     Region region;
     ByteRange range;
@@ -156,7 +160,8 @@ class IntentLog {
   static std::vector<ByteRange> Ranges(const Volume& volume);
   // Takes over what the file, unless it is empty, says.
   void Load(absl::string_view file);
-  void ReadBitsLocked(absl::string_view file) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::vector<DamagedSector> ReadBitsLocked(absl::string_view file)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   void MarkLocked(Volume& volume, uint64_t region) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void MarkAheadLocked(Volume& volume, uint64_t region) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

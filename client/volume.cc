@@ -7,6 +7,7 @@
 #include "client/differences.h"
 #include "client/forwarder.h"
 #include "client/intent_log.h"
+#include "storage/base/log.h"
 #include "storage/base/reason.h"
 #include "storage/base/status_macros.h"
 
@@ -118,6 +119,11 @@ absl::Status Volume::Read(uint64_t offset, std::span<char> out) {
   RETURN_IF_ERROR(CheckRequest(pass, offset, out.size()));
   Count(IoKind::kRead, out.size());
   if (!tee()) {
+    if (!read_refused_.exchange(true)) {
+      base::LogWarning("read_refused")
+          .With("volume", options_.name)
+          .With("reason", "it has no local disk (forward mode)");
+    }
     return absl::InternalError(absl::StrCat(
         "volume ", options_.name, " has no local disk: it cannot be read (forward mode)"));
   }

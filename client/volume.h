@@ -121,6 +121,7 @@ class Volume {
   base::RangeLock ranges_;
   std::atomic<bool> fenced_{false};
   std::atomic<bool> handed_over_{false};
+  std::atomic<bool> read_refused_{false};  // said once
   IoFigures figures_;
 };
 

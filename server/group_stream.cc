@@ -58,6 +58,13 @@ absl::StatusOr<Group::Joined> Group::Join(const Handshake& handshake,
   absl::StatusOr<Joined> joined = TryJoin(handshake, session);
   (joined.ok() ? stats_.sessions_ok : stats_.sessions_failed).Add();
   CountFenced(joined.status());
+  if (joined.ok()) {
+    base::LogInfo("stream_attached")
+        .With("group", name())
+        .With("agent", handshake.agent_id)
+        .With("term", joined->reply.term.value())
+        .With("received_sequence", joined->reply.received_sequence);
+  }
   return joined;
 }
 
@@ -257,11 +264,6 @@ absl::StatusOr<std::optional<Group::Joined>> Group::Attach(
     return absl::AbortedError(
         absl::StrCat("group ", name(), ": the write stream was ended during its handshake"));
   }
-  base::LogInfo("stream_attached")
-      .With("group", name())
-      .With("agent", handshake.agent_id)
-      .With("term", state.term.value())
-      .With("received_sequence", reply.received_sequence);
   joining_ = nullptr;
   session_ = session;
   journal_.Append({.kind = base::EventKind::kConnected,

@@ -13,6 +13,7 @@
 #include "server/daemon.h"
 #include "server/daemon_options.h"
 #include "storage/base/command_line.h"
+#include "storage/base/log.h"
 #include "storage/base/nbdkit.h"
 
 namespace understudy::server {
@@ -81,8 +82,7 @@ int RunAlone(const DaemonOptions& options) {
   });
   absl::StatusOr<std::unique_ptr<Daemon>> daemon = Daemon::Start(options);
   if (!daemon.ok()) {
-    // Not through exit(): destructors of statics do not know the threads that were made.
-    _exit(Fail(kExitFailed, std::string(daemon.status().message())));
+    base::ExitWith(kExitFailed, absl::StrCat("understudyd: ", daemon.status().message()));
   }
   {
     base::MutexLock lock(mutex);

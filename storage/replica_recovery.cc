@@ -113,6 +113,11 @@ void ReplicaImpl::FailHidden(const absl::Status& damage) {
 
 void ReplicaImpl::LogRecovery() const {
   const ReplicaState state = this->state();
+  absl::Status failed;
+  {
+    base::MutexLock lock(mutex_);
+    failed = failed_;
+  }
   const RolledForward& hidden = hidden_log_.rolled_forward();
   const RolledForward& active = active_log_.rolled_forward();
   base::LogInfo("group_recovered")
@@ -134,8 +139,7 @@ void ReplicaImpl::LogRecovery() const {
       .With("stream_resumes_after", state.received_sequence)
       .With("incomplete", state.incomplete)
       .With("took", report_.took);
-  base::MutexLock lock(mutex_);
-  if (!failed_.ok()) base::LogError("group_not_whole").With("group", name_).With("status", failed_);
+  if (!failed.ok()) base::LogError("group_not_whole").With("group", name_).With("status", failed);
 }
 
 // Costs nothing per extent: its maps begin cold. It holds every segment that its extents in the index can name.

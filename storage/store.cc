@@ -277,14 +277,18 @@ absl::Status StoreImpl::RecoverGroup(const FoundGroup& group, RemainsByGroup* re
 
 // The recovery report: one block, a line for the directory and one or two for each group.
 void StoreImpl::LogRecovery(absl::Duration took) {
-  base::MutexLock lock(mutex_);
+  std::map<std::string, std::shared_ptr<ReplicaImpl>> replicas;
+  {
+    base::MutexLock lock(mutex_);
+    replicas = replicas_;
+  }
   base::LogInfo("store_opened")
       .With("data_dir", options_.data_dir)
-      .With("groups", replicas_.size())
+      .With("groups", replicas.size())
       .With("segments_used_bytes", segments_.used_bytes())
       .With("segments_free_bytes", segments_.free_bytes())
       .With("took", took);
-  for (const auto& [name, replica] : replicas_) replica->LogRecovery();
+  for (const auto& [name, replica] : replicas) replica->LogRecovery();
 }
 
 // ---- groups ---------------------------------------------------------------------------------------------------------------

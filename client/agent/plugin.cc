@@ -1,5 +1,7 @@
-// The nbdkit plugin of understudy-agent: the primary VM's NBD server. nbdkit gives the protocol, this file maps its requests to
-// Volume; the agent itself starts after nbdkit's fork.
+// The nbdkit plugin of understudy-agent: the primary VM's NBD server. nbdkit gives the protocol,
+// this file maps its requests to Volume; the agent itself starts after nbdkit's fork. From then on
+// nothing is said through nbdkit_error(), which waits for whoever reads standard error: there is
+// the log.
 #include <cerrno>
 #include <cstring>
 #include <memory>
@@ -13,8 +15,8 @@
 #include "client/agent/agent_options.h"
 #include "client/primary.h"
 #include "storage/base/file_system.h"
+#include "storage/base/log.h"
 #include "storage/base/nbdkit.h"
-#include "storage/base/reason.h"
 
 namespace understudy::client {
 namespace {
@@ -36,15 +38,11 @@ int Errno(const absl::Status& status) {
   return EIO;
 }
 
-// What nbdkit wants: 0, or -1 with the reason said and errno set.
+// What nbdkit wants: 0, or -1 with errno set. Why is in the log and GetError, once, not with every
+// request.
 int Result(const absl::Status& status) {
   if (status.ok()) return 0;
   if (absl::IsCancelled(status)) base::HoldUntilExit();  // the I/O gate is closed
-  // Refusals that come with every request are said once, by the log and GetError.
-  if (!HasReason(status, kReasonFenced) && !HasReason(status, kReasonNotRunning) &&
-      !HasReason(status, kReasonHandedOver)) {
-    nbdkit_error("%s", std::string(status.message()).c_str());
-  }
   nbdkit_set_error(Errno(status));
   return -1;
 }
@@ -72,10 +70,8 @@ int AfterFork() {
   base::HandleShutdownSignals(Shutdown);
   absl::StatusOr<std::unique_ptr<Agent>> agent = Agent::Start(Options());
   if (!agent.ok()) {
-    nbdkit_error("%s", std::string(agent.status().message()).c_str());
     unlink(Options().nbd_socket.c_str());
-    // Not through nbdkit's own exit: its destructors do not know our threads.
-    _exit(1);
+    base::ExitWith(1, absl::StrCat("understudy-agent: ", agent.status().message()));
   }
   running = agent->release();
   return 0;
@@ -100,7 +96,9 @@ void* Open(int) {
   const char* const name = nbdkit_export_name();
   Volume* const volume = running->primary().FindExport(name == nullptr ? "" : name);
   if (volume == nullptr) {
-    nbdkit_error("no export \"%s\": exports are named GROUP/VOLUME", name == nullptr ? "" : name);
+    base::LogWarning("export_unknown")
+        .With("name", name == nullptr ? "" : name)
+        .With("remedy", "exports are named GROUP/VOLUME");
     nbdkit_set_error(ENOENT);
   }
   return volume;

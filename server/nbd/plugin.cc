@@ -3,7 +3,9 @@
 //
 // Start    in after_fork: threads, gRPC's above all, do not survive nbdkit's fork.
 // Threads  nbdkit calls the data functions from as many threads as it has; Export allows it.
-// Errors   nbdkit_error() for the operator, nbdkit_set_error() for the client; I/O errors are latched, not printed.
+// Errors   nbdkit_set_error() for the client; I/O errors are latched, not printed. nbdkit_error()
+//          writes to standard error and waits for its reader, so it is for the time before the fork
+//          only; later there is the log.
 #define NBDKIT_API_VERSION 2
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 #include <atomic>
@@ -13,12 +15,14 @@
 #include <unistd.h>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include <nbdkit-plugin.h>
 
 #include "server/daemon.h"
 #include "server/daemon_options.h"
 #include "server/export.h"
 #include "server/service.h"
+#include "storage/base/log.h"
 #include "storage/base/nbdkit.h"
 
 namespace understudy::server {
@@ -86,12 +90,10 @@ int AfterFork() {
     running.store(daemon->release());
     return 0;
   }
-  nbdkit_error("%s", std::string(daemon.status().message()).c_str());
   if (!Options().nbd_socket.empty()) {
     unlink(Options().nbd_socket.c_str());  // nbdkit has bound it already
   }
-  // Not through nbdkit's own exit: its destructors do not know our threads.
-  _exit(1);
+  base::ExitWith(1, absl::StrCat("understudyd: ", daemon.status().message()));
 }
 
 int ListExports(int /*readonly*/, int /*is_tls*/, nbdkit_exports* exports) {
@@ -109,14 +111,14 @@ void* Open(int /*readonly*/) {
   std::string name = nbdkit_export_name();
   if (name.empty()) name = TheService().DefaultExportName();
   if (name.empty()) {
-    nbdkit_error(
-        "no default export: name one of the volumes, GROUP/VOLUME (qemu-nbd --list shows them)");
+    base::LogWarning("export_unknown")
+        .With("remedy", "name one of the volumes, GROUP/VOLUME: qemu-nbd --list shows them");
     nbdkit_set_error(ENOENT);
     return nullptr;
   }
   absl::StatusOr<std::shared_ptr<Export>> found = TheService().FindExport(name);
   if (found.ok()) return new Connection(*std::move(found));
-  nbdkit_error("%s", std::string(found.status().message()).c_str());
+  base::LogWarning("export_unknown").With("status", found.status());
   nbdkit_set_error(ENOENT);
   return nullptr;
 }

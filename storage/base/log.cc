@@ -5,6 +5,7 @@
 
 #include "absl/time/clock.h"
 
+#include "storage/base/log_writer.h"
 #include "storage/base/mutex.h"
 
 namespace understudy::base {
@@ -27,16 +28,23 @@ char Letter(LogLevel level) {
       return 'W';
     case LogLevel::kError:
       return 'E';
+    case LogLevel::kFatal:
+      return 'F';
   }
   return '?';
 }
 
-void WriteToStandardError(absl::string_view text) {
-  while (!text.empty()) {
-    const ssize_t written = write(STDERR_FILENO, text.data(), text.size());
-    if (written <= 0) return;  // nowhere left to complain
-    text.remove_prefix(static_cast<size_t>(written));
-  }
+constexpr size_t kQueuedBytesMax = 1 << 20;
+// For a reader that is slow; one that stands still must not keep the process.
+constexpr absl::Duration kFlushPatience = absl::Seconds(1);
+
+// Never deleted: whoever ends may still log.
+LogWriter& Writer() {
+  static LogWriter* const writer = [] {
+    std::atexit(FlushLog);
+    return new LogWriter(STDERR_FILENO, kQueuedBytesMax);
+  }();
+  return *writer;
 }
 
 }  // namespace
@@ -72,10 +80,24 @@ LogLine::~LogLine() {
       return;
     }
   }
+  Writer().Append(FormatLogLine(level_, text_), /*last_word=*/level_ == LogLevel::kFatal);
+}
+
+std::string FormatLogLine(LogLevel level, absl::string_view text) {
   const std::string time =
       absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
-  const char letter[] = {' ', Letter(level_), ' ', '\0'};
-  WriteToStandardError(absl::StrCat(time, letter, text_, "\n"));
+  const char letter[] = {' ', Letter(level), ' ', '\0'};
+  return absl::StrCat(time, letter, text, "\n");
+}
+
+void FlushLog() { Writer().Flush(kFlushPatience); }
+
+uint64_t LogLinesDropped() { return Writer().lines_dropped(); }
+
+void ExitWith(int exit_status, absl::string_view last_words) {
+  if (!last_words.empty()) Writer().Append(absl::StrCat(last_words, "\n"), /*last_word=*/true);
+  FlushLog();
+  _exit(exit_status);
 }
 
 void SetLogSinkForTest(std::function<void(LogLevel, absl::string_view)> sink) {
@@ -86,12 +108,11 @@ void SetLogSinkForTest(std::function<void(LogLevel, absl::string_view)> sink) {
 
 void CheckFailed(const char* file, int line, absl::string_view condition,
                  absl::string_view message) {
-  {
-    LogError("check_failed")
-        .With("at", absl::StrCat(file, ":", line))
-        .With("condition", condition)
-        .With("message", message);
-  }
+  LogLine(LogLevel::kFatal, "check_failed")
+      .With("at", absl::StrCat(file, ":", line))
+      .With("condition", condition)
+      .With("message", message);
+  FlushLog();
   std::abort();
 }
 

@@ -78,11 +78,11 @@ void ShutDownOnSignal(const sigset_t& signals, const std::function<void()>& shut
   std::thread([signals] {
     const int again = WaitForSignal(signals);
     LogWarning("shutdown_interrupted").With("signal", strsignal(again));
-    _exit(1);
+    ExitWith(1);
   }).detach();
   shutdown();
   LogInfo("shutdown_finished");
-  _exit(0);
+  ExitWith(0);
 }
 
 }  // namespace
@@ -121,6 +121,7 @@ absl::Status ExecNbdkit(const NbdkitOptions& options) {
   std::vector<char*> argv;
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
+  FlushLog();
   execvp(argv[0], argv.data());
   if (errno == ENOENT) {
     return absl::NotFoundError(

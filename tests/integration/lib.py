@@ -9,6 +9,7 @@ Standard library only.
 
 import collections
 import concurrent.futures
+import fcntl
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 import urllib.parse
@@ -136,10 +138,50 @@ def ctl(address, *arguments, timeout="60s"):
 # ---- daemons --------------------------------------------------------------------------------------------------------------------
 
 
+class LogReader:
+    """Stands between a daemon's standard error, a pipe of the smallest size, and its log file; may stand still."""
+
+    def __init__(self, case, log_path):
+        self.log_path = log_path
+        self.source, self.pipe = os.pipe()
+        fcntl.fcntl(self.pipe, fcntl.F_SETPIPE_SZ, 4096)
+        self.reads = threading.Event()
+        self.reads.set()
+        self.gone = False
+        self.thread = threading.Thread(target=self._copy)
+        self.thread.start()
+        case.addCleanup(self.close)
+
+    def _copy(self):
+        with open(self.log_path, "ab", buffering=0) as log:
+            while self.reads.wait() and (data := os.read(self.source, 4096)) and not self.gone:
+                log.write(data)
+        os.close(self.source)
+
+    def pause(self):
+        """One more piece may be read."""
+        self.reads.clear()
+
+    def resume(self):
+        self.reads.set()
+
+    def abandon(self):
+        """As the reader's death: writes to the pipe fail."""
+        self.gone = True
+        os.write(self.pipe, b"\n")
+        self.thread.join()
+
+    def close(self):
+        """After the end of the daemons that write to it."""
+        os.close(self.pipe)
+        self.resume()
+        self.thread.join()
+
+
 class Daemon:
     """One run of a daemon. `ready` holds the keys of its ready line."""
 
-    def __init__(self, name, command, log_path, ready_event, environment=None):
+    def __init__(self, name, command, log_path, ready_event, environment=None, stderr=None):
         self.name = name
         self.log_path = log_path
         self.ready_event = ready_event
@@ -149,7 +191,7 @@ class Daemon:
                 [str(word) for word in command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
-                stderr=log,
+                stderr=log if stderr is None else stderr,
                 env={**os.environ, **(environment or {})},
             )
         self.pid = self.process.pid
@@ -215,9 +257,9 @@ class Endpoint:
     def command(self):
         raise NotImplementedError
 
-    def spawn(self, environment=None):
+    def spawn(self, environment=None, stderr=None):
         """Starts it without waiting, for tests of what it refuses."""
-        self.daemon = Daemon(self.name, self.command(), self.log_path, self.ready_event, environment)
+        self.daemon = Daemon(self.name, self.command(), self.log_path, self.ready_event, environment, stderr)
         self.case.daemons.append(self.daemon)
         return self.daemon
 

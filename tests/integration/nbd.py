@@ -31,7 +31,11 @@ class Disk:
         self.socket.settimeout(timeout)
         self.socket.connect(str(socket_path))
         self.cookie = 0
-        self.size = self._negotiate(export.encode())
+        try:
+            self.size = self._negotiate(export.encode())
+        except OSError:
+            self.socket.close()
+            raise
 
     def __enter__(self):
         return self

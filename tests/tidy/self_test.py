@@ -122,6 +122,14 @@ class TidyTest(unittest.TestCase):
             self.assert_finds("channels", "client/rpc/x.cc", text, "use proto::MakeChannel()")
         self.assertEqual(self.run_check("channels", files={"proto/grpc_channel.cc": "grpc::CreateCustomChannel(a, b, c);\n"}).returncode, 0)
 
+    def test_a_log_line_under_a_lock_is_found(self):
+        guard = "void F() {\n  {\n    base::MutexLock lock(mutex_);\n    if (x) {\n      base::LogInfo(\"a\");\n    }\n  }\n  base::LogInfo(\"b\");\n}\n"
+        self.assert_finds("locks", "client/x.cc", guard, "client/x.cc:5: logs under a lock")
+        declared = "void FLocked(int x) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);\n"
+        function = "void FLocked(int x) {\n  mutex_.Unlock();\n  base::LogInfo(\"a\");\n  mutex_.Lock();\n  base::LogError(\"b\");\n}\n"
+        self.assert_finds("locks", "client/x.cc", declared + function, "client/x.cc:6: logs under a lock")
+        self.assertEqual(self.run_check("locks", files={"client/x.cc": function.replace("FLocked", "F")}).returncode, 0)
+
     def test_misformatted_code_is_found(self):
         if self.run_check("format").returncode == 77:
             self.skipTest("no clang-format")

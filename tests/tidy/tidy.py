@@ -231,6 +231,41 @@ def check_channels(tree):
             yield f"{path}: makes a channel with arguments of its own: use proto::MakeChannel()"
 
 
+REQUIRES_LOCK = re.compile(r"(\w+Locked)\([^;{]*\bABSL_(?:EXCLUSIVE|SHARED)_LOCKS_REQUIRED\(")
+HOLDS_OR_LOGS = re.compile(
+    r"[{};]|\b(?:MutexLock|WriterLock|ReaderLock) \w+\(|\bmutex_\.(?:Unl|L)ock\(|\bLog(?:Info|Warning|Error)\(")
+
+
+def logged_under_lock(code, locked):
+    """The lines of code that log while a lock is held: by a guard of the block, or because the function, one of `locked`, requires it."""
+    guards = [0]  # held in each open block
+    header = 0
+    for match in HOLDS_OR_LOGS.finditer(code):
+        symbol = match.group()
+        if symbol == "{":
+            name = re.search(r"(\w+)\([^;{}]*$", code[header:match.start()])
+            guards.append(1 if name and name.group(1) in locked else 0)
+        elif symbol == "}" and len(guards) > 1:
+            guards.pop()
+        elif symbol == "mutex_.Unlock(":
+            guards[-1] -= 1
+        elif "Log" in symbol and sum(guards) > 0:
+            yield code.count("\n", 0, match.start()) + 1
+        elif "Lock" in symbol:
+            guards[-1] += 1
+        if symbol in "{};":
+            header = match.end()
+
+
+def check_locks(tree):
+    """Nobody logs under a leaf lock: where lines are not queued, in a forked child, whoever reads them would be waited for."""
+    codes = {path: code_only(tree.text(path)) for path in tree.sources if not path.startswith("tests/")}
+    locked = {name for code in codes.values() for name in REQUIRES_LOCK.findall(code)}
+    for path, code in codes.items():
+        for line in logged_under_lock(code, locked):
+            yield f"{path}:{line}: logs under a lock: take what the line says, and say it when the lock is free"
+
+
 def check_format(tree):
     if shutil.which("clang-format") is None:
         print("skipped: no clang-format; apt-get install clang-format")

@@ -16,6 +16,7 @@
 #include <prometheus/metric_family.h>
 
 #include "storage/base/file_system.h"
+#include "storage/base/log.h"
 #include "storage/base/status_macros.h"
 
 #ifndef UNDERSTUDY_VERSION
@@ -94,6 +95,9 @@ class ProcessMetrics : public prometheus::Collectable {
         FileSystem::Posix().List("/proc/self/fd");
     return {
         BuildInfo(),
+        Single("understudy_log_lines_dropped_total",
+               "Log lines that were dropped because nobody read them or they could not be written",
+               MetricType::Counter, static_cast<double>(LogLinesDropped())),
         Single("process_cpu_seconds_total", "User and system time", MetricType::Counter,
                (Field(fields, 14) + Field(fields, 15)) / ticks_per_second),
         Single("process_resident_memory_bytes", "Resident memory", MetricType::Gauge,

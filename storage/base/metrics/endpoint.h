@@ -1,7 +1,8 @@
 // storage/base/metrics/endpoint.h
 //
-// The Prometheus endpoint of a daemon: GET /metrics over HTTP with everything in the registered collectables, plus process_*
-// and understudy_build_info, which prometheus-cpp does not bring.
+// The Prometheus endpoint of a daemon: GET /metrics over HTTP with everything in the registered
+// collectables, plus process_*, which prometheus-cpp does not bring, understudy_build_info and
+// understudy_log_lines_dropped_total.
 #ifndef UNDERSTUDY_STORAGE_BASE_METRICS_ENDPOINT_H_
 #define UNDERSTUDY_STORAGE_BASE_METRICS_ENDPOINT_H_
 

@@ -57,6 +57,7 @@ TEST(MetricsEndpointTest, ShowsTheProcessItsBuildAndWhatIsRegistered) {
   EXPECT_LT(ValueOf(scrape, "process_open_fds"), 200);
   const double start = ValueOf(scrape, "process_start_time_seconds");
   EXPECT_NEAR(start, static_cast<double>(time(nullptr)), 60);
+  EXPECT_EQ(ValueOf(scrape, "understudy_log_lines_dropped_total"), 0);
   EXPECT_NE(scrape.find("understudy_build_info{"), std::string::npos);
   EXPECT_NE(scrape.find("version=\"0."), std::string::npos);
 }
