@@ -96,15 +96,18 @@ int RunInNbdkit(const DaemonOptions& options) {
   if (!status.ok()) return Fail(kExitFailed, status.message());
   const absl::StatusOr<std::string> plugin = base::FindPlugin("understudyd-plugin.so");
   if (!plugin.ok()) return Fail(kExitFailed, plugin.status().message());
-  base::NbdkitOptions nbdkit{.plugin_path = *plugin,
+  base::NbdkitOptions nbdkit{.program = "understudyd",
+                             .plugin_path = *plugin,
                              .socket_path = options.nbd_socket,
                              .parameters = options.Parameters()};
   return Fail(kExitFailed, base::ExecNbdkit(nbdkit).message());
 }
 
 int Main(int argc, char** argv) {
+  base::IgnoreStraySignals();
   base::RaiseFileLimit();
   base::CommandLine line("understudyd: keeps warm standbys of virtual machines' disks");
+  line.SetVersion(UNDERSTUDY_VERSION);
   line.AddSettings(Settings());
   const absl::StatusOr<bool> go_on = line.Parse(argc, argv);
   if (!go_on.ok()) return Fail(kExitUsage, go_on.status().message());

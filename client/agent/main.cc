@@ -75,17 +75,20 @@ int RunInNbdkit(const AgentOptions& options) {
   if (!status.ok()) return Fail(kExitFailed, status.message());
   const absl::StatusOr<std::string> plugin = base::FindPlugin("understudy-agent-plugin.so");
   if (!plugin.ok()) return Fail(kExitFailed, plugin.status().message());
-  const base::NbdkitOptions nbdkit{.plugin_path = *plugin,
+  const base::NbdkitOptions nbdkit{.program = "understudy-agent",
+                                   .plugin_path = *plugin,
                                    .socket_path = options.nbd_socket,
                                    .parameters = options.Parameters()};
   return Fail(kExitFailed, base::ExecNbdkit(nbdkit).message());
 }
 
 int Main(int argc, char** argv) {
+  base::IgnoreStraySignals();
   base::RaiseFileLimit();
   base::CommandLine line(
       "understudy-agent: serves a primary VM's disks and forwards its writes to the standby",
       "understudy-agent");
+  line.SetVersion(UNDERSTUDY_VERSION);
   line.AddSettings(Settings());
   const absl::StatusOr<bool> go_on = line.Parse(argc, argv);
   if (!go_on.ok()) return Fail(kExitUsage, go_on.status().message());

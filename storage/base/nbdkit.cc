@@ -56,9 +56,9 @@ std::string ExecutableDirectory() {
 }
 
 std::vector<std::string> NbdkitArguments(const NbdkitOptions& options) {
-  std::vector<std::string> arguments = {
-      "nbdkit",           "-f", "-U", options.socket_path, "-t", absl::StrCat(options.threads),
-      options.plugin_path};
+  std::vector<std::string> arguments = {options.program,     "-f", "-U",
+                                        options.socket_path, "-t", absl::StrCat(options.threads),
+                                        options.plugin_path};
   for (const auto& [key, value] : options.parameters) {
     arguments.push_back(absl::StrCat(key, "=", value));
   }
@@ -122,7 +122,7 @@ absl::Status ExecNbdkit(const NbdkitOptions& options) {
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
   FlushLog();
-  execvp(argv[0], argv.data());
+  execvp("nbdkit", argv.data());
   if (errno == ENOENT) {
     return absl::NotFoundError(
         "nbdkit is not installed: apt-get install nbdkit, or leave out --nbd-socket");
@@ -147,11 +147,21 @@ absl::StatusOr<std::string> FindPlugin(const std::string& file_name) {
                                           "; reinstall understudy"));
 }
 
+void IgnoreStraySignals() {
+  for (const int number : {SIGHUP, SIGUSR1, SIGUSR2, SIGPIPE}) signal(number, SIG_IGN);
+  sigset_t hangup;
+  sigemptyset(&hangup);
+  sigaddset(&hangup, SIGHUP);
+  pthread_sigmask(SIG_BLOCK, &hangup, nullptr);
+}
+
 void HandleShutdownSignals(std::function<void()> shutdown) {
   prctl(PR_SET_PDEATHSIG, 0);
+  prctl(PR_SET_NAME, program_invocation_short_name);
+  IgnoreStraySignals();  // nbdkit has a handler of its own by now
   sigset_t signals;
   sigemptyset(&signals);
-  for (const int number : {SIGTERM, SIGINT, SIGQUIT, SIGHUP}) sigaddset(&signals, number);
+  for (const int number : {SIGTERM, SIGINT, SIGQUIT}) sigaddset(&signals, number);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   std::thread([signals, shutdown = std::move(shutdown)] {
     ShutDownOnSignal(signals, shutdown);

@@ -20,6 +20,7 @@ namespace understudy::base {
 absl::Status ClaimUnixSocket(const std::string& path);
 
 struct NbdkitOptions {
+  std::string program;      // what the process calls itself, in ps for example: the launcher's name
   std::string plugin_path;  // .so beside the launcher or in the library directory: see FindPlugin()
   std::string socket_path;
   int threads = 4;  // per connection; about two per core: more of them thrash
@@ -33,9 +34,18 @@ absl::Status ExecNbdkit(const NbdkitOptions& options);
 // The plugin file: in the build tree's lib/ beside bin/, else in the installed library directory. kNotFound lists where it looked.
 absl::StatusOr<std::string> FindPlugin(const std::string& file_name);
 
-// Orderly shutdown on SIGTERM, SIGINT, SIGQUIT and SIGHUP. Call first thing in main() or nbdkit's after_fork, before other
-// threads exist: blocks the signals for all threads made later and clears nbdkit's PR_SET_PDEATHSIG. One thread waits for a signal,
-// runs `shutdown` once and then ends the process with _exit(0). A second signal during shutdown ends it at once with status 1.
+// Signals that a daemon gets without being asked to end: SIGHUP (a terminal was closed, somebody
+// wants a reload), SIGUSR1 and SIGUSR2 (somebody wants the log opened anew), SIGPIPE (whoever read
+// the log has gone). First thing in main(): ignores them, and blocks SIGHUP, which nbdkit would end
+// on, until HandleShutdownSignals().
+void IgnoreStraySignals();
+
+// Orderly shutdown on SIGTERM, SIGINT and SIGQUIT; see above for the others. Call first thing in
+// main() or nbdkit's after_fork, before other threads exist: blocks the signals for all threads
+// made later, clears nbdkit's PR_SET_PDEATHSIG, and names the process after its argv[0], where exec
+// has left nbdkit's name. One thread waits for a signal, runs `shutdown` once and then ends the
+// process with status 0 (ExitWith() in log.h). A second signal during shutdown ends it at once with
+// status 1.
 void HandleShutdownSignals(std::function<void()> shutdown);
 
 // The soft limit of open files becomes the hard one; first thing in main(). It is 1024 for the sake of select(), which nobody here

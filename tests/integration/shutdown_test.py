@@ -1,5 +1,8 @@
 """SIGTERM of both daemons: exit status 0, no socket left behind, and replication goes on after the restart."""
 
+import os
+import pathlib
+import re
 import signal
 
 import lib
@@ -68,13 +71,50 @@ class ShutdownTest(lib.Case):
             guest.process.kill()
             guest.process.communicate()
 
-    def test_the_launchers_process_id_stays(self):
+    def test_the_launchers_process_id_stays_and_says_what_it_is(self):
+        """In ps, top and systemctl status; the kernel keeps 15 letters of a name."""
         service, agent, _ = self.pair()
-        for daemon in (service, agent):
-            with open(f"/proc/{daemon.daemon.pid}/comm", encoding="ascii") as file:
-                self.assertEqual(file.read().strip(), "nbdkit")
+        for daemon, name in ((service, "understudyd"), (agent, "understudy-agent")):
+            process = pathlib.Path(f"/proc/{daemon.daemon.pid}")
+            self.assertEqual((process / "comm").read_text().strip(), name[:15])
+            self.assertEqual((process / "cmdline").read_bytes().split(b"\0")[0].decode(), name)
+            self.assertIn("nbdkit", os.readlink(process / "exe"))
         service.daemon.signal(signal.SIGINT)
         self.assertEqual(service.daemon.process.wait(lib.PATIENCE_SECONDS), 0)
+
+    def test_signals_that_are_no_request_to_end(self):
+        """A terminal that is closed, a script that wants files opened anew: neither takes the VM's disk away."""
+        service, agent, expected = self.pair()
+        alone = lib.Service(self, name="alone")
+        alone.nbd_socket = None
+        alone.start()
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
+            for daemon in (service, agent, alone):
+                daemon.daemon.signal(number)
+        self.write(agent, expected)
+        self.assert_checkpoint(service, agent, expected, "after the signals")
+        self.assertEqual(alone.ctl("list").status, 0)
+        for daemon in (agent, service, alone):
+            self.assertEqual(daemon.daemon.end(), 0)
+            self.assertEqual([event["signal"] for event in daemon.daemon.events("shutdown_started")], ["Terminated"])
+
+    def test_a_hangup_before_the_daemon_serves(self):
+        """From the first instruction of the launcher on, through both execs of nbdkit."""
+        service, agent, _ = self.pair()
+        for daemon in (agent, service):
+            self.assertEqual(daemon.daemon.end(), 0)
+            for _ in range(3):
+                daemon.spawn()
+                lib.wait_for(lambda daemon=daemon: self.keeps_hangups_off(daemon.daemon.pid), "the launcher's main()")
+                while not daemon.daemon.events(daemon.ready_event):
+                    daemon.daemon.signal(signal.SIGHUP)
+                    self.assertTrue(daemon.daemon.running, daemon.daemon.log())
+                self.assertEqual(daemon.daemon.end(), 0)
+
+    def keeps_hangups_off(self, pid):
+        status = pathlib.Path(f"/proc/{pid}/status").read_text()
+        bit = 1 << (signal.SIGHUP - 1)
+        return any(int(re.search(rf"{mask}:\s*(\w+)", status).group(1), 16) & bit for mask in ("SigBlk", "SigIgn"))
 
 
 if __name__ == "__main__":

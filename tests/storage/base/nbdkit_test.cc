@@ -108,7 +108,8 @@ class ExecNbdkitTest : public ::testing::Test {
 TEST_F(ExecNbdkitTest, ReplacesTheProcessAndHandsTheParametersOver) {
   InstallFake();
   int exit_status = 0;
-  const pid_t child = Fork({.plugin_path = plugin(),
+  const pid_t child = Fork({.program = "understudyd",
+                            .plugin_path = plugin(),
                             .socket_path = dir_.File("s"),
                             .threads = 6,
                             .parameters = {{"group", "vm1"}, {"volume", "a,disk=/x y"}}},
@@ -121,7 +122,8 @@ TEST_F(ExecNbdkitTest, ReplacesTheProcessAndHandsTheParametersOver) {
 TEST_F(ExecNbdkitTest, AMissingNbdkitNamesThePackage) {
   without_path_ = true;
   int exit_status = 0;
-  Fork({.plugin_path = plugin(), .socket_path = dir_.File("s")}, &exit_status);
+  Fork({.program = "understudyd", .plugin_path = plugin(), .socket_path = dir_.File("s")},
+       &exit_status);
   EXPECT_EQ(exit_status, 100 + static_cast<int>(absl::StatusCode::kNotFound));
   EXPECT_EQ(Read("message"),
             "nbdkit is not installed: apt-get install nbdkit, or leave out --nbd-socket");
@@ -130,7 +132,10 @@ TEST_F(ExecNbdkitTest, AMissingNbdkitNamesThePackage) {
 TEST_F(ExecNbdkitTest, AMissingPluginIsNamed) {
   InstallFake();
   int exit_status = 0;
-  Fork({.plugin_path = dir_.File("gone.so"), .socket_path = dir_.File("s")}, &exit_status);
+  Fork({.program = "understudyd",
+        .plugin_path = dir_.File("gone.so"),
+        .socket_path = dir_.File("s")},
+       &exit_status);
   EXPECT_EQ(exit_status, 100 + static_cast<int>(absl::StatusCode::kNotFound));
   EXPECT_NE(Read("message").find("gone.so"), std::string::npos);
 }
@@ -139,7 +144,8 @@ TEST_F(ExecNbdkitTest, ALiveSocketIsNotTakenAway) {
   InstallFake();
   UnixListener live(dir_.File("s"));
   int exit_status = 0;
-  Fork({.plugin_path = plugin(), .socket_path = dir_.File("s")}, &exit_status);
+  Fork({.program = "understudyd", .plugin_path = plugin(), .socket_path = dir_.File("s")},
+       &exit_status);
   EXPECT_EQ(exit_status, 100 + static_cast<int>(absl::StatusCode::kFailedPrecondition));
 }
 
