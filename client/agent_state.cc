@@ -210,7 +210,10 @@ absl::Status AgentState::MarkUnclean() {
     record.resume = {};
     record.clean = false;
   });
-  return stored.ok() || CutOffEnd().ok() ? absl::OkStatus() : stored;
+  if (stored.ok()) return stored;
+  if (!CutOffEnd().ok()) return stored;
+  base::LogWarning("agent_state_cut").With("file", path_);
+  return absl::OkStatus();
 }
 
 absl::Status AgentState::CutOffEnd() {
@@ -226,7 +229,6 @@ absl::Status AgentState::CutOffEnd() {
   ASSIGN_OR_RETURN(const std::unique_ptr<base::File> file, file_system_.Open(path_, {}));
   RETURN_IF_ERROR(file->Truncate(text.size()));
   RETURN_IF_ERROR(file->Sync());
-  base::LogWarning("agent_state_cut").With("file", path_);
   Take(std::move(next));
   return absl::OkStatus();
 }

@@ -370,8 +370,7 @@ absl::Status ReplicaImpl::RetryFailover() {
   return absl::OkStatus();
 }
 
-// That there is a state to take over with, or damage or missing disks, which say why nothing can be
-// copied.
+// That there is a state to take over with, or else damage or missing disks, which say why not.
 absl::Status ReplicaImpl::CheckValid(const Chain& chain) const {
   if (!damage_.ok()) return absl::OkStatus();
   base::MutexLock lock(mutex_);
@@ -386,9 +385,8 @@ absl::StatusOr<EpochInfo> ReplicaImpl::ChooseEpoch(const FailoverOptions& option
   if (options.epoch.has_value()) return FindEpoch(*options.epoch);
   EpochInfo info{.epoch = CommittedEpoch(), .time = absl::FromUnixMicros(record.committed_micros)};
   if (info.epoch > record.committed_epoch && HiddenFailed()) {
-    // With --durability=none the view may be ahead of what is durable. After a failed sync that is
-    // as lost as after a power cut. What is durable may be a step of the first sync, which is no
-    // state of the primary at all.
+    // With --durability=none the view may be ahead of what is durable: after a failed sync that is
+    // lost. What is durable may be a step of the first sync, which is no state at all.
     if (!record.valid) return NoCheckpoint(name_);
     info.epoch = record.committed_epoch;
     base::LogWarning("failover_to_older_epoch")
