@@ -85,6 +85,7 @@ Service::Service(storage::Store& store, const base::Clock& clock, base::FileSyst
       state_dir_(std::move(state_dir)),
       requests_(file_system, state_dir_.empty() ? "" : state_dir_ + "/requests", clock,
                 state_pool_),
+      refusals_(clock),
       journal_(base::EventJournal::NewRun(), clock) {
   for (std::shared_ptr<storage::Replica>& replica : store.List()) {
     Add(MakeGroup(std::move(replica)));

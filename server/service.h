@@ -20,6 +20,7 @@
 
 #include "server/export.h"
 #include "server/group.h"
+#include "server/refusal_log.h"
 #include "server/stats.h"
 #include "storage/base/clock.h"
 #include "storage/base/event_journal.h"
@@ -86,6 +87,7 @@ class Service {
   base::WorkerPool& stream_pool() { return stream_pool_; }
   base::WorkerPool& timer_pool() { return timer_pool_; }
   ServiceStats& stats() { return stats_; }
+  RefusalLog& refusals() { return refusals_; }
   const ServiceStats& stats() const { return stats_; }
   base::EventJournal& journal() { return journal_; }
 
@@ -115,6 +117,7 @@ class Service {
   base::IoGate io_gate_;
   base::Gate open_gate_;
 
+  RefusalLog refusals_;
   mutable base::Mutex mutex_;
   std::map<std::string, std::shared_ptr<Group>> groups_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, std::shared_ptr<Export>> exports_

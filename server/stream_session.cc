@@ -266,17 +266,24 @@ void StreamSession::Tick() {
 void StreamSession::Run() {
   absl::Status status = Greet();
   const bool joined = status.ok();
-  if (joined) status = Serve();
+  if (joined) {
+    service_.refusals().LetIn(handshake_.group, handshake_.agent_id);
+    status = Serve();
+  }
   End(std::move(status));
   absl::Status end;
   {
     base::MutexLock lock(mutex_);
     end = *end_;
   }
-  base::LogInfo("stream_ended")
-      .With("group", handshake_.group)
-      .With("agent", handshake_.agent_id)
-      .With("status", end);
+  if (joined) {
+    base::LogInfo("stream_ended")
+        .With("group", handshake_.group)
+        .With("agent", handshake_.agent_id)
+        .With("status", end);
+  } else {
+    service_.refusals().Refused(handshake_.group, handshake_.agent_id, end);
+  }
   if (group_ != nullptr) group_->Leave(*this, joined, end);
   group_.reset();
   base::MutexLock lock(mutex_);

@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "storage/base/log.h"
 #include "storage/base/reason.h"
 #include "tests/server/harness.h"
 
@@ -207,12 +208,20 @@ TEST(StreamSessionTest, ASilentAgentIsLostAndThatIsNoError) {
             1u);
 }
 
-TEST(StreamSessionTest, AStreamForAnUnknownGroupIsRefused) {
+TEST(StreamSessionTest, AStreamForAnUnknownGroupIsRefusedAndLoggedOnce) {
+  std::atomic<int> lines = 0;
+  base::SetLogSinkForTest([&](base::LogLevel, absl::string_view) { ++lines; });
   Harness harness;
-  TestAgent agent(harness.service);
-  EXPECT_FALSE(agent.Greet(TestAgent::Hello("other")));
-  EXPECT_TRUE(HasReason(agent.sink.End(), kReasonUnknownGroup));
-  EXPECT_EQ(harness.service.stats().sessions_refused.value(), 1u);
+  lines = 0;
+  for (uint64_t count = 1; count <= 3; ++count) {
+    TestAgent agent(harness.service);
+    EXPECT_FALSE(agent.Greet(TestAgent::Hello("other")));
+    EXPECT_TRUE(HasReason(agent.sink.End(), kReasonUnknownGroup));
+    ASSERT_TRUE(agent.session->WaitFinished(absl::Seconds(20)));
+    EXPECT_EQ(harness.service.stats().sessions_refused.value(), count);
+  }
+  EXPECT_EQ(lines, 1);
+  base::SetLogSinkForTest(nullptr);
 }
 
 // The storage thread ends, answers and heartbeats race with a peer that goes away; run under ThreadSanitizer.
