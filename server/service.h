@@ -86,8 +86,8 @@ class Service {
   base::IoGate& io_gate() { return io_gate_; }
   base::WorkerPool& stream_pool() { return stream_pool_; }
   base::WorkerPool& timer_pool() { return timer_pool_; }
-  ServiceStats& stats() { return stats_; }
   RefusalLog& refusals() { return refusals_; }
+  ServiceStats& stats() { return stats_; }
   const ServiceStats& stats() const { return stats_; }
   base::EventJournal& journal() { return journal_; }
 
@@ -113,11 +113,11 @@ class Service {
       "state", 1};  // at most one task for each group, and a sync; before those who submit
   base::RequestLog requests_;
   ServiceStats stats_;
+  RefusalLog refusals_;
   base::EventJournal journal_;
   base::IoGate io_gate_;
   base::Gate open_gate_;
 
-  RefusalLog refusals_;
   mutable base::Mutex mutex_;
   std::map<std::string, std::shared_ptr<Group>> groups_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, std::shared_ptr<Export>> exports_
