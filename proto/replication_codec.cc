@@ -4,6 +4,8 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "storage/base/text.h"
+
 namespace understudy::proto {
 namespace {
 
@@ -89,7 +91,7 @@ v1::ReplicationError ToProto(const base::LatchedError& error) {
   to.set_volume(error.volume);
   to.set_operation(error.operation);
   to.set_code(absl::StatusCodeToString(error.code));
-  to.set_message(error.message);
+  to.set_message(base::ToUtf8(error.message));
   if (!error.range.empty()) {
     to.set_offset(error.range.start);
     to.set_length(error.range.size());
@@ -115,7 +117,7 @@ v1::WatchEvent ToProto(const base::Event& event) {
   to.set_duration_micros(static_cast<uint64_t>(absl::ToInt64Microseconds(event.duration)));
   if (event.kind == base::EventKind::kError) *to.mutable_error() = ToProto(event.error);
   to.set_job(event.job);
-  to.set_detail(event.detail);
+  to.set_detail(base::ToUtf8(event.detail));
   return to;
 }
 

@@ -8,6 +8,7 @@
 #include "google/rpc/status.pb.h"
 
 #include "storage/base/reason.h"
+#include "storage/base/text.h"
 
 namespace understudy::proto {
 namespace {
@@ -39,7 +40,7 @@ std::optional<Reason> ReasonIn(const std::string& details) {
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   const auto code = static_cast<grpc::StatusCode>(status.code());
-  const std::string message(status.message());
+  const std::string message = base::ToUtf8(status.message());
   const std::optional<Reason> reason = ReasonOf(status);
   if (!reason.has_value()) return grpc::Status(code, message);
   google::rpc::Status rich;

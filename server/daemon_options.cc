@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 
 #include "storage/base/status_macros.h"
+#include "storage/base/text.h"
 
 namespace understudy::server {
 namespace {
@@ -78,7 +79,8 @@ absl::StatusOr<uint64_t> ParseBytes(const std::string& text) {
 }
 
 absl::Status DaemonOptions::Set(const std::string& key, const std::string& value) {
-  absl::Status status;
+  absl::Status status = base::CheckUtf8(absl::StrCat("--", key), value);
+  if (!status.ok()) return status;
   if (key == "listen") {
     listen = value;
   } else if (key == "metrics-listen") {

@@ -14,6 +14,7 @@
 #include "absl/strings/str_split.h"
 
 #include "storage/base/status_macros.h"
+#include "storage/base/text.h"
 
 namespace understudy::client {
 namespace {
@@ -121,7 +122,7 @@ absl::StatusOr<uint64_t> ParseBytes(const std::string& text) {
 }
 
 absl::StatusOr<PrimaryVolumeOptions> ParseVolume(const std::string& text) {
-  const std::vector<std::string> fields = absl::StrSplit(text, ',');
+  const std::vector<std::string> fields = base::SplitFields(text);
   PrimaryVolumeOptions volume{.name = fields[0]};
   RETURN_IF_ERROR(CheckName("volume", volume.name));
   for (size_t i = 1; i < fields.size(); ++i) {
@@ -228,6 +229,7 @@ absl::Status AgentOptions::Set(const std::string& key, const std::string& value)
   };
   const auto found = setters->find(key);
   if (found == setters->end()) return absl::NotFoundError(absl::StrCat("unknown: ", key));
+  RETURN_IF_ERROR(base::CheckUtf8("--" + key, value));
   return found->second(*this, key, value);
 }
 
@@ -294,7 +296,9 @@ std::vector<std::pair<std::string, std::string>> AgentOptions::Parameters() cons
   }
   for (const PrimaryVolumeOptions& volume : primary.volumes) {
     std::string text = volume.name;
-    if (!volume.disk_path.empty()) absl::StrAppend(&text, ",disk=", Absolute(volume.disk_path));
+    if (!volume.disk_path.empty()) {
+      absl::StrAppend(&text, ",", base::EscapeField("disk=" + Absolute(volume.disk_path)));
+    }
     if (volume.size_bytes != 0) absl::StrAppend(&text, ",size=", volume.size_bytes);
     parameters.emplace_back("volume", text);
   }

@@ -27,7 +27,8 @@ std::vector<base::Setting> Settings() {
       {"volume",
        "NAME[,disk=PATH][,size=BYTES]: with a disk it is read, written and forwarded (tee), "
        "without "
-       "one writes are only forwarded and size is needed. Repeatable, required",
+       "one writes are only forwarded and size is needed; a comma in PATH is written twice. "
+       "Repeatable, required",
        base::Setting::kMany},
       {"nbd-socket", "Unix socket of the NBD exports, named GROUP/VOLUME. Required"},
       {"listen", absl::StrCat("gRPC address, host:port or unix:/path [", defaults.listen, "]")},

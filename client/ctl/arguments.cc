@@ -13,6 +13,7 @@
 #include "client/ctl/invocation.h"
 #include "client/ctl/units.h"
 #include "client/ctl/volume_spec.h"
+#include "storage/base/text.h"
 
 namespace understudy::ctl {
 namespace {
@@ -54,6 +55,8 @@ class Interpreter {
   }
 
   void CheckServer() {
+    const absl::Status utf8 = base::CheckUtf8("--server", in_.server);  // or its variable
+    if (!utf8.ok()) return Problem(std::string(utf8.message()));
     if (absl::StartsWith(in_.server, "unix:") && in_.server.size() > 5) return;
     const size_t colon = in_.server.rfind(':');
     int port = 0;

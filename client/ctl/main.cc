@@ -65,7 +65,7 @@ Flags of every command: --server ADDR, --json, --timeout DURATION; see understud
 
 constexpr char kVolumeHelp[] =
     "NAME,disk=PATH[,size=BYTES][,create][,top-id=ID][,initial=equal|sync]\n"
-    "Once per volume. PATH is as the daemon sees it and holds no comma.\n"
+    "Once per volume. PATH is as the daemon sees it; a comma in it is written twice.\n"
     "size      a multiple of 512, with K, M, G or T if you like; without it the disk's length\n"
     "create    make a sparse file when the disk is missing; needs size\n"
     "top-id    second name of the NBD export; without it GROUP/NAME\n"

@@ -6,9 +6,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
 
 #include "client/ctl/units.h"
+#include "storage/base/text.h"
 #include "understudy/v1/replication.pb.h"
 
 namespace understudy::ctl {
@@ -22,7 +22,7 @@ class Parser {
   explicit Parser(absl::string_view text) : text_(text) {}
 
   absl::StatusOr<v1::VolumeSpec> Parse() {
-    const std::vector<std::string> fields = absl::StrSplit(text_, ',');
+    const std::vector<std::string> fields = base::SplitFields(text_);
     spec_.set_name(fields[0]);
     if (fields[0].empty() || fields[0].find('=') != std::string::npos) {
       Problem("it must begin with the volume's name");

@@ -6,6 +6,7 @@
 #include "client/intent_log.h"
 #include "client/rpc/frame_encoder.h"
 #include "storage/base/reason.h"
+#include "storage/base/text.h"
 
 namespace understudy::client {
 namespace {
@@ -37,7 +38,7 @@ void SetVerify(const VerifyState& verify, v1::VerifyStatus& out) {
   out.set_last_equal_unix_seconds(seconds(verify.last_equal));
   out.set_bytes(verify.bytes);
   out.set_different_bytes(verify.different_bytes);
-  out.set_message(verify.message);
+  out.set_message(base::ToUtf8(verify.message));
 }
 
 }  // namespace

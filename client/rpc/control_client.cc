@@ -9,6 +9,7 @@
 
 #include "proto/grpc_channel.h"
 #include "proto/status_codec.h"
+#include "proto/strings.h"
 #include "storage/base/status_macros.h"
 
 namespace understudy::client {
@@ -28,13 +29,19 @@ bool WellFormed(const std::string& address) {
 
 }  // namespace
 
+WatchCall::WatchCall(Stub& stub, const v1::WatchRequest& request)
+    : sendable_(proto::CheckStrings(request)),
+      reader_(sendable_.ok() ? stub.Watch(&context_, request) : nullptr) {}
+
 std::optional<v1::WatchEvent> WatchCall::Read() {
   v1::WatchEvent event;
-  if (!reader_->Read(&event)) return std::nullopt;
+  if (reader_ == nullptr || !reader_->Read(&event)) return std::nullopt;
   return event;
 }
 
-absl::Status WatchCall::Finish() { return proto::FromGrpcStatus(reader_->Finish()); }
+absl::Status WatchCall::Finish() {
+  return reader_ == nullptr ? sendable_ : proto::FromGrpcStatus(reader_->Finish());
+}
 
 absl::StatusOr<std::unique_ptr<ControlClient>> ControlClient::Create(const std::string& address) {
   if (!WellFormed(address)) {
@@ -66,6 +73,7 @@ bool ControlClient::Connect(std::chrono::system_clock::time_point deadline) {
 template <typename Request, typename Response>
 absl::StatusOr<Response> ControlClient::Call(Method<Request, Response> method,
                                              const Request& request, absl::Duration timeout) {
+  RETURN_IF_ERROR(proto::CheckStrings(request));
   grpc::ClientContext context;
   const auto deadline = std::chrono::system_clock::now() + absl::ToChronoNanoseconds(timeout);
   context.set_deadline(deadline);

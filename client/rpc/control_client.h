@@ -3,7 +3,8 @@
 // ControlClient calls the Replication service of either daemon: mode SECONDARY at understudyd, mode
 // PRIMARY at the agent.
 //
-// Errors   the service's code, message and reason (storage/base/reason.h). kUnavailable beginning
+// Errors   the service's code, message and reason (storage/base/reason.h). kInvalidArgument naming the
+//          field when a string is not UTF-8; nothing is sent then. kUnavailable beginning
 // with "cannot reach ADDRESS"
 //          when there is no service to ask: Reached() tells the two apart. kUnavailable, too, when the
 //          connection was lost under way, and kDeadlineExceeded after `timeout`: the call may still take
@@ -29,8 +30,7 @@ namespace understudy::client {
 // One stream of Watch. Read() and Finish() from one thread, Cancel() from any.
 class WatchCall {
  public:
-  WatchCall(v1::Replication::Stub& stub, const v1::WatchRequest& request)
-      : reader_(stub.Watch(&context_, request)) {}
+  WatchCall(v1::Replication::Stub& stub, const v1::WatchRequest& request);
   // Waits for the next message; none: the stream has ended, Finish() says how.
   std::optional<v1::WatchEvent> Read();
   absl::Status Finish();
@@ -38,7 +38,8 @@ class WatchCall {
 
  private:
   grpc::ClientContext context_;
-  const std::unique_ptr<grpc::ClientReader<v1::WatchEvent>> reader_;
+  const absl::Status sendable_;
+  const std::unique_ptr<grpc::ClientReader<v1::WatchEvent>> reader_;  // none: not sendable
 };
 
 class ControlClient {

@@ -8,6 +8,7 @@
 #include "absl/time/clock.h"
 
 #include "storage/base/status_macros.h"
+#include "storage/base/text.h"
 
 namespace understudy::server {
 namespace {
@@ -74,7 +75,7 @@ void PutScrub(const storage::ScrubState& scrub, v1::ScrubStatus& to) {
   to.set_extents(scrub.extents);
   to.set_bytes(scrub.bytes);
   to.set_damages(scrub.damages);
-  to.set_message(scrub.message);
+  to.set_message(base::ToUtf8(scrub.message));
 }
 
 storage::VolumeSpec VolumeSpecFrom(const v1::VolumeSpec& from) {

@@ -7,6 +7,9 @@
 #include "absl/strings/str_replace.h"
 #include <CLI/CLI.hpp>
 
+#include "storage/base/status_macros.h"
+#include "storage/base/text.h"
+
 namespace understudy::base {
 
 struct KeptSetting {
@@ -27,6 +30,15 @@ void AddSetting(CLI::App& app, KeptSetting& kept) {
   } else if (shape == Setting::kOne) {
     option->expected(1)->take_last();
   }
+}
+
+// A word that is no UTF-8 is told with the flag before it.
+absl::Status CheckWords(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    const bool of_a_flag = i > 1 && argv[i - 1][0] == '-' && argv[i][0] != '-';
+    RETURN_IF_ERROR(CheckUtf8(of_a_flag ? argv[i - 1] : absl::StrCat("argument ", i), argv[i]));
+  }
+  return absl::OkStatus();
 }
 
 // A switch may stand alone on the command line: CLI11 would take the next argument for its value.
@@ -109,6 +121,7 @@ void CommandLine::SetVersion(const std::string& version) {
 void CommandLine::AllowUnknown() { impl_->app->allow_extras(); }
 
 absl::StatusOr<bool> CommandLine::Parse(int argc, char** argv) {
+  RETURN_IF_ERROR(CheckWords(argc, argv));
   const std::vector<std::string> words = SpellSwitches(argc, argv, impl_->settings);
   std::vector<const char*> pointers;
   for (const std::string& word : words) pointers.push_back(word.c_str());

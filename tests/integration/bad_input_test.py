@@ -112,6 +112,17 @@ class RefusedCallsTest(lib.Case):
         qemu_io(agent.uri(), "write -P 1 0 4k")
         self.assertEqual(int(agent.call("checkpoint", "vm1")["epoch"]), 1)
 
+    def test_a_path_with_commas(self):
+        """They are written twice, at both ends."""
+        secondary, primary = self.disk("s,1.raw", SIZE), self.disk("p,,1.raw", SIZE)
+        self.standby.start_group(f"vda,disk={str(secondary).replace(',', ',,')}")
+        agent = self.agent(self.standby, f"vda,disk={str(primary).replace(',', ',,')}").wait_connected()
+        self.assertEqual(agent.status()["volumes"][0]["disk_path"], str(primary))
+        self.assertEqual(self.standby.status()["volumes"][0]["disk_path"], str(secondary))
+        qemu_io(agent.uri(), "write -P 1 0 4k")
+        agent.call("checkpoint", "vm1")
+        self.assertEqual(self.read_disk(self.standby.uri())[:4096], b"\1" * 4096)
+
     def test_nobody_listens(self):
         answer = lib.ctl(f"unix:{self.dir}/nobody", "status", timeout="2s")
         self.assertEqual(answer.status, 1)
@@ -121,8 +132,8 @@ class RefusedCallsTest(lib.Case):
 class WrongUsageTest(lib.Case):
     """Exit status 2, and every problem of the command line in one go."""
 
-    def refused(self, *command):
-        done = lib.run(*command, check=False)
+    def refused(self, *command, environment=None):
+        done = lib.run(*command, check=False, env={**os.environ, **(environment or {})})
         self.assertEqual(done.returncode, 2, done.stdout + done.stderr)
         return done.stderr
 
@@ -140,6 +151,28 @@ class WrongUsageTest(lib.Case):
                 error = self.refused(*command)
                 for problem in problems:
                     self.assertIn(problem, error)
+
+    def test_what_is_not_utf8_is_refused_by_name(self):
+        """Whichever flag or variable it is. Protobuf would print a line of its own, and gRPC answer UNIMPLEMENTED without a text."""
+        odd = os.fsdecode(b"/srv/\xfc")
+        rows = [
+            ([CTL, "start", "vm1", "--mode", "secondary", "--volume", f"vda,disk={odd}"], {}, "--volume"),
+            ([CTL, "status", odd], {}, "argument 2"),
+            ([CTL, "--request-id", odd, "checkpoint", "vm1"], {}, "--request-id"),
+            ([CTL, "clone", "vm1", f"--name={odd}"], {}, "argument 3"),
+            ([CTL, "list"], {"UNDERSTUDY_SERVER": f"unix:{odd}"}, "--server"),
+            ([AGENT, "--volume", f"vda,disk={odd}"], {}, "--volume"),
+            ([AGENT], {"UNDERSTUDY_STATE_DIR": odd}, "--state-dir"),
+            ([SERVICE, "--disk-dir", odd], {}, "--disk-dir"),
+            ([SERVICE], {"UNDERSTUDY_DATA_DIR": odd}, "--data-dir"),
+        ]
+        for command, environment, flag in rows:
+            with self.subTest(command=command[1:], environment=environment):
+                error = self.refused(*command, environment=environment)
+                self.assertIn(f"{flag}: ", error)
+                self.assertIn("/srv/\\xfc", error)
+                self.assertIn("is not UTF-8", error)
+                self.assertNotIn("libprotobuf", error)
 
     def test_a_missing_mode_is_named_as_in_qemu(self):
         self.assertIn("Missing the option mode", self.refused(CTL, "start", "vm1"))

@@ -34,6 +34,14 @@ TEST(StatusCodecTest, AReasonSurvivesTheWire) {
   EXPECT_EQ(ReasonOf(back)->metadata.at("term"), "4");
 }
 
+// A link may lead to a path of any bytes, and protobuf refuses a message that holds them.
+TEST(StatusCodecTest, ATextThatIsNoUtf8ArrivesReadableWithItsReason) {
+  const absl::Status back = FromGrpcStatus(
+      ToGrpcStatus(WithReason(absl::FailedPreconditionError("/srv/\xfc"), kReasonWrongDisk)));
+  EXPECT_EQ(back.message(), "/srv/\\xfc");
+  EXPECT_TRUE(HasReason(back, kReasonWrongDisk));
+}
+
 // What any other gRPC client sees.
 TEST(StatusCodecTest, TheReasonIsAGoogleRpcErrorInfoOfOurDomain) {
   const grpc::Status wire =

@@ -74,6 +74,17 @@ TEST(AgentOptionsTest, AWrongValueIsNamedWithWhatIsExpected) {
   EXPECT_EQ(AgentOptions().Set("windows-bytes", "64M").code(), absl::StatusCode::kNotFound);
 }
 
+TEST(AgentOptionsTest, WhatIsNoUtf8IsRefusedWhicheverFlagItIs) {
+  for (const char* key : {"server", "group", "nbd-socket", "state-dir", "failback-map"}) {
+    const absl::Status status = AgentOptions().Set(key, "/srv/\xfc");
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << key;
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr(std::string("--") + key + ": \"/srv/\\xfc\" is not UTF-8"));
+  }
+  EXPECT_THAT(std::string(AgentOptions().Set("volume", "vda,disk=/srv/\xfc").message()),
+              HasSubstr("is not UTF-8"));
+}
+
 TEST(AgentOptionsTest, EveryProblemIsListedAtOnce) {
   AgentOptions options;
   EXPECT_EQ(std::string(options.Validate().message()),
@@ -118,7 +129,7 @@ TEST(AgentOptionsTest, ParametersSayTheSameToThePlugin) {
                                           {"checkpoint-interval", "250ms"},
                                           {"start", "1"},
                                           {"report-forward-errors", "true"},
-                                          {"volume", "vdb,disk=disks/b.raw,size=2M"}}) {
+                                          {"volume", "vdb,disk=disks/b,,1.raw,size=2M"}}) {
     ASSERT_TRUE(options.Set(key, value).ok()) << key;
   }
   AgentOptions copy;
@@ -144,7 +155,7 @@ TEST(AgentOptionsTest, ParametersSayTheSameToThePlugin) {
   EXPECT_TRUE(copy.primary.report_forward_errors);
   ASSERT_EQ(copy.primary.volumes.size(), 2u);
   EXPECT_EQ(copy.primary.volumes[0].size_bytes, 1u << 20);
-  EXPECT_EQ(copy.primary.volumes[1].disk_path, here + "/disks/b.raw");
+  EXPECT_EQ(copy.primary.volumes[1].disk_path, here + "/disks/b,1.raw");
   EXPECT_EQ(copy.primary.volumes[1].size_bytes, 2u << 20);
 }
 

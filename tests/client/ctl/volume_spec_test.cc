@@ -21,6 +21,13 @@ TEST(VolumeSpecTest, TheShortestFormNamesVolumeAndDisk) {
   EXPECT_EQ(spec->initial(), v1::INITIAL_UNSPECIFIED);
 }
 
+TEST(VolumeSpecTest, ACommaWithinAPathIsWrittenTwice) {
+  const auto spec = ParseVolumeSpec("root,disk=/srv/a,,b.raw,size=1M");
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->disk_path(), "/srv/a,b.raw");
+  EXPECT_EQ(spec->size_bytes(), 1u << 20);
+}
+
 TEST(VolumeSpecTest, EveryKeyInAnyOrder) {
   const auto spec = ParseVolumeSpec("root,initial=sync,top-id=a/b,create,size=10G,disk=/d");
   ASSERT_TRUE(spec.ok()) << spec.status();
