@@ -1,7 +1,8 @@
 // storage/base/error_reason.h
 //
-// Why a replication operation failed: the closed set of understudy_replication_errors_total{reason}, the same at both ends.
-// What each means for an operator: docs/runbooks.md#understudyreplicationerrors.
+// Why a replication operation failed: the closed set of
+// understudy_replication_errors_total{reason}, the same at both ends. What each means for an
+// operator: docs/runbooks.md#understudyreplicationerrors.
 #ifndef UNDERSTUDY_STORAGE_BASE_ERROR_REASON_H_
 #define UNDERSTUDY_STORAGE_BASE_ERROR_REASON_H_
 

@@ -126,7 +126,8 @@ TEST_F(MetricsTest, ACheckpointAndItsWritesAreCounted) {
   EXPECT_EQ(Scrape().at("understudy_checkpoint_duration_seconds{phase=total}"), 1);  // cumulative
 }
 
-// The runbook's row of `protocol` says "upgrade", which helps nobody who has yet to declare the group.
+// The runbook's row of `protocol` says "upgrade", which helps nobody who has yet to declare the
+// group.
 TEST_F(MetricsTest, AGroupThatIsNotDeclaredYetIsAReasonOfItsOwn) {
   transport_.Set([](auto& b) {
     b.refuse =
