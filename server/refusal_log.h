@@ -1,12 +1,14 @@
 // server/refusal_log.h
 //
-// RefusalLog is what the log says of refused write streams. An agent that is refused asks again twice a second, for days when nobody
-// declares its group: so each refusal is a line the first time, and then a count once an hour. The count also comes when the agent is
-// let in.
+// RefusalLog is what the log says of refused write streams. An agent that is refused asks again
+// twice a second, for days when nobody declares its group: so each refusal is a line the first
+// time, and then a count once an hour. The count also comes when the agent is let in.
 //
-// Same     a refusal is the same as one before when group, agent, code and reason are. The text may differ.
-// Memory   at most kEntriesMax of them, with names cut to what a name may be long. One that did not come for an hour makes room, and
-//          what comes beyond them is counted together ("streams_refused", with the newest names).
+// Same     a refusal is the same as one before when group, agent, code and reason are. The text may
+//          differ.
+// Memory   at most kEntriesMax of them, with names cut to what a name may be long. One that did not
+//          come for an hour makes room, and what comes beyond them is counted together
+//          ("streams_refused", with the newest names).
 // Threads  all methods from any thread.
 #ifndef UNDERSTUDY_SERVER_REFUSAL_LOG_H_
 #define UNDERSTUDY_SERVER_REFUSAL_LOG_H_
