@@ -1,7 +1,7 @@
 // client/ctl/volume_spec.h
 //
-// The value of --volume: NAME,disk=PATH[,size=BYTES][,create][,top-id=ID][,initial=equal|sync]. A comma within a
-// path is written twice.
+// The value of --volume: NAME,disk=PATH[,size=BYTES][,create][,top-id=ID][,initial=equal|sync]. A
+// comma within a path is written twice.
 #ifndef UNDERSTUDY_CLIENT_CTL_VOLUME_SPEC_H_
 #define UNDERSTUDY_CLIENT_CTL_VOLUME_SPEC_H_
 
