@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include <grpc/support/log.h>
@@ -16,6 +15,7 @@
 #include <grpcpp/impl/server_initializer.h>
 
 #include "proto/grpc_channel.h"
+#include "storage/base/address.h"
 #include "storage/base/log.h"
 #include "storage/base/nbdkit.h"
 #include "storage/base/status_macros.h"
@@ -70,12 +70,7 @@ void SetUpGrpcOnce() {
 }
 
 absl::Status CheckHostAndPort(const std::string& listen) {
-  const size_t colon = listen.rfind(':');
-  int port = 0;
-  const bool well_formed = colon != std::string::npos && colon > 0 &&
-                           absl::SimpleAtoi(listen.substr(colon + 1), &port) && port >= 0 &&
-                           port <= 65535;
-  if (well_formed) return absl::OkStatus();
+  if (base::IsHostAndPortToListen(listen)) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("address \"", listen, "\" is not host:port or unix:/path; correct --listen"));
 }

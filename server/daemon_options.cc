@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 
+#include "storage/base/address.h"
 #include "storage/base/status_macros.h"
 #include "storage/base/text.h"
 
@@ -23,11 +24,7 @@ std::string Absolute(const std::string& path) {
 
 // "host:port" with a port from 0 to 65535, or, when allowed, "unix:/path".
 bool WellFormedAddress(const std::string& address, bool unix_allowed) {
-  if (absl::StartsWith(address, "unix:")) return unix_allowed && address.size() > 5;
-  const size_t colon = address.rfind(':');
-  if (colon == std::string::npos || colon == 0) return false;
-  uint32_t port;
-  return absl::SimpleAtoi(address.substr(colon + 1), &port) && port <= 65535;
+  return base::IsHostAndPortToListen(address) || (unix_allowed && base::IsUnixAddress(address));
 }
 
 absl::Status Set(uint64_t& to, const std::string& value) {

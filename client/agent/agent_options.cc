@@ -13,6 +13,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 
+#include "storage/base/address.h"
 #include "storage/base/status_macros.h"
 #include "storage/base/text.h"
 
@@ -247,7 +248,11 @@ void AgentOptions::DeriveStateDirectory() {
 
 absl::Status AgentOptions::Validate() {
   std::vector<std::string> problems;
-  if (server.empty()) problems.emplace_back("--server is required: the address of understudyd");
+  if (server.empty()) {
+    problems.emplace_back("--server is required: the address of understudyd");
+  } else if (!base::IsHostAndPort(server) && !base::IsUnixAddress(server)) {
+    problems.push_back(absl::StrCat("--server: \"", server, "\" is not host:port or unix:/path"));
+  }
   if (nbd_socket.empty()) problems.emplace_back("--nbd-socket is required");
   if (primary.forwarder.group.empty()) problems.emplace_back("--group is required");
   if (primary.volumes.empty()) problems.emplace_back("--volume is required, once per volume");

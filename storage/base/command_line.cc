@@ -3,10 +3,12 @@
 #include <deque>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include <CLI/CLI.hpp>
 
+#include "storage/base/nearest.h"
 #include "storage/base/status_macros.h"
 #include "storage/base/text.h"
 
@@ -141,6 +143,25 @@ absl::StatusOr<bool> CommandLine::Parse(int argc, char** argv) {
 std::string CommandLine::command() const {
   const std::vector<CLI::App*> given = impl_->app->get_subcommands();
   return given.empty() ? "" : given.back()->get_name();
+}
+
+std::string CommandLine::NearestTo(const std::string& word) const {
+  const auto all = [](const CLI::App*) { return true; };
+  std::vector<std::string> known;
+  if (!absl::StartsWith(word, "-")) {
+    for (const CLI::App* const command : impl_->app->get_subcommands(all)) {
+      known.push_back(command->get_name());
+    }
+    return Nearest(word, known);
+  }
+  std::vector<const CLI::App*> lines = {impl_->app};
+  for (const CLI::App* const given : impl_->app->get_subcommands()) lines.push_back(given);
+  for (const CLI::App* const line : lines) {
+    for (const CLI::Option* const option : line->get_options()) {
+      for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
+    }
+  }
+  return Nearest(word.substr(0, word.find('=')), known);
 }
 
 const std::vector<std::string>& CommandLine::unknown() const { return impl_->unknown; }

@@ -65,6 +65,9 @@ class CommandLine {
   // After Parse():
   std::string command() const;  // the name of the one that was given; empty: none
   const std::vector<std::string>& unknown() const;
+  // Which command, or for a word with dashes which flag that could stand there, is like an unknown
+  // one; empty: none is.
+  std::string NearestTo(const std::string& word) const;
   // Hands the settings to options.Set(key, value), in the order of their table, and asks options.Validate(). Returns what is wrong,
   // beginning with the unknown words.
   template <typename Options>

@@ -22,8 +22,9 @@ std::map<std::string, int> Numbers(const grpc::ChannelArguments& arguments) {
   return numbers;
 }
 
-// That nobody makes a channel elsewhere is for tests/tidy to see. A stream of Watch without a word for a minute, whose daemon then
-// stood still, was followed for ever: its channel had another list, and gRPC's default is to ask an idle peer twice and no more.
+// That nobody makes a channel elsewhere is for tests/tidy to see. A stream of Watch without a word
+// for a minute, whose daemon then stood still, was followed for ever: its channel had another list,
+// and gRPC's default is to ask an idle peer twice and no more.
 TEST(GrpcChannelTest, EveryChannelAsksAnIdlePeerForEverAndReconnectsSoon) {
   EXPECT_THAT(
       Numbers(ChannelArguments()),

@@ -15,6 +15,7 @@
 #include <prometheus/exposer.h>
 #include <prometheus/metric_family.h>
 
+#include "storage/base/address.h"
 #include "storage/base/file_system.h"
 #include "storage/base/log.h"
 #include "storage/base/status_macros.h"
@@ -112,12 +113,7 @@ class ProcessMetrics : public prometheus::Collectable {
 };
 
 absl::Status CheckAddress(const std::string& listen) {
-  const size_t colon = listen.rfind(':');
-  int port = 0;
-  const bool well_formed = colon != std::string::npos && colon > 0 &&
-                           absl::SimpleAtoi(listen.substr(colon + 1), &port) && port >= 0 &&
-                           port <= 65535;
-  if (well_formed) return absl::OkStatus();
+  if (IsHostAndPortToListen(listen)) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("address \"", listen, "\" is not host:port; correct --metrics-listen"));
 }

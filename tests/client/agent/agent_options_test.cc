@@ -51,6 +51,17 @@ TEST(AgentOptionsTest, AVolumeHasADiskOrASize) {
   }
 }
 
+// It used to be tried for ever.
+TEST(AgentOptionsTest, AServerIsNoUrl) {
+  for (const char* server : {"http://standby:7410", "standby", "standby:0", "unix:"}) {
+    AgentOptions options = Complete();
+    EXPECT_TRUE(options.Set("server", server).ok());
+    EXPECT_THAT(std::string(options.Validate().message()),
+                HasSubstr("is not host:port or unix:/path"))
+        << server;
+  }
+}
+
 TEST(AgentOptionsTest, AWrongValueIsNamedWithWhatIsExpected) {
   const std::map<std::string, std::pair<std::string, std::string>> wrong = {
       {"ack", {"maybe", "one of durable, forwarded, received"}},
