@@ -56,6 +56,14 @@ void ErrorLog::Clear(const std::string& era) {
   if (file_ != nullptr) file_->Changed();
 }
 
+void ErrorLog::Forget(const std::vector<base::LatchedError>& seen) {
+  {
+    base::MutexLock lock(mutex_);
+    log_.Forget(seen);
+  }
+  if (file_ != nullptr) file_->Changed();
+}
+
 void ErrorLog::ClearMissed() {
   {
     base::MutexLock lock(mutex_);

@@ -29,6 +29,8 @@ class ErrorLog {
              ByteRange range = {});
   // All of them; what comes now belongs to `era` (storage/base/error_file.h).
   void Clear(const std::string& era = "");
+  // Those of `seen`, which nobody has to know any more; see base::ErrorLog.
+  void Forget(const std::vector<base::LatchedError>& seen);
   // Goes on with what `file` has of `era`, and follows from now on. Once, before anything else; `file` lives as long as this.
   void KeepIn(std::shared_ptr<base::ErrorFile> file, const std::string& era);
   // What was missed, or what a verify found, has been made good.

@@ -478,6 +478,9 @@ ForwarderState Forwarder::StateLocked() const {
   std::optional<absl::Duration> oldest = window_.oldest();
   if (incomplete_) oldest = std::min(oldest.value_or(incomplete_since_), incomplete_since_);
   if (oldest.has_value()) state.lag = clock_.Monotonic() - *oldest;
+  if (running_ && !state.connected && !fenced_ && !HandedOverLocked()) {
+    state.disconnected = clock_.Monotonic() - disconnected_at_;
+  }
   for (size_t i = 0; i < state.volumes.size(); ++i) {
     state.volumes[i].unacknowledged_bytes = window_.undurable_bytes(i);
   }

@@ -116,7 +116,8 @@ struct ForwarderState {
   absl::Time committed_time = absl::UnixEpoch();  // the epoch: no checkpoint yet
   uint64_t window_bytes = 0;                      // held now
   uint64_t unreceived_bytes = 0;                  // of these
-  absl::Duration lag;  // age of the oldest write not known durable there; zero: none
+  absl::Duration lag;           // age of the oldest write not known durable there; zero: none
+  absl::Duration disconnected;  // how long there was no stream; zero: there is, or none is wanted
   absl::Time last_contact = absl::UnixEpoch();
   absl::Duration round_trip;  // of the newest heartbeat
   uint64_t sessions_ok = 0;
@@ -368,6 +369,7 @@ class Forwarder : private TransportEvents {
   absl::Duration session_began_ ABSL_GUARDED_BY(mutex_);
   absl::Time last_contact_time_ ABSL_GUARDED_BY(mutex_) = absl::UnixEpoch();
   absl::Duration connected_at_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration disconnected_at_ ABSL_GUARDED_BY(mutex_);  // or the start, if that was later
   // What the secondary had when it connected; 0 once the markers up to there are settled.
   uint64_t received_at_connect_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Duration last_heartbeat_ ABSL_GUARDED_BY(mutex_);

@@ -228,12 +228,6 @@ absl::Status Primary::FencedError() const {
   return WithReason(absl::FailedPreconditionError(text), kReasonFenced);
 }
 
-// Of the stage that ended. Stored at once: a control call may wait for it.
-void Primary::ClearErrors() {
-  forwarder_->errors().Clear(std::string(StageName(stage())));
-  forwarder_->errors().Store();
-}
-
 void Primary::SetFenced(bool fenced) {
   fenced_.store(fenced, std::memory_order_release);
   for (const auto& volume : volumes_) volume->SetFenced(fenced);

@@ -102,6 +102,9 @@ class Primary : private ForwarderListener {
   // See understudy.v1.Replication.Sync. Ignored when there is nothing to do. kFailedPrecondition reason NOT_RUNNING, FENCED, and for a
   // mode that the volumes cannot do; kAborted when writes were missed since the copy began that is declared complete.
   absl::StatusOr<Outcome> Sync(SyncMode mode, const base::Deadline& deadline);
+  // Acknowledges the latched errors: returns those it has cleared. kFailedPrecondition, and none
+  // is, while the cause of one lasts, and with reason NOT_RUNNING in stage NONE.
+  absl::StatusOr<std::vector<base::LatchedError>> ClearError();
   // Begins to compare everything; returns the verify's number. Errors as Resync::StartVerify().
   absl::StatusOr<uint64_t> Verify(uint64_t bytes_per_second);
 
@@ -181,6 +184,8 @@ class Primary : private ForwarderListener {
   absl::Status SetStage(Stage stage);
   void TellStage();
   void ClearErrors();
+  // Why `error` is not over; empty: it is, as far as anybody can know.
+  std::string CauseOf(const base::LatchedError& error) const;
   absl::Status Drain(const base::Deadline& deadline);
   absl::Status FencedError() const;
   // Drains, ends the stream and stores where it can go on, when no request was left inside.

@@ -35,6 +35,25 @@ SyncState SyncStateOf(const storage::ReplicaState& state, bool connected, SyncSt
   return told;
 }
 
+// What leads on from a stage that refuses a call.
+std::string RemedyFor(Stage stage, const std::string& group) {
+  const std::string stop = absl::StrCat("understudyctl stop ", group);
+  switch (stage) {
+    case Stage::kNone:
+      return absl::StrCat("understudyctl start ", group, " --mode secondary begins it");
+    case Stage::kRunning:
+      return absl::StrCat(stop, " ends it, with --failover as a failover");
+    case Stage::kFailover:
+      return "wait until its commit job has copied everything to the disk, stage DONE";
+    case Stage::kFailoverFailed:
+      return absl::StrCat(stop, " --failover goes on with the failover; understudyctl remove ",
+                          group, " --force gives up what is not on the disk");
+    case Stage::kDone:
+      break;
+  }
+  return absl::StrCat("understudyctl remove ", group, ", then start it anew");
+}
+
 absl::Status CheckStop(const StopCommand& command) {
   if (command.received && command.epoch) {
     return absl::InvalidArgumentError(
@@ -98,10 +117,21 @@ absl::Status Group::CheckExpected(const Expected& expected) const {
                      state.term);
 }
 
+absl::Status Group::Refused(const absl::Status& refusal, Stage stage) const {
+  if (!absl::IsFailedPrecondition(refusal)) return refusal;
+  absl::Status told(refusal.code(),
+                    absl::StrCat(refusal.message(), ": group ", name(), " is in stage ",
+                                 StageName(stage), "; remedy: ", RemedyFor(stage, name())));
+  refusal.ForEachPayload(
+      [&](absl::string_view type, const absl::Cord& payload) { told.SetPayload(type, payload); });
+  return told;
+}
+
 absl::StatusOr<bool> Group::Ask(Verb verb, const Expected& expected) const {
   RETURN_IF_ERROR(CheckExpected(expected));
-  const Verdict verdict = Judge(verb, replica_->state().stage);
-  RETURN_IF_ERROR(verdict.refusal);
+  const Stage stage = replica_->state().stage;
+  const Verdict verdict = Judge(verb, stage);
+  RETURN_IF_ERROR(Refused(verdict.refusal, stage));
   return verdict.ignored;
 }
 
@@ -117,6 +147,7 @@ absl::StatusOr<StartOutcome> Group::Start(bool secondary, const Expected& expect
       RETURN_IF_ERROR(replica_->Start());
       ClearErrorsBefore(mark);
       StoreErrors();
+      write_refused_ = false;
       base::MutexLock lock(mutex_);
       resync_complete_ = false;
       disconnected_since_ = clock_.Monotonic();
@@ -230,11 +261,10 @@ StopOutcome Group::EndReplication(absl::string_view why) {
 
 absl::StatusOr<ErrorReport> Group::GetError() const {
   ErrorReport report{.stage = replica_->state().stage};
-  RETURN_IF_ERROR(Judge(Verb::kGetError, report.stage).refusal);
-  {
-    base::MutexLock lock(mutex_);
-    report.errors = errors_.errors();
-  }
+  RETURN_IF_ERROR(Refused(Judge(Verb::kGetError, report.stage).refusal, report.stage));
+  GroupStatus status = Status();
+  report.errors = std::move(status.errors);
+  report.disconnected = status.disconnected;
   if (report.stage != Stage::kFailoverFailed) return report;
   bool known = false;
   for (base::LatchedError& error : report.errors) {
@@ -310,6 +340,8 @@ GroupStatus Group::Status() const {
     status.lag = clock_.Monotonic() - disconnected_since_;
   }
   status.connected = stream != nullptr;
+  const bool wanted = status.replica.stage == Stage::kRunning && !status.replica.handed_over;
+  if (wanted && !status.connected) status.disconnected = status.lag;
   status.sync_state = SyncStateOf(status.replica, status.connected,
                                   stream != nullptr ? stream->told() : SyncState::kNone);
   if (stream != nullptr) {
@@ -394,6 +426,7 @@ void Group::OnWriteRefused(uint64_t first_sequence, const absl::Status& status,
     if (std::exchange(bad_crc_sequence_, first_sequence) != first_sequence) bad_crc_times_ = 0;
     if (++bad_crc_times_ < 3) return;
   }
+  write_refused_ = true;
   // The first operation of each volume says where.
   std::set<VolumeId> latched;
   for (const Operation& operation : operations) {

@@ -12,6 +12,7 @@
 #ifndef UNDERSTUDY_SERVER_GROUP_H_
 #define UNDERSTUDY_SERVER_GROUP_H_
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -66,6 +67,7 @@ struct CheckpointAnswer {
 struct ErrorReport {
   Stage stage = Stage::kNone;
   std::vector<base::LatchedError> errors;
+  absl::Duration disconnected;  // as GroupStatus
 };
 
 struct StopCommand {
@@ -120,6 +122,9 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
   absl::StatusOr<CheckpointAnswer> CommitPrepared(Epoch epoch, const Expected& expected);
   absl::StatusOr<CheckpointAnswer> AbandonPrepared(const Expected& expected);
   absl::StatusOr<ErrorReport> GetError() const;
+  // Acknowledges the latched errors; returns those it has cleared, durably. kFailedPrecondition,
+  // and none is, while the cause of one lasts.
+  absl::StatusOr<ErrorReport> ClearError(const Expected& expected);
   // Begins one, or finds one running; its number. When it ends clean, DATA_LOSS errors from before it are cleared.
   absl::StatusOr<uint64_t> Scrub(const storage::ScrubOptions& options, const Expected& expected);
   // A planned stop that is not done at `deadline` goes on, kDeadlineExceeded says so; calling again waits for the same one.
@@ -235,10 +240,14 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
 
   void NoteFenced(const absl::Status& status);
   absl::Status CheckExpected(const Expected& expected) const;
+  // A refusal of the stage table, in QEMU's words, with the group and what to do behind them.
+  absl::Status Refused(const absl::Status& refusal, Stage stage) const;
   // Whether the call is ignored; an error when it is refused.
   absl::StatusOr<bool> Ask(Verb verb, const Expected& expected) const;
   uint64_t MarkErrors();
   void ClearErrorsBefore(uint64_t mark);
+  // Why `error` is not over; empty: it is, as far as anybody can know.
+  std::string CauseOf(const base::LatchedError& error, const storage::ReplicaState& state) const;
   // Of which run of the group the errors are: a Start or Stop begins another.
   std::string ErrorEra() const;
   void RestoreErrors();
@@ -343,6 +352,7 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
   bool resync_complete_ ABSL_GUARDED_BY(mutex_) = false;  // COMPLETE came, its checkpoint not yet
   uint64_t bad_crc_sequence_ ABSL_GUARDED_BY(mutex_) = 0;
   int bad_crc_times_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::atomic<bool> write_refused_{false};  // the newest frame, and that was latched
   absl::Time last_contact_ ABSL_GUARDED_BY(mutex_) = absl::UnixEpoch();
   absl::Duration disconnected_since_ ABSL_GUARDED_BY(mutex_);
 };

@@ -54,7 +54,7 @@ absl::StatusOr<CheckpointAnswer> Group::Checkpoint(const Expected& expected,
   const storage::ReplicaState state = replica_->state();
   if (waiter == nullptr) {
     const Verdict verdict = Judge(Verb::kCheckpoint, state.stage);
-    RETURN_IF_ERROR(verdict.refusal);
+    RETURN_IF_ERROR(Refused(verdict.refusal, state.stage));
     if (verdict.ignored) return CheckpointAnswer{.stage = state.stage, .ignored = true};
     if (state.incomplete) {
       stats_.checkpoints[static_cast<size_t>(CheckpointOutcome::kAborted)].Add();
@@ -271,6 +271,7 @@ void Group::TellCommitted(const Marker& marker, const storage::CheckpointResult&
 }
 
 void Group::OnFrameTaken(uint64_t payload_bytes, uint64_t operations) {
+  write_refused_.store(false, std::memory_order_relaxed);
   stats_.received_bytes.Add(payload_bytes);
   stats_.received_operations.Add(operations);
 }

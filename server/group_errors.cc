@@ -4,7 +4,9 @@
 #include "absl/strings/str_cat.h"
 
 #include "server/group.h"
+#include "storage/base/log.h"
 #include "storage/base/reason.h"
+#include "storage/base/status_macros.h"
 
 namespace understudy::server {
 
@@ -58,6 +60,51 @@ void Group::ClearErrorsBefore(uint64_t mark) {
     error_era_ = std::move(era);
   }
   ErrorsChanged();
+}
+
+// What is not in the state of the group was an event: if it happens again it is latched again.
+std::string Group::CauseOf(const base::LatchedError& error,
+                           const storage::ReplicaState& state) const {
+  if (error.code == absl::StatusCode::kDataLoss) {
+    return absl::StrCat(
+        "damage counts as lasting until a scrub finds none; remedy: understudyctl scrub ", name(),
+        " --wait, which clears it");
+  }
+  if (state.stage == Stage::kFailoverFailed) {
+    return absl::StrCat("the failover has failed; remedy: understudyctl stop ", name(),
+                        " --failover goes on with it");
+  }
+  if (!state.failure.ok()) return std::string(state.failure.message());
+  if (!state.job_failure.ok() && (error.operation == "apply" || error.operation == "commit")) {
+    return absl::StrCat("it has not been tried again with success (", state.job_failure.message(),
+                        "); a checkpoint tries again");
+  }
+  if (error.reason == kReasonIncomplete && state.incomplete) {
+    return "writes of the primary are missing until a resync has ended; the agent's status shows "
+           "it";
+  }
+  if (error.operation == "write" && state.stage == Stage::kRunning && write_refused_) {
+    return "a write of the primary was refused, and none was taken since";
+  }
+  return "";
+}
+
+absl::StatusOr<ErrorReport> Group::ClearError(const Expected& expected) {
+  RETURN_IF_ERROR(CheckExpected(expected));
+  ASSIGN_OR_RETURN(ErrorReport report, GetError());
+  const storage::ReplicaState state = replica_->state();  // newer than what was latched
+  for (const base::LatchedError& error : report.errors) {
+    const std::string cause = CauseOf(error, state);
+    if (!cause.empty()) return base::LastsError(name(), error, cause);
+  }
+  {
+    base::MutexLock lock(mutex_);
+    errors_.Forget(report.errors);
+  }
+  ErrorsChanged();
+  StoreErrors();
+  base::LogInfo("errors_cleared").With("group", name()).With("errors", report.errors.size());
+  return report;
 }
 
 // ---- missed writes ------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ absl::Status Group::HandOver(const base::Deadline& deadline) {
   const storage::ReplicaState state = replica_->state();
   if (state.handed_over) return absl::OkStatus();
   const Verdict verdict = Judge(Verb::kCheckpoint, state.stage);
-  RETURN_IF_ERROR(Annotate(verdict.refusal, absl::StrCat("group ", name())));
+  RETURN_IF_ERROR(Refused(verdict.refusal, state.stage));
   if (verdict.ignored) {
     return absl::FailedPreconditionError(
         absl::StrCat("group ", name(), " is in stage ", StageName(state.stage),
@@ -88,7 +88,7 @@ absl::Status Group::TakeBackHandover(const base::Deadline& deadline) {
   ASSIGN_OR_RETURN(const base::Gate::Pass pass, gate_.Enter(deadline));
   const storage::ReplicaState state = replica_->state();
   const Verdict verdict = Judge(Verb::kCheckpoint, state.stage);
-  RETURN_IF_ERROR(Annotate(verdict.refusal, absl::StrCat("group ", name())));
+  RETURN_IF_ERROR(Refused(verdict.refusal, state.stage));
   if (verdict.ignored) {
     return absl::FailedPreconditionError(
         absl::StrCat("group ", name(), " is in stage ", StageName(state.stage),

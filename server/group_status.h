@@ -29,6 +29,7 @@ struct GroupStatus {
   // How far the standby may be behind, as it can know itself: how long the oldest operation it received has waited to be
   // durable; without a stream, the time since it lost the last one (or was started). Zero when not RUNNING.
   absl::Duration lag;
+  absl::Duration disconnected;  // how long there was no stream; zero: there is, or none is wanted
   uint64_t received_bytes = 0;
   uint64_t received_operations = 0;
   uint64_t nbd_connections = 0;  // to the group's own exports, clones apart

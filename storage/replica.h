@@ -183,6 +183,11 @@ struct ReplicaState {
   bool overlay_soft_mark = false;  // over 80 % of it, or of --overlay-bytes-total
   std::vector<VolumeUsage> usage;  // by VolumeId
   std::vector<JobProgress> jobs;   // running ones
+  absl::Status job_failure;  // why the last apply or commit job failed, until it is tried again
+  // Why it takes or serves less than its stage says, until something is done about it: a disk or an
+  // overlay that is missing or damaged, an index that failed, writes of the VM that were lost in a
+  // sync.
+  absl::Status failure;
   ScrubState scrub;
 };
 

@@ -75,6 +75,11 @@ ReplicaState ReplicaImpl::state() const {
     }
   }
   if (job_running_ && !job_.kind.empty()) state.jobs.push_back(job_);
+  state.job_failure = job_status_;
+  state.failure = failed_;
+  for (const auto& disk : chain->disks) {
+    if (disk != nullptr && state.failure.ok()) state.failure = disk->lost_vm_writes();
+  }
   state.scrub = scrub_;
   if (scrub_.outcome == ScrubOutcome::kRunning) state.jobs.push_back(scrub_progress_);
   return state;

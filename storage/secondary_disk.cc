@@ -237,6 +237,11 @@ absl::Status SecondaryDisk::Flush() {
   return vm_writes_lost_.ok() ? synced : vm_writes_lost_;
 }
 
+absl::Status SecondaryDisk::lost_vm_writes() const {
+  base::MutexLock lock(mutex_);
+  return vm_writes_lost_;
+}
+
 uint64_t SecondaryDisk::HoleBytes(const std::string& on_file_system) const {
   if (identity_.device() || identity_.file_system != on_file_system) return 0;
   const auto allocated = file_->AllocatedBytes();

@@ -71,6 +71,8 @@ class SecondaryDisk {
   //   Flush()  for the VM, all of them until the disk is opened again, if a write of the VM was not flushed
   absl::Status Sync();
   absl::Status Flush();
+  // What Flush() answers for ever now; OK: nothing of the VM was lost.
+  absl::Status lost_vm_writes() const;
   // Before and after each write of the VM.
   void NoteVmWrite() { vm_unsynced_.store(true); }
   // What the file may still grow by, if it is one on this file system. One system call: every new segment of any group asks every
@@ -111,7 +113,7 @@ class SecondaryDisk {
   std::atomic<bool> can_clone_ = true;  // as far as is known
   base::Turn sync_turn_;                // one at a time: the kernel would tell only one of them
   std::atomic<bool> vm_unsynced_ = false;
-  base::Mutex mutex_;
+  mutable base::Mutex mutex_;
   absl::Status vm_writes_lost_ ABSL_GUARDED_BY(mutex_);
   absl::Status job_writes_lost_ ABSL_GUARDED_BY(mutex_);  // and no job has been told
 };

@@ -234,8 +234,28 @@ grpc::ServerUnaryReactor* AgentService::GetError(grpc::CallbackServerContext* co
     response->set_stage(ToProto(stage));
     for (const base::LatchedError& error : primary_.errors())
       *response->add_errors() = ToProto(error);
+    response->set_disconnected_seconds(
+        absl::ToDoubleSeconds(primary_.forwarder().state().disconnected));
     return absl::OkStatus();
   });
+}
+
+absl::Status AgentService::DoClearError(const v1::ClearErrorRequest& request,
+                                        v1::ClearErrorResponse& response) {
+  RETURN_IF_ERROR(CheckGroup(request.group()));
+  RETURN_IF_ERROR(CheckExpected(request.expected()));
+  ASSIGN_OR_RETURN(const std::vector<base::LatchedError> cleared, primary_.ClearError());
+  response.set_stage(ToProto(primary_.stage()));
+  response.set_ignored(cleared.empty());
+  for (const base::LatchedError& error : cleared) *response.add_errors() = ToProto(error);
+  return absl::OkStatus();
+}
+
+grpc::ServerUnaryReactor* AgentService::ClearError(grpc::CallbackServerContext* context,
+                                                   const v1::ClearErrorRequest* request,
+                                                   v1::ClearErrorResponse* response) {
+  return proto::RunRepeatable(context, pool_, primary_.requests(), request, response,
+                              [=, this] { return DoClearError(*request, *response); });
 }
 
 absl::Status AgentService::DoStop(const v1::StopRequest& request, const base::Deadline& deadline,

@@ -49,6 +49,9 @@ class AgentService : public v1::Replication::CallbackService, private proto::Wat
   grpc::ServerUnaryReactor* GetError(grpc::CallbackServerContext* context,
                                      const v1::GetErrorRequest* request,
                                      v1::GetErrorResponse* response) override;
+  grpc::ServerUnaryReactor* ClearError(grpc::CallbackServerContext* context,
+                                       const v1::ClearErrorRequest* request,
+                                       v1::ClearErrorResponse* response) override;
   grpc::ServerUnaryReactor* Stop(grpc::CallbackServerContext* context,
                                  const v1::StopRequest* request,
                                  v1::StopResponse* response) override;
@@ -94,6 +97,7 @@ class AgentService : public v1::Replication::CallbackService, private proto::Wat
                        v1::StartResponse& response);
   absl::Status DoCheckpoint(const v1::CheckpointRequest& request, const base::Deadline& deadline,
                             v1::CheckpointResponse& response);
+  absl::Status DoClearError(const v1::ClearErrorRequest& request, v1::ClearErrorResponse& response);
   absl::Status DoStop(const v1::StopRequest& request, const base::Deadline& deadline,
                       v1::StopResponse& response);
   absl::Status DoRemove(const v1::RemoveRequest& request, const base::Deadline& deadline,

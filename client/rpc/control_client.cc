@@ -4,12 +4,12 @@
 
 #include "absl/memory/memory.h"
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
 #include "proto/grpc_channel.h"
 #include "proto/status_codec.h"
 #include "proto/strings.h"
+#include "storage/base/address.h"
 #include "storage/base/status_macros.h"
 
 namespace understudy::client {
@@ -18,14 +18,6 @@ namespace {
 using Stub = v1::Replication::Stub;
 
 constexpr absl::string_view kCannotReach = "cannot reach ";
-
-bool WellFormed(const std::string& address) {
-  if (absl::StartsWith(address, "unix:")) return address.size() > 5;
-  const size_t colon = address.rfind(':');
-  int port = 0;
-  return colon != std::string::npos && colon > 0 &&
-         absl::SimpleAtoi(address.substr(colon + 1), &port) && port > 0 && port <= 65535;
-}
 
 }  // namespace
 
@@ -44,7 +36,7 @@ absl::Status WatchCall::Finish() {
 }
 
 absl::StatusOr<std::unique_ptr<ControlClient>> ControlClient::Create(const std::string& address) {
-  if (!WellFormed(address)) {
+  if (!base::IsHostAndPort(address) && !base::IsUnixAddress(address)) {
     return absl::InvalidArgumentError(
         absl::StrCat("address \"", address, "\" is not host:port or unix:/path"));
   }
@@ -103,6 +95,10 @@ absl::StatusOr<v1::CheckpointResponse> ControlClient::Checkpoint(
 absl::StatusOr<v1::GetErrorResponse> ControlClient::GetError(const v1::GetErrorRequest& request,
                                                              absl::Duration timeout) {
   return Call(&Stub::GetError, request, timeout);
+}
+absl::StatusOr<v1::ClearErrorResponse> ControlClient::ClearError(
+    const v1::ClearErrorRequest& request, absl::Duration timeout) {
+  return Call(&Stub::ClearError, request, timeout);
 }
 absl::StatusOr<v1::StopResponse> ControlClient::Stop(const v1::StopRequest& request,
                                                      absl::Duration timeout) {

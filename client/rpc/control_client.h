@@ -54,6 +54,8 @@ class ControlClient {
                                                     absl::Duration timeout);
   absl::StatusOr<v1::GetErrorResponse> GetError(const v1::GetErrorRequest& request,
                                                 absl::Duration timeout);
+  absl::StatusOr<v1::ClearErrorResponse> ClearError(const v1::ClearErrorRequest& request,
+                                                    absl::Duration timeout);
   absl::StatusOr<v1::StopResponse> Stop(const v1::StopRequest& request, absl::Duration timeout);
   absl::StatusOr<v1::GetStatusResponse> GetStatus(const v1::GetStatusRequest& request,
                                                   absl::Duration timeout);

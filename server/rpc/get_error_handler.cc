@@ -16,6 +16,7 @@ grpc::ServerUnaryReactor* GetErrorHandler::Handle(grpc::CallbackServerContext* c
         response->set_stage(ToProto(report.stage));
         for (const base::LatchedError& error : report.errors)
           *response->add_errors() = ToProto(error);
+        response->set_disconnected_seconds(absl::ToDoubleSeconds(report.disconnected));
         return absl::OkStatus();
       });
 }

@@ -24,6 +24,7 @@ ReplicationService::ReplicationService(server::Service& service, const std::stri
       stop_(service, control_pool_, failover_pool_),
       remove_(service, control_pool_),
       scrub_(service, control_pool_),
+      clear_error_(service, control_pool_),
       clone_(service, control_pool_, nbd_socket),
       remove_clone_(service, control_pool_),
       get_error_(service, look_pool_),
@@ -57,6 +58,12 @@ grpc::ServerUnaryReactor* ReplicationService::GetError(grpc::CallbackServerConte
                                                        const v1::GetErrorRequest* request,
                                                        v1::GetErrorResponse* response) {
   return get_error_.Handle(context, request, response);
+}
+
+grpc::ServerUnaryReactor* ReplicationService::ClearError(grpc::CallbackServerContext* context,
+                                                         const v1::ClearErrorRequest* request,
+                                                         v1::ClearErrorResponse* response) {
+  return clear_error_.Handle(context, request, response);
 }
 
 grpc::ServerUnaryReactor* ReplicationService::Stop(grpc::CallbackServerContext* context,

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "server/rpc/checkpoint_handler.h"
+#include "server/rpc/clear_error_handler.h"
 #include "server/rpc/clone_handler.h"
 #include "server/rpc/failback_handler.h"
 #include "server/rpc/get_error_handler.h"
@@ -48,6 +49,9 @@ class ReplicationService final : public v1::Replication::CallbackService {
   grpc::ServerUnaryReactor* GetError(grpc::CallbackServerContext* context,
                                      const v1::GetErrorRequest* request,
                                      v1::GetErrorResponse* response) override;
+  grpc::ServerUnaryReactor* ClearError(grpc::CallbackServerContext* context,
+                                       const v1::ClearErrorRequest* request,
+                                       v1::ClearErrorResponse* response) override;
   grpc::ServerUnaryReactor* Stop(grpc::CallbackServerContext* context,
                                  const v1::StopRequest* request,
                                  v1::StopResponse* response) override;
@@ -102,6 +106,7 @@ class ReplicationService final : public v1::Replication::CallbackService {
   StopHandler stop_;
   RemoveHandler remove_;
   ScrubHandler scrub_;
+  ClearErrorHandler clear_error_;
   CloneHandler clone_;
   RemoveCloneHandler remove_clone_;
   // Only look.

@@ -8,6 +8,14 @@
 #include "storage/base/reason.h"
 
 namespace understudy::base {
+namespace {
+
+bool SameKind(const LatchedError& one, const LatchedError& other) {
+  return one.volume == other.volume && one.operation == other.operation && one.code == other.code &&
+         one.reason == other.reason && one.generation == other.generation;
+}
+
+}  // namespace
 
 bool ErrorLog::Latch(const std::string& volume, const std::string& operation, ByteRange range,
                      const absl::Status& status, absl::Time now) {
@@ -23,11 +31,8 @@ bool ErrorLog::Latch(const std::string& volume, const std::string& operation, By
                      .count = 1,
                      .bytes = range.size(),
                      .generation = generation_};
-  auto known = std::find_if(errors_.begin(), errors_.end(), [&](const LatchedError& other) {
-    return other.volume == error.volume && other.operation == error.operation &&
-           other.code == error.code && other.reason == error.reason &&
-           other.generation == error.generation;
-  });
+  auto known = std::find_if(errors_.begin(), errors_.end(),
+                            [&](const LatchedError& other) { return SameKind(other, error); });
   if (known == errors_.end() && errors_.size() < kErrorsMax) {
     errors_.push_back(std::move(error));
     return true;
@@ -66,6 +71,14 @@ void ErrorLog::ClearOperation(const std::string& operation) {
   std::erase_if(errors_, [&](const LatchedError& error) { return error.operation == operation; });
 }
 
+void ErrorLog::Forget(const std::vector<LatchedError>& seen) {
+  std::erase_if(errors_, [&](const LatchedError& error) {
+    return std::any_of(seen.begin(), seen.end(), [&](const LatchedError& other) {
+      return SameKind(other, error) && other.count == error.count;
+    });
+  });
+}
+
 bool ErrorLog::HasMissedWrites() const {
   return std::any_of(errors_.begin(), errors_.end(), [](const LatchedError& error) {
     return error.operation == "write" && error.reason == kReasonIncomplete;
@@ -81,6 +94,14 @@ std::string ErrorLog::Extents(const std::string& operation) const {
                                    " bytes, the newest ", error.range.ToString()));
   }
   return absl::StrJoin(extents, "; ");
+}
+
+absl::Status LastsError(const std::string& group, const LatchedError& error,
+                        const std::string& cause) {
+  return absl::FailedPreconditionError(
+      absl::StrCat("group ", group, ": the error of operation ", error.operation,
+                   error.volume.empty() ? "" : absl::StrCat(", volume ", error.volume),
+                   ", is not over: ", cause, ". Nothing was cleared"));
 }
 
 }  // namespace understudy::base

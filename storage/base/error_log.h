@@ -51,6 +51,8 @@ class ErrorLog {
   void ClearDataLossBefore(uint64_t mark);
   // A checkpoint has committed the resync of missed writes, which are errors of `operation`. DATA_LOSS stays.
   void ClearMissedWrites(const std::string& operation = "write");
+  // Those of `seen`, but for what was counted again since then.
+  void Forget(const std::vector<LatchedError>& seen);
   // What `operation` found has been made good.
   void ClearOperation(const std::string& operation);
   // Whether there are errors of an incomplete group.
@@ -66,6 +68,11 @@ class ErrorLog {
   std::vector<LatchedError> errors_;
   uint64_t generation_ = 0;
 };
+
+// The answer to who wants to acknowledge an error that is not over: kFailedPrecondition with the
+// error and its `cause`.
+absl::Status LastsError(const std::string& group, const LatchedError& error,
+                        const std::string& cause);
 
 }  // namespace understudy::base
 

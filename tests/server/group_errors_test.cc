@@ -1,5 +1,6 @@
 // Latched errors over a restart of the service, and what an incomplete group says.
 #include <fstream>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -134,6 +135,93 @@ TEST_F(GroupErrorsTest, ARemovedGroupLeavesNothingToTheNextOfItsName) {
   removed->Latch(VolumeId(0), "disk_write", {}, absl::InternalError("late"));
   removed->StoreErrors();
   EXPECT_FALSE(FileExists());
+}
+
+// ---- acknowledged errors ---------------------------------------------------------------------------------------------------
+
+TEST_F(GroupErrorsTest, WhatIsOverCanBeAcknowledgedAndStaysSo) {
+  group().Latch(VolumeId(0), "disk_write", {0, 512}, absl::InternalError("Input/output error"));
+  group().Latch(VolumeId(0), "apply", {}, absl::InternalError("Input/output error"));
+  const auto cleared = group().ClearError({});
+  ASSERT_TRUE(cleared.ok()) << cleared.status();
+  EXPECT_THAT(cleared->errors, SizeIs(2));
+  EXPECT_THAT(Errors(), IsEmpty());
+  EXPECT_THAT(group().ClearError({})->errors, IsEmpty());
+  Restart();
+  EXPECT_THAT(Errors(), IsEmpty());
+  group().Latch(VolumeId(0), "disk_write", {0, 512}, absl::InternalError("Input/output error"));
+  EXPECT_EQ(Errors().at(0).count, 1u);
+  EXPECT_EQ(group().ClearError({.term = Term(77)}).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(GroupErrorsTest, NoneIsClearedWhileTheCauseOfOneLasts) {
+  using State = storage::ReplicaState;
+  struct Case {
+    std::string operation;
+    absl::Status error;
+    std::function<void(State&)> lasts;
+    std::function<void(State&)> over;
+    std::string told;
+  };
+  const absl::Status io = absl::InternalError("Input/output error");
+  const absl::Status missed = WithReason(absl::AbortedError("missed"), kReasonIncomplete);
+  for (const Case& one : {
+           Case{"apply", io, [&](State& state) { state.job_failure = io; },
+                [](State& state) { state.job_failure = absl::OkStatus(); }, "tried again"},
+           Case{"open", io, [](State& state) { state.failure = absl::NotFoundError("/disks/vm1"); },
+                [](State& state) { state.failure = absl::OkStatus(); }, "/disks/vm1"},
+           Case{"write", missed, [](State& state) { state.incomplete = true; },
+                [](State& state) { state.incomplete = false; }, "until a resync has ended"},
+       }) {
+    SCOPED_TRACE(one.operation);
+    group().Latch(VolumeId(0), "disk_write", {}, io);  // this one is over
+    group().Latch(VolumeId(0), one.operation, {}, one.error);
+    replica().Mutate(one.lasts);
+    const absl::Status refused = group().ClearError({}).status();
+    EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(std::string(refused.message()),
+                AllOf(HasSubstr("group vm1"), HasSubstr("of operation "), HasSubstr("volume disk0"),
+                      HasSubstr(one.told)));
+    EXPECT_THAT(Errors(), SizeIs(2));
+    replica().Mutate(one.over);
+    EXPECT_TRUE(group().ClearError({}).ok());
+    EXPECT_THAT(Errors(), IsEmpty());
+  }
+}
+
+TEST_F(GroupErrorsTest, DamageIsOverWhenAScrubSaysSo) {
+  group().Latch(VolumeId(0), "read", {0, 4096}, absl::DataLossError("checksum mismatch"));
+  EXPECT_THAT(std::string(group().ClearError({}).status().message()),
+              HasSubstr("understudyctl scrub vm1 --wait"));
+  ASSERT_TRUE(group().Scrub({}, {}).ok());
+  replica().EndScrub(storage::ScrubOutcome::kClean);
+  EXPECT_THAT(Errors(), IsEmpty());
+}
+
+TEST_F(GroupErrorsTest, ARefusedWriteIsOverWhenOneIsTakenAgain) {
+  replica().FailAppend(absl::ResourceExhaustedError("no room"));
+  TestAgent refused(*service_);
+  ASSERT_TRUE(refused.Greet(TestAgent::Hello("vm1")));
+  refused.Send(TestFrame().Add(OperationKind::kFlush));
+  EXPECT_EQ(refused.sink.End().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(group().ClearError({}).status().message()),
+              HasSubstr("none was taken since"));
+  replica().FailAppend(absl::OkStatus());
+  TestAgent taken(*service_);
+  ASSERT_TRUE(taken.Greet(TestAgent::Hello("vm1")));
+  taken.Send(TestFrame().Add(OperationKind::kFlush));
+  ASSERT_TRUE(taken.sink.AckThat([](const Ack& ack) { return ack.received_sequence == 1; }));
+  EXPECT_TRUE(group().ClearError({}).ok());
+}
+
+TEST_F(GroupErrorsTest, AnEndThatIsGoneIsNoErrorAndSaysSinceWhen) {
+  EXPECT_GT(group().GetError()->disconnected, absl::ZeroDuration());
+  TestAgent agent(*service_);
+  ASSERT_TRUE(agent.Greet(TestAgent::Hello("vm1")));
+  EXPECT_EQ(group().GetError()->disconnected, absl::ZeroDuration());
+  ASSERT_TRUE(group().Stop({.failover = true}, Soon()).ok());
+  EXPECT_EQ(group().GetError()->disconnected, absl::ZeroDuration()) << "none is wanted";
 }
 
 // ---- missed writes --------------------------------------------------------------------------------------------------------

@@ -146,7 +146,8 @@ TEST_F(RpcTest, RefusalsCarryCodeTextAndReason) {
   checkpoint.set_group("vm1");
   v1::CheckpointResponse answer;
   EXPECT_EQ(Call(&v1::Replication::Stub::Checkpoint, checkpoint, answer).message(),
-            "Block replication is not running");
+            "Block replication is not running: group vm1 is in stage NONE; remedy: understudyctl "
+            "start vm1 --mode secondary begins it");
   checkpoint.set_mode(v1::CHECKPOINT_MODE_PREPARE);
   const absl::Status prepared = Call(&v1::Replication::Stub::Checkpoint, checkpoint, answer);
   EXPECT_EQ(prepared.code(), absl::StatusCode::kInvalidArgument);
@@ -161,7 +162,8 @@ TEST_F(RpcTest, RefusalsCarryCodeTextAndReason) {
   remove.set_group("vm1");
   v1::RemoveResponse removed;
   EXPECT_EQ(Call(&v1::Replication::Stub::Remove, remove, removed).message(),
-            "Block device is in use by internal backup job");
+            "Block device is in use by internal backup job: group vm1 is in stage RUNNING; remedy: "
+            "understudyctl stop vm1 ends it, with --failover as a failover");
 }
 
 TEST_F(RpcTest, HistoryCarriesItsFields) {

@@ -71,7 +71,10 @@ TEST(ServiceTest, AStartAsPrimaryIsAnsweredByTheStageWithVolumesToo) {
   spec.volumes[0].top_id.clear();
   EXPECT_TRUE(HasReason(start().status(), kReasonWrongMode));
   harness.Start();
-  EXPECT_EQ(Refusal(start().status()), "FAILED_PRECONDITION: Block replication is running or done");
+  EXPECT_EQ(
+      Refusal(start().status()),
+      "FAILED_PRECONDITION: Block replication is running or done: group vm1 is in stage RUNNING; "
+      "remedy: understudyctl stop vm1 ends it, with --failover as a failover");
   ASSERT_TRUE(harness.group->Stop({}, Soon()).ok());
   const auto done = start();
   ASSERT_TRUE(done.ok()) << done.status();
@@ -147,6 +150,10 @@ TEST(ServiceTest, ShutdownSaysWhenAStopIsStillAtWork) {
   harness.replica().Stick(false, Place::kStop);
 }
 
+constexpr char kInUse[] =
+    "FAILED_PRECONDITION: Block device is in use by internal backup job: group vm1 is in stage "
+    "RUNNING; remedy: understudyctl stop vm1 ends it, with --failover as a failover";
+
 // It used to wait for the stop, or the start, with the door shut to every other group.
 TEST(ServiceTest, ARemoveDuringALongCallHoldsNoOtherGroupUp) {
   using Place = testing::FakeReplica::Place;
@@ -156,10 +163,7 @@ TEST(ServiceTest, ARemoveDuringALongCallHoldsNoOtherGroupUp) {
   harness.replica().Stick(true, Place::kStart);
   std::thread start([&] { harness.Start(); });
   harness.replica().AwaitStuck(Place::kStart);
-  std::thread remove([&] {
-    EXPECT_EQ(Refusal(service.Remove("vm1", false, {}, Soon())),
-              "FAILED_PRECONDITION: Block device is in use by internal backup job");
-  });
+  std::thread remove([&] { EXPECT_EQ(Refusal(service.Remove("vm1", false, {}, Soon())), kInUse); });
   absl::SleepFor(absl::Milliseconds(100));  // it waits for the start, whose outcome decides
   EXPECT_TRUE(service.Start(Mode::kSecondary, OneVolume("vm2"), {}, briefly()).ok());
   harness.replica().Stick(false, Place::kStart);
@@ -168,8 +172,7 @@ TEST(ServiceTest, ARemoveDuringALongCallHoldsNoOtherGroupUp) {
 
   harness.replica().Stick(true, Place::kStop);
   EXPECT_FALSE(harness.group->Stop({}, absl::Now() + absl::Milliseconds(10)).ok());
-  EXPECT_EQ(Refusal(service.Remove("vm1", false, {}, Soon())),
-            "FAILED_PRECONDITION: Block device is in use by internal backup job");
+  EXPECT_EQ(Refusal(service.Remove("vm1", false, {}, Soon())), kInUse);
   EXPECT_TRUE(service.Open(Mode::kSecondary, OneVolume("vm3"), briefly()).ok());
   EXPECT_TRUE(service.Remove("vm3", false, {}, briefly()).ok());
   harness.replica().Stick(false, Place::kStop);

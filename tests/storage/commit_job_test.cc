@@ -198,7 +198,9 @@ TEST_F(CommitJobTest, AfterAFailedSyncOfTheJobNoFlushOfTheVmSucceeds) {
   }
   FailOver();  // the job goes on
   EXPECT_FALSE(f_.replica().Flush(VolumeId(0)).ok());
+  EXPECT_EQ(base::ErrnoOf(f_.replica().state().failure), EIO);
   ASSERT_EQ(f_.CrashAndOpen(), absl::OkStatus());
+  EXPECT_EQ(f_.replica().state().failure, absl::OkStatus());
   EXPECT_EQ(f_.replica().Flush(VolumeId(0)), absl::OkStatus());
 }
 

@@ -82,8 +82,10 @@ TEST_F(MissingDiskTest, PutBackTheNextCheckpointGoesOn) {
               ::testing::HasSubstr("repeat the call, or stop the group with --failover"));
   EXPECT_FALSE(replica_->Stop().ok());
   EXPECT_EQ(replica_->state().stage, Stage::kRunning);
+  EXPECT_THAT(std::string(replica_->state().failure.message()), ::testing::HasSubstr(DiskPath(0)));
   PutBack();
   ASSERT_EQ(Checkpoint(), absl::OkStatus());
+  EXPECT_EQ(replica_->state().failure, absl::OkStatus());
   std::string expected = f_.initial(0);
   expected.replace(0, 4096, 4096, 'c').replace(16384, 4096, 4096, 'h');
   EXPECT_TRUE(View() == expected);

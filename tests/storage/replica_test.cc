@@ -330,10 +330,12 @@ TEST_F(ReplicaTest, AFailedApplyIsReportedAndTheNextCheckpointTriesAgain) {
   EXPECT_EQ(recorder_.errors()[0].operation, "apply");
   EXPECT_EQ(recorder_.errors()[0].range, (ByteRange{0, 4096}));
   EXPECT_EQ(f_.View(0).substr(0, 4096), data);  // the view does not need the disk
+  EXPECT_EQ(base::ErrnoOf(f_.replica().state().job_failure), 5);
   on = false;
   ASSERT_EQ(f_.MarkedCheckpoint().status(), absl::OkStatus());
   ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
   EXPECT_EQ(f_.RawDisk(0).substr(0, 4096), data);
+  EXPECT_EQ(f_.replica().state().job_failure, absl::OkStatus());
 }
 
 TEST_F(ReplicaTest, AFailedCommitJobIsRetriedAndTheVmWritesOn) {

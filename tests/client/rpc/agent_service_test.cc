@@ -150,6 +150,32 @@ TEST_F(AgentServiceTest, StageRunningThenDone) {
   EXPECT_TRUE(client_->Remove(Named<v1::RemoveRequest>(), kTimeout).ok());
 }
 
+TEST_F(AgentServiceTest, ErrorsThatAreOverCanBeAcknowledged) {
+  const auto clear = [&] { return client_->ClearError(Named<v1::ClearErrorRequest>(), kTimeout); };
+  Expect(clear().status(), absl::StatusCode::kFailedPrecondition,
+         "Block replication is not running");
+  writes_->Refuse({grpc::StatusCode::INVALID_ARGUMENT, "other volumes"});
+  ASSERT_TRUE(Start(v1::MODE_PRIMARY).ok());
+  const auto errors = [&] { return *client_->GetError(Named<v1::GetErrorRequest>(), kTimeout); };
+  const absl::Time deadline = absl::Now() + absl::Seconds(30);
+  while (errors().errors_size() == 0 && absl::Now() < deadline)
+    absl::SleepFor(absl::Milliseconds(5));
+  EXPECT_GT(errors().disconnected_seconds(), 0);
+  Expect(clear().status(), absl::StatusCode::kFailedPrecondition, "the standby is not connected");
+  EXPECT_EQ(errors().errors_size(), 1);
+  writes_->Refuse(grpc::Status::OK);
+  while (errors().disconnected_seconds() > 0 && absl::Now() < deadline) {
+    absl::SleepFor(absl::Milliseconds(5));
+  }
+  EXPECT_EQ(errors().errors_size(), 1);
+  const auto cleared = clear();
+  ASSERT_TRUE(cleared.ok()) << cleared.status();
+  ASSERT_EQ(cleared->errors_size(), 1);
+  EXPECT_EQ(cleared->errors(0).operation(), "connect");
+  EXPECT_EQ(errors().errors_size(), 0);
+  EXPECT_TRUE(clear()->ignored());
+}
+
 TEST_F(AgentServiceTest, AnAgentHasNoHistoryAndNoClones) {
   const auto expect = [](const absl::Status& status) {
     Expect(status, absl::StatusCode::kFailedPrecondition, "ask the standby's service");

@@ -46,6 +46,19 @@ TEST(ErrorLogTest, ACommittedResyncClearsMissedWritesButNotDataLoss) {
   EXPECT_EQ(log.errors()[1].operation, "apply");
 }
 
+TEST(ErrorLogTest, ForgetKeepsWhatWasCountedAgainSince) {
+  ErrorLog log;
+  log.Latch("disk0", "read", {}, absl::InternalError("once"), kStart);
+  log.Latch("disk0", "write", {}, absl::InternalError("again and again"), kStart);
+  const std::vector<LatchedError> seen = log.errors();
+  log.Latch("disk0", "write", {}, absl::InternalError("again and again"), kStart);
+  log.Latch("disk1", "read", {}, absl::InternalError("new"), kStart);
+  log.Forget(seen);
+  ASSERT_EQ(log.errors().size(), 2u);
+  EXPECT_EQ(log.errors()[0].count, 2u);
+  EXPECT_EQ(log.errors()[1].volume, "disk1");
+}
+
 TEST(ErrorLogTest, ClearBeforeKeepsWhatCameSince) {
   ErrorLog log;
   log.Latch("disk0", "commit", {}, absl::InternalError("first"), kStart);
