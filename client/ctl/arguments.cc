@@ -13,6 +13,7 @@
 #include "client/ctl/invocation.h"
 #include "client/ctl/units.h"
 #include "client/ctl/volume_spec.h"
+#include "storage/base/address.h"
 #include "storage/base/text.h"
 
 namespace understudy::ctl {
@@ -29,11 +30,17 @@ class Interpreter {
     for (const std::string& word : in_.unknown) {
       const bool flag = absl::StartsWith(word, "-");
       if (!flag && in_.command.empty() && std::exchange(command_told, true)) continue;
-      Problem(absl::StrCat(word, flag                  ? ": unknown flag"
-                                 : in_.command.empty() ? ": unknown command"
-                                                       : ": unexpected argument"));
+      const auto nearest = in_.nearest.find(word);
+      Problem(absl::StrCat(word,
+                           flag                  ? ": unknown flag"
+                           : in_.command.empty() ? ": unknown command"
+                                                 : ": unexpected argument",
+                           nearest == in_.nearest.end()
+                               ? ""
+                               : absl::StrCat("; did you mean ", nearest->second, "?")));
     }
-    Invocation invocation{.server = in_.server, .timeout = Timeout(), .json = in_.json};
+    Invocation invocation{
+        .server = in_.server, .ctl = Ctl(), .timeout = Timeout(), .json = in_.json};
     CheckServer();
     invocation.request_id = in_.request_id;
     if (in_.request_id_given && in_.request_id.empty()) Problem("--request-id: is empty");
@@ -54,16 +61,20 @@ class Interpreter {
     return absl::ZeroDuration();
   }
 
+  // What a hint begins with, to reach the same daemon.
+  std::string Ctl() const {
+    if (in_.server == in_.usual_server) return "understudyctl";
+    const bool plain = std::all_of(in_.server.begin(), in_.server.end(), [](unsigned char c) {
+      return absl::ascii_isalnum(c) || absl::StrContains("/.:_-", c);
+    });
+    return absl::StrCat("understudyctl --server ",
+                        plain ? in_.server : absl::StrCat("'", in_.server, "'"));
+  }
+
   void CheckServer() {
     const absl::Status utf8 = base::CheckUtf8("--server", in_.server);  // or its variable
     if (!utf8.ok()) return Problem(std::string(utf8.message()));
-    if (absl::StartsWith(in_.server, "unix:") && in_.server.size() > 5) return;
-    const size_t colon = in_.server.rfind(':');
-    int port = 0;
-    if (colon != std::string::npos && colon > 0 &&
-        absl::SimpleAtoi(in_.server.substr(colon + 1), &port) && port > 0 && port <= 65535) {
-      return;
-    }
+    if (base::IsHostAndPort(in_.server) || base::IsUnixAddress(in_.server)) return;
     Problem(absl::StrCat("--server: \"", in_.server, "\" is not host:port or unix:/path"));
   }
 
@@ -72,6 +83,7 @@ class Interpreter {
     if (in_.command == "start") return Start();
     if (in_.command == "checkpoint") return Checkpoint();
     if (in_.command == "get-error") return OfGroup<v1::GetErrorRequest>();
+    if (in_.command == "clear-error") return ClearError();
     if (in_.command == "stop") return Stop();
     if (in_.command == "remove") return Remove();
     if (in_.command == "scrub") return Scrub();
@@ -250,6 +262,12 @@ class Interpreter {
     if (ttl.ok()) return static_cast<uint64_t>(absl::ToInt64Microseconds(*ttl));
     Problem(absl::StrCat("--ttl: ", ttl.status().message()));
     return 0;
+  }
+
+  v1::ClearErrorRequest ClearError() {
+    auto request = OfGroup<v1::ClearErrorRequest>();
+    AddExpected(request);
+    return request;
   }
 
   v1::RemoveRequest Remove() {

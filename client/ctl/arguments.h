@@ -5,6 +5,7 @@
 #ifndef UNDERSTUDY_CLIENT_CTL_ARGUMENTS_H_
 #define UNDERSTUDY_CLIENT_CTL_ARGUMENTS_H_
 
+#include <map>
 #include <string>
 #include <variant>
 #include <vector>
@@ -16,6 +17,7 @@ struct Invocation;
 // As typed; an option that was not given is empty.
 struct Arguments {
   std::string server;
+  std::string usual_server;  // where a call without --server goes
   std::string timeout = "10s";
   bool json = false;
   std::string command;  // "start"; empty: none
@@ -57,7 +59,8 @@ struct Arguments {
   bool terminal = false;  // standard output is one that can be drawn on
   bool request_id_given = false;
   std::string request_id;
-  std::vector<std::string> unknown;  // words that no command or flag took
+  std::vector<std::string> unknown;            // words that no command or flag took
+  std::map<std::string, std::string> nearest;  // of these, what may have been meant
 };
 
 // Either an invocation or what is wrong with the words, one problem each.

@@ -270,7 +270,8 @@ class Attacher {
       progress_ << target_.name() << ": the copy is ready and goes on; "
                 << (lost ? "it lacks writes: to copy anew, detach all volumes and attach them: "
                          : "to declare the group complete, run attach again; to end it: ")
-                << "understudyctl detach " << target_.name() << " --qmp " << qmp_.socket() << "\n";
+                << invocation_.ctl << " detach " << target_.name() << " --qmp " << qmp_.socket()
+                << "\n";
       return declared.status();
     }
     Tell(declared->epoch() == 0
@@ -281,9 +282,10 @@ class Attacher {
   }
 
   absl::Status TellBegun() {
-    Tell(absl::StrCat("the copy has begun; to follow and complete it: understudyctl attach ",
-                      target_.name(), " --qmp ", qmp_.socket(), " --device ", command_.device),
-         /*epoch=*/0);
+    Tell(
+        absl::StrCat("the copy has begun; to follow and complete it: ", invocation_.ctl, " attach ",
+                     target_.name(), " --qmp ", qmp_.socket(), " --device ", command_.device),
+        /*epoch=*/0);
     return absl::OkStatus();
   }
 
@@ -306,7 +308,7 @@ class Attacher {
     progress_ << target_.name() << ": "
               << (undone.ok() ? "undone: the VM is as it was before"
                               : absl::StrCat("could not be undone: ", undone.message(),
-                                             "; try: understudyctl detach ", target_.name(),
+                                             "; try: ", invocation_.ctl, " detach ", target_.name(),
                                              " --qmp ", qmp_.socket()))
               << "\n";
     return cause;

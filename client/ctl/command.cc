@@ -1,6 +1,5 @@
 #include "client/ctl/command.h"
 
-#include <algorithm>
 #include <chrono>
 #include <future>
 #include <memory>
@@ -36,7 +35,6 @@ namespace {
 
 using client::ControlClient;
 
-constexpr absl::Duration kScrubPoll = absl::Seconds(1);
 constexpr absl::Duration kRepeatDelay = absl::Milliseconds(200);
 constexpr int kMapTries = 5;
 
@@ -70,33 +68,34 @@ std::string Hint(const absl::Status& status, const Invocation& invocation) {
     return "is a daemon running there? --server names another address (service: port 7410, "
            "agent: port 7420)";
   }
+  const std::string& ctl = invocation.ctl;
   if (status.code() == absl::StatusCode::kDeadlineExceeded) {
-    return "the call may still take effect: look with understudyctl status, or wait longer with "
-           "--timeout";
+    return absl::StrCat("the call may still take effect: look with ", ctl,
+                        " status, or wait longer with --timeout");
   }
   const std::string group = GroupOf(invocation.request);
-  if (HasReason(status, kReasonUnknownGroup)) return "see the groups with: understudyctl list";
+  if (HasReason(status, kReasonUnknownGroup))
+    return absl::StrCat("see the groups with: ", ctl, " list");
   if (HasReason(status, kReasonNotRunning)) {
-    return absl::StrCat(
-        "see its stage with: understudyctl status ", group,
-        "; NONE: begin with understudyctl start ", group,
-        " --mode primary|secondary; FAILOVER_FAILED: go on with understudyctl stop ", group,
-        " --failover; DONE: it has ended, remove the group to start it anew");
+    return absl::StrCat("see its stage with: ", ctl, " status ", group, "; NONE: begin with ", ctl,
+                        " start ", group, " --mode primary|secondary; FAILOVER_FAILED: go on with ",
+                        ctl, " stop ", group,
+                        " --failover; DONE: it has ended, remove the group to start it anew");
   }
   if (HasReason(status, kReasonIncomplete)) {
-    return absl::StrCat("see what is missing with: understudyctl get-error ", group);
+    return absl::StrCat("see what is missing with: ", ctl, " get-error ", group);
   }
   if (HasReason(status, kReasonFenced) && RefusedForAnotherPrimary(invocation.request)) {
-    return absl::StrCat("to take the primaryship on purpose: understudyctl start ", group,
+    return absl::StrCat("to take the primaryship on purpose: ", ctl, " start ", group,
                         " --mode primary --takeover");
   }
   if (HasReason(status, kReasonInUse)) {
-    return absl::StrCat("who is connected: understudyctl status ", group,
-                        "; it can be tested beside the running VM with: understudyctl clone ",
-                        group, " --epoch E --name NAME");
+    return absl::StrCat("who is connected: ", ctl, " status ", group,
+                        "; it can be tested beside the running VM with: ", ctl, " clone ", group,
+                        " --epoch E --name NAME");
   }
   if (HasReason(status, kReasonNoCheckpoint)) {
-    return absl::StrCat("follow the first sync with: understudyctl status ", group);
+    return absl::StrCat("follow the first sync with: ", ctl, " status ", group);
   }
   if (HasReason(status, kReasonWrongMode)) {
     return "mode secondary is for the service (port 7410), mode primary for the agent (port 7420): "
@@ -142,29 +141,15 @@ class Executor {
   absl::StatusOr<ExitStatus> operator()(const ScrubCommand& command) {
     const auto begun = Repeat(&ControlClient::Scrub, command.request);
     if (!begun.ok()) return begun.status();
-    while (true) {
-      v1::GetStatusRequest question;
-      question.set_group(command.group());
-      const auto answer = client_.GetStatus(question, invocation_.timeout);
-      if (!answer.ok()) return answer.status();
-      const auto found = std::find_if(
-          answer->groups().begin(), answer->groups().end(),
-          [&](const v1::GroupStatus& group) { return group.group() == command.group(); });
-      if (found == answer->groups().end()) return absl::NotFoundError("the group was removed");
-      const v1::GroupStatus& status = *found;
-      const bool running = status.scrub().outcome() == v1::SCRUB_OUTCOME_RUNNING &&
-                           status.scrub().number() == begun->number();
-      if (running && command.wait) {
-        progress_ << ScrubView(command.group(), status) << std::flush;
-        absl::SleepFor(kScrubPoll);
-        continue;
-      }
-      out_ << (invocation_.json ? ToJson(status.scrub()) + "\n"
-                                : ScrubView(command.group(), status));
-      if (!command.wait || running) return kDone;
-      if (status.scrub().outcome() == v1::SCRUB_OUTCOME_STOPPED) return kFailed;
-      return status.scrub().damages() > 0 ? kLatchedError : kDone;
-    }
+    Progress progress(/*live=*/false, out_, progress_);
+    const auto look = [&] { return StatusOf(command.group()); };
+    ASSIGN_OR_RETURN(
+        const v1::GroupStatus status,
+        command.wait ? FollowScrub(invocation_.ctl, begun->number(), look, progress) : look());
+    const v1::ScrubStatus& scrub = status.scrub();
+    out_ << (invocation_.json ? ToJson(scrub) + "\n" : ScrubView(invocation_.ctl, status));
+    if (!command.wait || scrub.outcome() == v1::SCRUB_OUTCOME_CLEAN) return kDone;
+    return scrub.outcome() == v1::SCRUB_OUTCOME_DAMAGED ? kLatchedError : kFailed;
   }
 
   absl::StatusOr<ExitStatus> operator()(const SyncCommand& command) {
@@ -174,35 +159,39 @@ class Executor {
     }
     Progress progress(command.live, out_, progress_);
     ASSIGN_OR_RETURN(const v1::GroupStatus status,
-                     FollowSync([&] { return StatusOf(command.group()); }, progress));
-    out_ << (invocation_.json ? ToJson(status) + "\n" : SyncView(status));
-    return kDone;
+                     FollowSync(
+                         invocation_.ctl, [&] { return StatusOf(command.group()); }, progress));
+    out_ << (invocation_.json ? ToJson(status) + "\n" : SyncView(invocation_.ctl, status));
+    return status.sync_state() == v1::SYNC_STATE_DIVERGED ? kLatchedError : kDone;
   }
   absl::StatusOr<ExitStatus> operator()(const VerifyCommand& command) {
     const auto begun = Repeat(&ControlClient::Verify, command.request);
     if (!begun.ok() || !command.wait) {
       return Print(begun, [&](const auto& answer) {
         return absl::StrCat(command.group(), ": verify ", answer.number(),
-                            " is running; follow it with: understudyctl watch ", command.group(),
-                            "\n");
+                            " is running; follow it with: ", invocation_.ctl, " watch ",
+                            command.group(), "\n");
       });
     }
     Progress progress(command.live, out_, progress_);
     ASSIGN_OR_RETURN(const v1::GroupStatus status,
                      FollowVerify(
                          begun->number(), [&] { return StatusOf(command.group()); }, progress));
-    out_ << (invocation_.json ? ToJson(status.verify()) + "\n" : VerifyView(status));
+    out_ << (invocation_.json ? ToJson(status.verify()) + "\n"
+                              : VerifyView(invocation_.ctl, status));
     if (status.verify().outcome() == v1::VERIFY_OUTCOME_EQUAL) return kDone;
     return status.verify().different_bytes() > 0 ? kLatchedError : kFailed;
   }
 
   absl::StatusOr<ExitStatus> operator()(const v1::HistoryRequest& request) {
-    return Print(client_.History(request, invocation_.timeout),
-                 [&](const auto& answer) { return HistoryView(request.group(), answer, now_); });
+    return Print(client_.History(request, invocation_.timeout), [&](const auto& answer) {
+      return HistoryView(invocation_.ctl, request.group(), answer, now_);
+    });
   }
   absl::StatusOr<ExitStatus> operator()(const v1::CloneRequest& request) {
-    return Print(Repeat(&ControlClient::Clone, request),
-                 [&](const auto& answer) { return CloneView(request.group(), answer, now_); });
+    return Print(Repeat(&ControlClient::Clone, request), [&](const auto& answer) {
+      return CloneView(invocation_.ctl, request.group(), answer, now_);
+    });
   }
   absl::StatusOr<ExitStatus> operator()(const v1::ListClonesRequest& request) {
     return Print(client_.ListClones(request, invocation_.timeout),
@@ -218,8 +207,13 @@ class Executor {
     const auto answer = client_.GetError(request, invocation_.timeout);
     const auto printed = Print(
         answer, [&](const auto& healthy) { return ErrorView(request.group(), healthy, now_); });
-    if (!printed.ok() || answer->errors().empty()) return printed;
-    return kLatchedError;
+    if (!printed.ok()) return printed;
+    const bool gone = absl::Seconds(answer->disconnected_seconds()) >= kDisconnectedMax;
+    return gone || !answer->errors().empty() ? kLatchedError : kDone;
+  }
+  absl::StatusOr<ExitStatus> operator()(const v1::ClearErrorRequest& request) {
+    return Print(Repeat(&ControlClient::ClearError, request),
+                 [&](const auto& answer) { return ClearErrorView(request.group(), answer, now_); });
   }
 
   absl::StatusOr<ExitStatus> operator()(const v1::GetStatusRequest& request) {
@@ -260,19 +254,24 @@ class Executor {
     question.set_group(group);
     ASSIGN_OR_RETURN(const v1::GetStatusResponse answer,
                      client_.GetStatus(question, invocation_.timeout));
-    if (answer.groups_size() == 1) return answer.groups(0);
+    for (const v1::GroupStatus& status : answer.groups()) {
+      if (status.group() == group) return status;
+    }
     return absl::NotFoundError(absl::StrCat("group ", group, " is gone"));
   }
 
-  static std::string SyncBegunView(const SyncCommand& command, const v1::SyncResponse& answer) {
+  std::string SyncBegunView(const SyncCommand& command, const v1::SyncResponse& answer) const {
     if (answer.ignored()) {
-      return absl::StrCat(command.group(), ": nothing is missing at the standby\n");
+      return absl::StrCat(command.group(),
+                          ": nothing is known to be missing; whether the standby is there and has "
+                          "it: ",
+                          invocation_.ctl, " sync ", command.group(), " --wait\n");
     }
     if (answer.epoch() != 0) {
       return absl::StrCat(command.group(), ": complete at the standby with epoch ", answer.epoch(),
                           "\n");
     }
-    return absl::StrCat(command.group(), ": under way; follow it with: understudyctl sync ",
+    return absl::StrCat(command.group(), ": under way; follow it with: ", invocation_.ctl, " sync ",
                         command.group(), " --wait\n");
   }
 

@@ -1,11 +1,16 @@
 #include "client/ctl/follow.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
 #include "client/ctl/json.h"
 #include "client/ctl/progress.h"
 #include "client/ctl/units.h"
+#include "client/ctl/views.h"
+#include "storage/base/reason.h"
+#include "storage/base/status_macros.h"
 #include "understudy/v1/replication.pb.h"
 
 namespace understudy::ctl {
@@ -30,27 +35,77 @@ absl::StatusOr<v1::GroupStatus> Ask(const StatusCall& status) {
   }
 }
 
+// What is missing before the standby could take over with everything; empty: nothing.
+std::string Awaited(const std::string& ctl, const v1::GroupStatus& status) {
+  if (!status.connected()) return "the standby, which is not connected";
+  if (status.incomplete()) {
+    const bool tee = std::any_of(status.volumes().begin(), status.volumes().end(),
+                                 [](const auto& volume) { return !volume.disk_path().empty(); });
+    return tee || status.volumes().empty() ? "the resync to begin"
+                                           : "the volumes to be copied, as attach does";
+  }
+  if (status.committed_epoch() == 0) {
+    return absl::StrCat("the first checkpoint: ", ctl, " checkpoint ", status.group());
+  }
+  return "";
+}
+
+// Why it will never come, if it will not.
+absl::Status CheckGoesOn(const v1::GroupStatus& status) {
+  if (status.stage() != v1::STAGE_RUNNING) {
+    return absl::AbortedError(absl::StrCat("group ", status.group(), " is not RUNNING any more"));
+  }
+  if (status.handed_over()) {
+    return WithReason(
+        absl::FailedPreconditionError(absl::StrCat(
+            "group ", status.group(),
+            " has handed over: its VM writes no more, and the standby is to take over; "
+            "to write here again start it with takeover")),
+        kReasonHandedOver);
+  }
+  for (const v1::ReplicationError& error : status.errors()) {
+    if (status.connected() || error.reason() != kReasonFenced) continue;
+    return WithReason(absl::FailedPreconditionError(
+                          absl::StrCat("group ", status.group(), ": ", error.message())),
+                      kReasonFenced);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
-absl::StatusOr<v1::GroupStatus> FollowSync(const StatusCall& status, Progress& progress) {
+absl::StatusOr<v1::GroupStatus> FollowSync(const std::string& ctl, const StatusCall& status,
+                                           Progress& progress) {
   while (true) {
     absl::StatusOr<v1::GroupStatus> answer = Ask(status);
     if (!answer.ok()) return answer;
+    RETURN_IF_ERROR(CheckGoesOn(*answer));
     // A group is complete from the moment its last missing operation is queued; the standby shows it with the checkpoint that
     // ends the resync.
-    const v1::JobStatus* const job = FindJob(*answer, "resync");
-    if (!answer->incomplete() && job == nullptr) return answer;
-    if (answer->stage() != v1::STAGE_RUNNING) {
-      return absl::AbortedError(
-          absl::StrCat("group ", answer->group(), " is not RUNNING any more"));
-    }
-    if (job != nullptr) {
+    if (const v1::JobStatus* const job = FindJob(*answer, "resync"); job != nullptr) {
       progress.Show(absl::StrCat(answer->group(), ": resync"), job->done_bytes(),
                     job->total_bytes());
     } else {
-      progress.Say(absl::StrCat(answer->group(), ": waiting for ",
-                                answer->connected() ? "the resync to begin" : "the standby", "\n"));
+      const std::string awaited = Awaited(ctl, *answer);
+      if (awaited.empty()) return answer;
+      progress.Say(absl::StrCat(answer->group(), ": waiting for ", awaited, "\n"));
     }
+    absl::SleepFor(kStatusPoll);
+  }
+}
+
+absl::StatusOr<v1::GroupStatus> FollowScrub(const std::string& ctl, uint64_t number,
+                                            const StatusCall& status, Progress& progress) {
+  while (true) {
+    absl::StatusOr<v1::GroupStatus> answer = Ask(status);
+    if (!answer.ok()) return answer;
+    const v1::ScrubStatus& scrub = answer->scrub();
+    if (scrub.number() < number) {
+      return absl::AbortedError(
+          absl::StrCat("group ", answer->group(), ": the service was restarted: scrub again"));
+    }
+    if (scrub.number() > number || scrub.outcome() != v1::SCRUB_OUTCOME_RUNNING) return answer;
+    progress.Say(ScrubView(ctl, *answer));
     absl::SleepFor(kStatusPoll);
   }
 }
@@ -72,13 +127,19 @@ absl::StatusOr<v1::GroupStatus> FollowVerify(uint64_t number, const StatusCall& 
   }
 }
 
-std::string SyncView(const v1::GroupStatus& status) {
-  return absl::StrCat(status.group(), ": nothing is missing at the standby, sync state ",
-                      EnumName(*v1::SyncState_descriptor(), status.sync_state()),
-                      ", committed epoch ", status.committed_epoch(), "\n");
+std::string SyncView(const std::string& ctl, const v1::GroupStatus& status) {
+  std::string text =
+      absl::StrCat(status.group(), ": nothing is missing at the standby, sync state ",
+                   EnumName(*v1::SyncState_descriptor(), status.sync_state()), ", committed epoch ",
+                   status.committed_epoch());
+  if (status.sync_state() == v1::SYNC_STATE_DIVERGED) {
+    absl::StrAppend(&text, "; but a verify has found differences; remedy: ", ctl, " sync ",
+                    status.group(), " --full --wait");
+  }
+  return text + "\n";
 }
 
-std::string VerifyView(const v1::GroupStatus& status) {
+std::string VerifyView(const std::string& ctl, const v1::GroupStatus& status) {
   const v1::VerifyStatus& verify = status.verify();
   std::string text = absl::StrCat(status.group(), ": verify ", verify.number(), " ",
                                   EnumName(*v1::VerifyOutcome_descriptor(), verify.outcome()), ", ",
@@ -86,8 +147,8 @@ std::string VerifyView(const v1::GroupStatus& status) {
                                   HumanBytes(verify.different_bytes()), " different");
   if (!verify.message().empty()) absl::StrAppend(&text, ": ", verify.message());
   if (verify.different_bytes() > 0) {
-    absl::StrAppend(&text, "; where: understudyctl get-error ", status.group(),
-                    "; remedy: understudyctl sync ", status.group(), " --full --wait");
+    absl::StrAppend(&text, "; where: ", ctl, " get-error ", status.group(), "; remedy: ", ctl,
+                    " sync ", status.group(), " --full --wait");
   }
   return text + "\n";
 }

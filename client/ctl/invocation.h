@@ -68,13 +68,14 @@ struct DetachCommand {
 
 using Request =
     std::variant<v1::OpenRequest, v1::StartRequest, v1::CheckpointRequest, v1::GetErrorRequest,
-                 v1::StopRequest, v1::GetStatusRequest, v1::RemoveRequest, v1::HistoryRequest,
-                 v1::CloneRequest, v1::ListClonesRequest, v1::RemoveCloneRequest, ListRequest,
-                 ScrubCommand, WatchCommand, AttachCommand, DetachCommand, SyncCommand,
-                 VerifyCommand>;
+                 v1::ClearErrorRequest, v1::StopRequest, v1::GetStatusRequest, v1::RemoveRequest,
+                 v1::HistoryRequest, v1::CloneRequest, v1::ListClonesRequest,
+                 v1::RemoveCloneRequest, ListRequest, ScrubCommand, WatchCommand, AttachCommand,
+                 DetachCommand, SyncCommand, VerifyCommand>;
 
 struct Invocation {
   std::string server;
+  std::string ctl;  // "understudyctl", with the --server that was given: what a hint begins with
   std::string request_id;  // empty: one is made up
   absl::Duration timeout;
   bool json = false;

@@ -1,5 +1,6 @@
 // understudyctl: the command line for people and scripts. Here the words are taken apart and nothing is checked, so that
 // Interpret() can tell all that is wrong at once.
+#include <cstdlib>
 #include <iostream>
 #include <string>
 #include <variant>
@@ -26,7 +27,8 @@ The life of a standby
   understudyctl checkpoint vm1                    the standby sees what the primary has written so far
   understudyctl status vm1                        stage, epochs, lag, overlays, jobs, errors
   understudyctl watch vm1                         the same live, with rates and progress, until Ctrl-C
-  understudyctl get-error vm1 || page-somebody    3: an error is latched
+  understudyctl get-error vm1 || page-somebody    3: an error is latched, or the other end has been gone for a minute
+  understudyctl clear-error vm1                   acknowledges errors that are over
   understudyctl history vm1                       checkpoints that can be gone back to
   understudyctl clone vm1 --name drill            a copy to test a failover with, while replication goes on
   understudyctl attach vm1 --qmp VM.qmp --device disk0   replicates a running VM, through QEMU's own mirror
@@ -41,8 +43,8 @@ Scripts
   understudyctl --json watch --refresh 0 | jq -r 'select(.kind == "ERROR") | .group + ": " + .error.message'
   understudyctl --request-id nightly-7 checkpoint vm1   can be run again after a lost answer: one checkpoint
 
-Exit status: 0 done; 1 the call failed ("error: CODE: message" on standard error); 2 wrong usage; 3 get-error found a latched error,
-or scrub --wait found damage.)";
+Exit status: 0 done; 1 the call failed ("error: CODE: message" on standard error); 2 wrong usage; 3 get-error found a latched error
+or no other end for a minute, scrub --wait found damage, verify --wait or sync --wait a difference.)";
 
 constexpr char kCommandFooter[] =
     "Flags of every command: --server ADDR, --json, --timeout DURATION, --request-id ID; see "
@@ -79,6 +81,8 @@ class Syntax {
     line_.SetVersion(UNDERSTUDY_VERSION);
     line_.AllowUnknown();
     in_.server = "127.0.0.1:7410";
+    const char* const variable = std::getenv("UNDERSTUDY_SERVER");
+    in_.usual_server = variable != nullptr ? variable : in_.server;
     line_.Add("--server", in_.server, "ADDR",
               "Daemon to talk to: host:port or unix:/path; with --qmp port 7420",
               {.environment = "UNDERSTUDY_SERVER", .show_default = true, .given = &server_given_});
@@ -98,6 +102,10 @@ class Syntax {
     if (!server_given_ && !in_.qmp.empty()) in_.server = "127.0.0.1:7420";  // the agent
     in_.command = line_.command();
     in_.unknown = line_.unknown();
+    for (const std::string& word : in_.unknown) {
+      const std::string nearest = line_.NearestTo(word);
+      if (!nearest.empty()) in_.nearest[word] = nearest;
+    }
     return go_on;
   }
 
@@ -161,7 +169,12 @@ class Syntax {
                    "At the agent: pause the VM of this QMP socket meanwhile",
                    {.given = &in_.qmp_given});
     AddExpected(checkpoint);
-    GroupCommand("get-error", "Show latched errors; exit status 3 when there are any");
+    GroupCommand("get-error",
+                 "Show latched errors, and since when the other end has not been there; exit "
+                 "status 3: there is one, or it was not there for a minute");
+    AddExpected(GroupCommand(
+        "clear-error",
+        "Acknowledge latched errors that are over; refused while the cause of one lasts"));
     base::CommandLine& stop =
         GroupCommand("stop", "End replication after a last checkpoint, or with a failover");
     stop.AddSwitch("--failover", in_.failover, "The standby takes over at its last checkpoint");
@@ -203,7 +216,9 @@ class Syntax {
   void AddSync() {
     base::CommandLine& sync = GroupCommand(
         "sync", "At the agent: see that the standby gets what it misses; it does so by itself");
-    sync.AddSwitch("--wait", in_.wait, "Show progress until nothing is missing");
+    sync.AddSwitch("--wait", in_.wait,
+                   "Until the standby is connected, lacks nothing and has a checkpoint; exit "
+                   "status 3: a verify has found differences");
     sync.AddSwitch("--full", in_.full,
                    "Compare everything, send what differs; no checkpoint until that has ended");
     sync.AddSwitch("--declare-complete", in_.declare_complete,

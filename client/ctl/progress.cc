@@ -52,7 +52,8 @@ void Progress::Say(const std::string& text) {
   if (terminal_.has_value()) {
     terminal_->Draw(text);
   } else {
-    lines_ << text << std::flush;
+    if (text != said_) lines_ << text << std::flush;
+    said_ = text;
   }
 }
 

@@ -29,13 +29,15 @@ class Progress {
 
   // Rates are since the first Show() of a job.
   void Show(const std::string& what, uint64_t done, uint64_t total);
-  void Say(const std::string& text);  // instead of a bar
+  void Say(
+      const std::string& text);  // instead of a bar; a line that is the last one again is left out
 
  private:
   std::optional<Terminal> terminal_;
   std::ostream& lines_;
   absl::Time begun_ = absl::InfinitePast();
   uint64_t done_at_begin_ = 0;
+  std::string said_;
 };
 
 }  // namespace understudy::ctl

@@ -104,10 +104,26 @@ std::string Line(const char* key, const std::string& value) {
   return absl::StrFormat("  %-11s %s\n", key, value);
 }
 
+std::string NotConnected(double seconds) {
+  return seconds == 0 ? "not connected" : absl::StrCat("not connected for ", HumanSeconds(seconds));
+}
+
 std::string SyncLine(const v1::GroupStatus& group) {
-  return absl::StrCat(Name(group.sync_state()),
-                      group.connected() ? ", connected" : ", not connected",
+  return absl::StrCat(Name(group.sync_state()), ", ",
+                      group.connected() ? "connected" : NotConnected(group.disconnected_seconds()),
                       group.incomplete() ? ", incomplete: no checkpoint can commit" : "");
+}
+
+// The states whose name alone promises more than is known.
+std::string SyncWords(v1::SyncState state) {
+  switch (state) {
+    case v1::SYNC_STATE_ASSUMED:
+      return "nothing is known to differ, but the disks were never compared; verify proves it";
+    case v1::SYNC_STATE_DIVERGED:
+      return "the disks differ, or another primary has the standby: get-error at the agent says";
+    default:
+      return "";
+  }
 }
 
 std::string TrafficLine(const v1::GroupStatus& group, const std::string& rate) {
@@ -204,8 +220,9 @@ std::string Ignored(const std::string& group, v1::Stage stage) {
 }  // namespace
 
 std::string GroupHead(const v1::GroupStatus& group, absl::Time now, const std::string& rate) {
+  const std::string words = SyncWords(group.sync_state());
   return absl::StrCat(group.group(), ": ", Name(group.mode()), ", ", Name(group.stage()), "\n",
-                      Line("sync", SyncLine(group)),
+                      Line("sync", SyncLine(group)), words.empty() ? "" : Line("", words),
                       Line("epoch", absl::StrCat(group.epoch(), " open")),
                       Line("committed", Committed(group, now)),
                       Line("lag", HumanSeconds(group.lag_seconds())), TrafficLine(group, rate));
@@ -266,10 +283,27 @@ std::string ListView(const v1::GetStatusResponse& response, absl::Time now) {
 
 std::string ErrorView(const std::string& group, const v1::GetErrorResponse& response,
                       absl::Time now) {
-  if (response.errors().empty()) {
-    return absl::StrCat(group, ": healthy, stage ", Name(response.stage()), "\n");
+  const std::string stage = absl::StrCat("stage ", Name(response.stage()));
+  const absl::Duration gone = absl::Seconds(response.disconnected_seconds());
+  std::string text;
+  if (!response.errors().empty()) {
+    text = ErrorTable(response.errors(), now).Render();
+    if (gone == absl::ZeroDuration()) return text;
+  } else if (response.stage() != v1::STAGE_RUNNING) {
+    return absl::StrCat(group, ": no errors, ", stage, ": nothing is replicated\n");
+  } else if (gone == absl::ZeroDuration()) {
+    return absl::StrCat(group, ": healthy, ", stage, "\n");
   }
-  return ErrorTable(response.errors(), now).Render();
+  return absl::StrCat(
+      text, group, ": ", text.empty() ? "no errors, " : "", stage,
+      ", but the other end is not there: ", NotConnected(response.disconnected_seconds()),
+      ", since ", Instant(absl::ToUnixMicros(now - gone)), "\n");
+}
+
+std::string ClearErrorView(const std::string& group, const v1::ClearErrorResponse& response,
+                           absl::Time now) {
+  if (response.ignored()) return absl::StrCat(group, ": no error was latched; nothing changed\n");
+  return absl::StrCat(ErrorTable(response.errors(), now).Render(), group, ": cleared\n");
 }
 
 std::string OpenView(const std::string& group, const v1::OpenResponse& response) {
@@ -313,7 +347,8 @@ std::string StopView(const std::string& group, const v1::StopResponse& response)
                       ", term ", response.term(), "\n");
 }
 
-std::string ScrubView(const std::string& group, const v1::GroupStatus& status) {
+std::string ScrubView(const std::string& ctl, const v1::GroupStatus& status) {
+  const std::string& group = status.group();
   const v1::ScrubStatus& scrub = status.scrub();
   if (scrub.outcome() == v1::SCRUB_OUTCOME_RUNNING) {
     for (const v1::JobStatus& job : status.jobs()) {
@@ -328,12 +363,12 @@ std::string ScrubView(const std::string& group, const v1::GroupStatus& status) {
                                   HumanBytes(scrub.bytes()), " in ", scrub.extents(), " extents, ",
                                   scrub.damages(), " damages");
   if (!scrub.message().empty()) absl::StrAppend(&text, ": ", scrub.message());
-  if (scrub.damages() > 0) absl::StrAppend(&text, "; see understudyctl get-error ", group);
+  if (scrub.damages() > 0) absl::StrAppend(&text, "; see ", ctl, " get-error ", group);
   return text + "\n";
 }
 
-std::string HistoryView(const std::string& group, const v1::HistoryResponse& response,
-                        absl::Time now) {
+std::string HistoryView(const std::string& ctl, const std::string& group,
+                        const v1::HistoryResponse& response, absl::Time now) {
   if (response.epochs().empty()) {
     return absl::StrCat(group, ": nothing to go back to in stage ", Name(response.stage()), "\n");
   }
@@ -350,12 +385,15 @@ std::string HistoryView(const std::string& group, const v1::HistoryResponse& res
                epoch.on_disk() ? "applied: the secondary disk" : absl::StrJoin(volumes, ", ")});
   }
   const std::string oldest = absl::StrCat(response.epochs().rbegin()->epoch());
-  return absl::StrCat(table.Render(), "test one:    understudyctl clone ", group, " --epoch ",
-                      oldest, " --name NAME\ngo back:     understudyctl stop ", group,
-                      " --failover --epoch ", oldest, "\n");
+  return absl::StrCat(
+      table.Render(), "to test one, while replication goes on: ", ctl, " clone ", group,
+      " --epoch ", oldest,
+      " --name NAME\nto go back to one for good: stop with --failover --epoch E; it "
+      "ends replication and drops what is newer\n");
 }
 
-std::string CloneView(const std::string& group, const v1::CloneResponse& response, absl::Time now) {
+std::string CloneView(const std::string& ctl, const std::string& group,
+                      const v1::CloneResponse& response, absl::Time now) {
   const v1::CloneStatus& clone = response.clone();
   const absl::Duration left = absl::FromUnixMicros(clone.expires_unix_micros()) - now;
   std::string text =
@@ -373,8 +411,8 @@ std::string CloneView(const std::string& group, const v1::CloneResponse& respons
     absl::StrAppend(&text, Line("look at it", absl::StrCat("qemu-img info '",
                                                            NbdUri(clone.exports(0), socket), "'")));
   }
-  return absl::StrCat(text, Line("end it", absl::StrCat("understudyctl clone ", group, " --remove ",
-                                                        clone.name())));
+  return absl::StrCat(
+      text, Line("end it", absl::StrCat(ctl, " clone ", group, " --remove ", clone.name())));
 }
 
 std::string ClonesView(const std::string& group, const v1::ListClonesResponse& response,

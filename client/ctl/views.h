@@ -1,6 +1,7 @@
 // client/ctl/views.h
 //
-// What understudyctl prints for people. Every view ends in a newline.
+// What understudyctl prints for people. Every view ends in a newline. `ctl` is what the commands
+// that it names begin with: Invocation::ctl.
 #ifndef UNDERSTUDY_CLIENT_CTL_VIEWS_H_
 #define UNDERSTUDY_CLIENT_CTL_VIEWS_H_
 
@@ -11,6 +12,7 @@
 namespace understudy::v1 {
 class CheckpointRequest;
 class CheckpointResponse;
+class ClearErrorResponse;
 class CloneResponse;
 class GetErrorResponse;
 class GetStatusResponse;
@@ -39,9 +41,14 @@ std::string ErrorLine(const v1::ReplicationError& error);
 std::string StatusView(const v1::GetStatusResponse& response, absl::Time now);
 // One line per group.
 std::string ListView(const v1::GetStatusResponse& response, absl::Time now);
-// "healthy", or a line per latched error.
+// From so long without the other end on, get-error is no success.
+inline constexpr absl::Duration kDisconnectedMax = absl::Minutes(1);
+// A line per latched error, and how long the other end has not been there. "healthy" when there is
+// nothing to say.
 std::string ErrorView(const std::string& group, const v1::GetErrorResponse& response,
                       absl::Time now);
+std::string ClearErrorView(const std::string& group, const v1::ClearErrorResponse& response,
+                           absl::Time now);
 
 // One line each: what the call did, with the figures it returned.
 std::string OpenView(const std::string& group, const v1::OpenResponse& response);
@@ -50,12 +57,13 @@ std::string CheckpointView(const v1::CheckpointRequest& request,
                            const v1::CheckpointResponse& response);
 std::string StopView(const std::string& group, const v1::StopResponse& response);
 // Where the scrub is, or how it ended.
-std::string ScrubView(const std::string& group, const v1::GroupStatus& status);
+std::string ScrubView(const std::string& ctl, const v1::GroupStatus& status);
 // What can be gone back to, newest first, and how.
-std::string HistoryView(const std::string& group, const v1::HistoryResponse& response,
-                        absl::Time now);
+std::string HistoryView(const std::string& ctl, const std::string& group,
+                        const v1::HistoryResponse& response, absl::Time now);
 // What a new clone is and the commands that use it.
-std::string CloneView(const std::string& group, const v1::CloneResponse& response, absl::Time now);
+std::string CloneView(const std::string& ctl, const std::string& group,
+                      const v1::CloneResponse& response, absl::Time now);
 std::string ClonesView(const std::string& group, const v1::ListClonesResponse& response,
                        absl::Time now);
 std::string RemoveView(const std::string& group, const v1::RemoveResponse& response);

@@ -73,6 +73,19 @@ absl::Status CheckAlone(const std::string& group, const std::string& volume, boo
       " volumes, which change their role together: name the volume group \"", group, "\" instead"));
 }
 
+// Why a standby could not take over with everything, though nothing has failed; empty: it could.
+std::string Lacking(const GroupStatus& status) {
+  if (status.replica.incomplete) {
+    return "writes are missing at the standby, which stays at its last checkpoint";
+  }
+  if (!status.connected) return "no agent is connected";
+  if (!status.replica.valid) return "the first sync has not ended";
+  if (status.sync_state == SyncState::kDiverged) {
+    return "a verify has found differences: understudyctl sync --full at the agent sends them";
+  }
+  return "";
+}
+
 void PutStatus(const GroupStatus& status, Info& info) {
   const auto put = [&](Info::Status value, const std::string& message) {
     info.set_status(value);
@@ -87,10 +100,8 @@ void PutStatus(const GroupStatus& status, Info& info) {
                                      ": the standby's disks are in use, nothing is replicated"));
   } else if (state.handed_over) {
     put(Info::HEALTHY, "handed over: the standby has everything and can be promoted");
-  } else if (state.incomplete) {
-    put(Info::DEGRADED, "writes are missing at the standby, which stays at its last checkpoint");
-  } else if (!status.connected) {
-    put(Info::DEGRADED, "no agent is connected");
+  } else if (const std::string lacking = Lacking(status); !lacking.empty()) {
+    put(Info::DEGRADED, lacking);
   } else {
     put(Info::HEALTHY, "replicating");
   }
@@ -236,8 +247,7 @@ absl::Status CsiAddonsService::Resync(const replication::ResyncVolumeRequest& re
         "takeover=true"));
   }
   RETURN_IF_ERROR(group->TakeBackHandover(deadline));
-  const GroupStatus status = group->Status();
-  response.set_ready(status.connected && !status.replica.incomplete);
+  response.set_ready(Lacking(group->Status()).empty());
   return absl::OkStatus();
 }
 

@@ -158,6 +158,20 @@ class CsiAddonsTest(lib.Case):
         self.ok("PromoteVolume")
         self.assert_promoted("after two kills")
 
+    def test_a_standby_that_differs_is_neither_healthy_nor_ready(self):
+        self.pair()
+        self.agent_.call("checkpoint", "vm1")
+        self.assertEqual(self.ok("GetVolumeReplicationInfo")["status"], "HEALTHY")
+        lib.wait_for(lambda: self.standby.status()["jobs"] == [], "the apply job")
+        with open(self.secondary["vda"], "r+b") as file:
+            file.write(bytes([self.image[0] ^ 1]))
+        self.assertEqual(self.agent_.ctl("verify", "vm1", "--wait").status, 3)
+        self.assertEqual(self.agent_.ctl("sync", "vm1", "--wait").status, 3)
+        lib.wait_for(lambda: self.standby.status()["sync_state"] == "DIVERGED", "the standby to be told")
+        info = self.ok("GetVolumeReplicationInfo")
+        self.assertEqual((info["status"], info["status_message"][:29]), ("DEGRADED", "a verify has found difference"))
+        self.assertFalse(self.ok("ResyncVolume", parameters={"takeover": "true"})["ready"])
+
     def test_taken_back(self):
         """The change of roles is called off: nothing is missing, and the primary goes on."""
         self.pair()

@@ -119,7 +119,8 @@ class HistoryTest(lib.Case):
         self.assertEqual(self.standby.metric("understudy_history_epochs"), 3)
         text = run(CTL, "--server", self.standby.address, "history", "vm1").stdout
         self.assertRegex(text, r"(?m)^3 +20\d\d-.* ago .*vda .*, vdb ")
-        self.assertIn("understudyctl stop vm1 --failover --epoch 2\n", text)
+        self.assertIn(f"understudyctl --server {self.standby.address} clone vm1 --epoch 2 --name NAME\n", text)
+        self.assertNotIn("understudyctl stop", text, "nothing to paste that ends replication")
 
         self.standby.kill()
         self.standby.restart()
@@ -244,7 +245,8 @@ class HistoryTest(lib.Case):
             self.assert_export(uri, image, uri)
         run("sh", "-c", re.search(r"look at it +(.*)", text)[1])
         end = re.search(r"end it +understudyctl (.*)", text)[1].split()
-        run(CTL, "--server", self.standby.address, *end)
+        self.assertEqual(end[:2], ["--server", self.standby.address], "it leads to the same daemon")
+        run(CTL, *end)
         self.assertEqual(self.clone_names(), [])
 
     def test_without_history_a_clone_of_the_newest_holds_the_apply_job(self):

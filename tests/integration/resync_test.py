@@ -364,7 +364,8 @@ class ResyncTest(lib.Case):
         self.assertEqual(host.ctl("verify", "vm1", "--wait").status, 3)
         host.kill()
         host.restart().wait_connected()
-        self.assertEqual(self.sync()["sync_state"], "DIVERGED")
+        answer = self.host.ctl("sync", "vm1", "--wait")
+        self.assertEqual((answer.status, answer.object["sync_state"]), (3, "DIVERGED"))
         self.assertEqual(host.ctl("sync", "vm1", "--full", "--wait").object["sync_state"], "IN_SYNC")
         self.assert_equal_at_checkpoint()
 

@@ -85,6 +85,7 @@ bool CallByName(v1::Replication::Stub& stub, const std::string& method, const st
   if (method == "Start") return Call(stub, &Stub::Start, json);
   if (method == "Checkpoint") return Call(stub, &Stub::Checkpoint, json);
   if (method == "GetError") return Call(stub, &Stub::GetError, json);
+  if (method == "ClearError") return Call(stub, &Stub::ClearError, json);
   if (method == "Stop") return Call(stub, &Stub::Stop, json);
   if (method == "GetStatus") return Call(stub, &Stub::GetStatus, json);
   if (method == "Remove") return Call(stub, &Stub::Remove, json);

@@ -176,12 +176,36 @@ TEST(ArgumentsTest, BehindAnUnknownCommandIsNoOtherOne) {
               ElementsAre("checkpiont: unknown command", "--colour: unknown flag"));
 }
 
+TEST(ArgumentsTest, WhatMayHaveBeenMeantIsSaid) {
+  Arguments words = Words("", "");
+  words.unknown = {"stauts"};
+  words.nearest = {{"stauts", "status"}};
+  EXPECT_THAT(Problems(words), ElementsAre("stauts: unknown command; did you mean status?"));
+  words = Words("stop");
+  words.unknown = {"--failvoer", "now"};
+  words.nearest = {{"--failvoer", "--failover"}};
+  EXPECT_THAT(Problems(words), ElementsAre("--failvoer: unknown flag; did you mean --failover?",
+                                           "now: unexpected argument"));
+}
+
+TEST(ArgumentsTest, AHintLeadsToTheSameDaemon) {
+  const auto ctl = [](const std::string& server) {
+    Arguments words = Words("list");
+    words.usual_server = "127.0.0.1:7410";
+    words.server = server;
+    return std::get<Invocation>(Interpret(words)).ctl;
+  };
+  EXPECT_EQ(ctl("127.0.0.1:7410"), "understudyctl");
+  EXPECT_EQ(ctl("agent-1:7420"), "understudyctl --server agent-1:7420");
+  EXPECT_EQ(ctl("unix:/run/a b"), "understudyctl --server 'unix:/run/a b'");
+}
+
 TEST(ArgumentsTest, WhatIsMissingIsNamed) {
   EXPECT_THAT(Problems(Words("", "")), ElementsAre("COMMAND is missing"));
   EXPECT_THAT(Problems(Words("open")),
               ElementsAre(HasSubstr("Missing the option mode"), HasSubstr("--volume is missing")));
   for (const char* command :
-       {"checkpoint", "get-error", "stop", "remove", "scrub", "history", "clone"}) {
+       {"checkpoint", "get-error", "clear-error", "stop", "remove", "scrub", "history", "clone"}) {
     EXPECT_THAT(Problems(Words(command, "")), Contains("GROUP is missing")) << command;
   }
   EXPECT_THAT(Problems(Words("status", "")), SizeIs(0));
@@ -193,7 +217,8 @@ TEST(ArgumentsTest, ServersAreHostAndPortOrAUnixPath) {
     words.server = server;
     EXPECT_THAT(Problems(words), SizeIs(0)) << server;
   }
-  for (const char* server : {"", "host", "host:", "host:0", "host:65536", ":7410", "unix:"}) {
+  for (const char* server :
+       {"", "host", "host:", "host:0", "host:65536", ":7410", "unix:", "http://host:7410"}) {
     Arguments words = Words("list");
     words.server = server;
     EXPECT_THAT(Problems(words), SizeIs(1)) << server;

@@ -21,6 +21,7 @@ v1::GroupStatus Running(bool incomplete) {
   status.set_stage(v1::STAGE_RUNNING);
   status.set_connected(true);
   status.set_incomplete(incomplete);
+  status.set_committed_epoch(1);
   return status;
 }
 
@@ -49,7 +50,7 @@ class FollowTest : public ::testing::Test {
 TEST_F(FollowTest, ASyncIsFollowedOverARestartOfTheAgent) {
   answers_ = {Running(true), absl::UnavailableError("restarting"), WithJob(Running(true), "resync"),
               Running(false)};
-  const auto end = FollowSync(Answers(), progress_);
+  const auto end = FollowSync("ctl", Answers(), progress_);
   ASSERT_TRUE(end.ok()) << end.status();
   EXPECT_FALSE(end->incomplete());
   EXPECT_THAT(lines_.str(), HasSubstr("vm1: waiting for the resync to begin\n"));
@@ -62,9 +63,67 @@ TEST_F(FollowTest, ASyncEndsWithTheStage) {
   v1::GroupStatus stopped = Running(true);
   stopped.set_stage(v1::STAGE_DONE);
   answers_ = {stopped};
-  EXPECT_EQ(FollowSync(Answers(), progress_).status().code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(FollowSync("ctl", Answers(), progress_).status().code(), absl::StatusCode::kAborted);
   answers_ = {absl::NotFoundError("gone")};
-  EXPECT_EQ(FollowSync(Answers(), progress_).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(FollowSync("ctl", Answers(), progress_).status().code(), absl::StatusCode::kNotFound);
+}
+
+// No standby, none that is complete, none with a state to take over at: each used to be "nothing is
+// missing", status 0.
+TEST_F(FollowTest, ASyncWaitsForAStandbyThatIsConnectedCompleteAndHasACheckpoint) {
+  v1::GroupStatus nobody = Running(false);
+  nobody.set_connected(false);
+  nobody.clear_committed_epoch();
+  v1::GroupStatus empty = Running(false);
+  empty.clear_committed_epoch();
+  v1::GroupStatus forward = Running(true);
+  forward.add_volumes()->set_name("vda");
+  answers_ = {nobody, nobody, empty, forward, Running(false)};
+  const auto end = FollowSync("ctl", Answers(), progress_);
+  ASSERT_TRUE(end.ok()) << end.status();
+  EXPECT_EQ(end->committed_epoch(), 1u);
+  EXPECT_EQ(lines_.str(),
+            "vm1: waiting for the standby, which is not connected\n"
+            "vm1: waiting for the first checkpoint: ctl checkpoint vm1\n"
+            "vm1: waiting for the volumes to be copied, as attach does\n")
+      << "each once";
+}
+
+TEST_F(FollowTest, ASyncEndsWhenItCannotCome) {
+  v1::GroupStatus fenced = Running(false);
+  fenced.set_connected(false);
+  fenced.add_errors()->set_reason("FENCED");
+  fenced.mutable_errors(0)->set_message("stop this primary");
+  v1::GroupStatus handed_over = Running(false);
+  handed_over.set_handed_over(true);
+  for (const v1::GroupStatus& status : {fenced, handed_over}) {
+    answers_ = {status};
+    EXPECT_EQ(FollowSync("ctl", Answers(), progress_).status().code(),
+              absl::StatusCode::kFailedPrecondition);
+  }
+}
+
+TEST_F(FollowTest, ASyncThatLacksNothingMayStillDiffer) {
+  v1::GroupStatus status = Running(false);
+  EXPECT_THAT(SyncView("ctl", status), HasSubstr("nothing is missing at the standby"));
+  status.set_sync_state(v1::SYNC_STATE_DIVERGED);
+  EXPECT_THAT(SyncView("ctl", status), HasSubstr("; remedy: ctl sync vm1 --full --wait\n"));
+}
+
+// A service that was restarted knows of no scrub and of no damage: it was taken for a clean one.
+TEST_F(FollowTest, AScrubIsTheOneThatWasBegun) {
+  v1::GroupStatus status = Running(false);
+  status.mutable_scrub()->set_number(2);
+  status.mutable_scrub()->set_outcome(v1::SCRUB_OUTCOME_RUNNING);
+  v1::GroupStatus ended = status;
+  ended.mutable_scrub()->set_outcome(v1::SCRUB_OUTCOME_CLEAN);
+  answers_ = {status, absl::UnavailableError("lost"), ended};
+  const auto end = FollowScrub("ctl", 2, Answers(), progress_);
+  ASSERT_TRUE(end.ok()) << end.status();
+  EXPECT_EQ(end->scrub().outcome(), v1::SCRUB_OUTCOME_CLEAN);
+  answers_ = {Running(false)};
+  EXPECT_EQ(FollowScrub("ctl", 2, Answers(), progress_).status().code(),
+            absl::StatusCode::kAborted);
 }
 
 TEST_F(FollowTest, AVerifyIsTheOneThatWasBegun) {
@@ -77,8 +136,9 @@ TEST_F(FollowTest, AVerifyIsTheOneThatWasBegun) {
   const auto end = FollowVerify(2, Answers(), progress_);
   ASSERT_TRUE(end.ok()) << end.status();
   EXPECT_THAT(lines_.str(), HasSubstr("vm1: verify ["));
-  EXPECT_THAT(VerifyView(*end), HasSubstr("verify 2 DIFFERENT, 0 B compared, 4 KiB different"));
-  EXPECT_THAT(VerifyView(*end), HasSubstr("understudyctl sync vm1 --full --wait"));
+  EXPECT_THAT(VerifyView("understudyctl", *end),
+              HasSubstr("verify 2 DIFFERENT, 0 B compared, 4 KiB different"));
+  EXPECT_THAT(VerifyView("understudyctl", *end), HasSubstr("understudyctl sync vm1 --full --wait"));
   answers_ = {Running(false)};
   EXPECT_EQ(FollowVerify(2, Answers(), progress_).status().code(), absl::StatusCode::kAborted);
 }

@@ -57,6 +57,13 @@ class FakeService : public v1::Replication::Service {
                         v1::GetErrorResponse* response) override {
     response->set_stage(v1::STAGE_RUNNING);
     *response->mutable_errors() = errors.errors();
+    response->set_disconnected_seconds(errors.disconnected_seconds());
+    return Answer();
+  }
+  grpc::Status ClearError(grpc::ServerContext*, const v1::ClearErrorRequest* request,
+                          v1::ClearErrorResponse* response) override {
+    clear_error = *request;
+    response->set_ignored(true);
     return Answer();
   }
   grpc::Status Stop(grpc::ServerContext*, const v1::StopRequest* request,
@@ -138,6 +145,7 @@ class FakeService : public v1::Replication::Service {
   std::vector<v1::WatchRequest> watches;
   std::chrono::milliseconds watch_silence{0};  // before a stream ends
   v1::GetErrorResponse errors;
+  v1::ClearErrorRequest clear_error;
   v1::OpenRequest open;
   v1::StartRequest start;
   v1::CheckpointRequest checkpoint;
@@ -254,7 +262,7 @@ TEST_F(ProgramTest, EveryCommandReachesItsCall) {
   EXPECT_TRUE(service_.remove.force());
   EXPECT_EQ(Run("stop vm1 --failover --epoch 7 --force").exit_status, 0);
   EXPECT_TRUE(service_.stop.force());
-  EXPECT_THAT(Run("history vm1").out, HasSubstr("--failover --epoch 5"));
+  EXPECT_THAT(Run("history vm1").out, HasSubstr("clone vm1 --epoch 5"));
   EXPECT_EQ(service_.history.group(), "vm1");
   EXPECT_THAT(Run("--json history vm1").out, StartsWith("{\"stage\": "));
   EXPECT_EQ(Run("clone vm1 --epoch 5 --name drill --bytes-max 1M --ttl 30m").exit_status, 0);
@@ -267,6 +275,10 @@ TEST_F(ProgramTest, EveryCommandReachesItsCall) {
   EXPECT_EQ(Run("clone vm1 --remove drill").out, "vm1@drill: removed without trace\n");
   EXPECT_EQ(service_.remove_clone.name(), "drill");
   EXPECT_EQ(Run("get-error vm1").out, "vm1: healthy, stage RUNNING\n");
+  EXPECT_EQ(Run("clear-error vm1 --expected-term 3").out,
+            "vm1: no error was latched; nothing changed\n");
+  EXPECT_EQ(service_.clear_error.expected().term(), 3u);
+  EXPECT_THAT(service_.clear_error.request_id(), StartsWith("ctl-"));
 }
 
 TEST_F(ProgramTest, AScrubIsFollowedToItsEndAndDamageEndsWithThree) {
@@ -396,6 +408,17 @@ TEST_F(ProgramTest, ALatchedErrorEndsWithThreeAndIsPrinted) {
   }
 }
 
+TEST_F(ProgramTest, WithoutTheOtherEndForAMinuteGetErrorEndsWithThree) {
+  for (const auto& [seconds, status] : {std::pair(59.0, 0), std::pair(61.0, 3)}) {
+    service_.errors.set_disconnected_seconds(seconds);
+    const Outcome outcome = Run("get-error vm1");
+    EXPECT_EQ(outcome.exit_status, status);
+    EXPECT_THAT(outcome.out, StartsWith("vm1: no errors, stage RUNNING, but the other end is not "
+                                        "there: not connected for "));
+    EXPECT_THAT(Run("--json get-error vm1").out, HasSubstr("\"disconnected_seconds\": "));
+  }
+}
+
 TEST_F(ProgramTest, ARefusedCallEndsWithOneAndShowsCodeMessageAndReason) {
   service_.status = WithReason(absl::FailedPreconditionError("term 3 is over"), kReasonFenced);
   for (const char* flags : {"", "--json "}) {
@@ -434,6 +457,17 @@ TEST_F(ProgramTest, AHintIsGivenWhereItHelps) {
   }
 }
 
+TEST_F(ProgramTest, HintsRepeatTheServerThatWasGiven) {
+  service_.status = WithReason(absl::FailedPreconditionError("in use"), kReasonInUse);
+  const std::string server = "--server " + host_->address();
+  EXPECT_THAT(RunAt("127.0.0.1:1", server + " stop vm1 --failover --epoch 3").error,
+              HasSubstr("understudyctl " + server + " status vm1"));
+  EXPECT_THAT(Run("stop vm1 --failover --epoch 3").error, HasSubstr("understudyctl status vm1"));
+  service_.status = absl::OkStatus();
+  EXPECT_THAT(RunAt("127.0.0.1:1", server + " history vm1").out,
+              HasSubstr("understudyctl " + server + " clone vm1"));
+}
+
 TEST_F(ProgramTest, ADaemonThatIsNotThereIsNamed) {
   const auto before = std::chrono::steady_clock::now();
   const Outcome outcome = RunAt("unix:" + dir_.File("none"), "status");
@@ -466,6 +500,17 @@ TEST_F(ProgramTest, WrongUsageEndsWithTwoAndListsEverything) {
   }
 }
 
+TEST_F(ProgramTest, AMisspeltWordIsToldWithTheNearest) {
+  EXPECT_THAT(Run("stauts vm1").error, StartsWith("error: stauts: unknown command; did you mean "
+                                                  "status?\n"));
+  EXPECT_THAT(Run("stop vm1 --failvoer").error, HasSubstr("--failvoer: unknown flag; did you mean "
+                                                          "--failover?\n"));
+  EXPECT_THAT(Run("frob").error, StartsWith("error: frob: unknown command\n"));
+  const Outcome url = Run("--server http://standby:7410 status");
+  EXPECT_EQ(url.exit_status, 2);
+  EXPECT_THAT(url.error, HasSubstr("\"http://standby:7410\" is not host:port or unix:/path"));
+}
+
 TEST_F(ProgramTest, AnswersThatCannotBeWrittenAreAFailure) {
   const int raw = std::system(("UNDERSTUDY_SERVER=" + host_->address() +
                                " " UNDERSTUDYCTL " list > /dev/full 2> " + dir_.File("error"))
@@ -477,8 +522,8 @@ TEST_F(ProgramTest, HelpShowsTheCommandsAndTheExitStatuses) {
   const Outcome outcome = Run("--help");
   EXPECT_EQ(outcome.exit_status, 0);
   for (const char* part : {"open", "start", "checkpoint", "get-error", "stop", "remove", "status",
-                           "list", "history", "scrub", "clone", "watch", "--server", "--json",
-                           "--timeout", "Exit status", "127.0.0.1:7410"}) {
+                           "list", "history", "scrub", "clone", "clear-error", "watch", "--server",
+                           "--json", "--timeout", "Exit status", "127.0.0.1:7410"}) {
     EXPECT_THAT(outcome.out, HasSubstr(part));
   }
   EXPECT_THAT(Run("watch --help").out, AllOf(HasSubstr("--refresh"), HasSubstr("GAP")));
