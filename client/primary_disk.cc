@@ -9,6 +9,15 @@
 #include "storage/base/status_macros.h"
 
 namespace understudy::client {
+namespace {
+
+template <typename... More>
+std::string Digest(const std::string& file_system, uint64_t inode, const More&... more) {
+  const std::string text = absl::StrCat(file_system, " ", inode, more...);
+  return absl::StrCat(absl::Hex(base::Crc32c(text.data(), text.size())));
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<PrimaryDisk>> PrimaryDisk::Open(base::FileSystem& file_system,
                                                                const std::string& path,
@@ -35,8 +44,15 @@ absl::StatusOr<std::unique_ptr<PrimaryDisk>> PrimaryDisk::Open(base::FileSystem&
 std::string PrimaryDisk::IdentityText() const {
   const auto identity = file_->Identity();
   if (!identity.ok()) return "";
-  const std::string text = absl::StrCat(identity->file_system, " ", identity->inode);
-  return absl::StrCat(absl::Hex(base::Crc32c(text.data(), text.size())));
+  if (identity->generation == 0) return Digest(identity->file_system, identity->inode);
+  return Digest(identity->file_system, identity->inode, " ", identity->generation);
+}
+
+bool PrimaryDisk::WasIdentifiedAs(const std::string& text) const {
+  if (text == IdentityText()) return true;
+  const auto identity = file_->Identity();
+  return identity.ok() && !identity->device() &&
+         text == Digest(identity->former_file_system, identity->inode);
 }
 
 absl::Status PrimaryDisk::Write(uint64_t offset, std::span<const char> data) {

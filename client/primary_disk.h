@@ -47,6 +47,8 @@ class PrimaryDisk {
 
   // What tells it from another disk; and whether somebody has written to it since. Empty, 0: not known.
   std::string IdentityText() const;
+  // Whether that, or what an earlier release made of it, was `text`.
+  bool WasIdentifiedAs(const std::string& text) const;
   int64_t ModifiedNanos() const { return file_->ModifiedNanos(); }
 
   uint64_t size_bytes() const { return size_bytes_; }

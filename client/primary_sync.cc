@@ -212,7 +212,7 @@ absl::Status Primary::CheckDisks(const AgentRecord& record) {
     same = same && known != before.end();
     if (known == before.end()) continue;
     const auto& [identity, modified] = known->second;
-    const bool other = identity != volume->disk()->IdentityText();
+    const bool other = !volume->disk()->WasIdentifiedAs(identity);
     const bool written = modified != absl::StrCat(volume->disk()->ModifiedNanos());
     if (!other && !(record.clean && written)) continue;
     base::LogWarning("primary_disk_changed")

@@ -20,7 +20,7 @@ BUILD=(
   nbdkit nbdkit-plugin-dev libxxhash-dev mold
 )
 DEMO=(libnbd-bin qemu-utils e2fsprogs util-linux jq curl)
-TESTS=(prometheus python3 fio clang-format xfsprogs qemu-system-x86)
+TESTS=(prometheus python3 fio clang-format xfsprogs btrfs-progs qemu-system-x86)
 BENCH=(fio python3 xfsprogs)
 LINT=(clang clang-tidy clang-format)
 IMAGE=(buildah mmdebstrap ca-certificates)

@@ -105,6 +105,7 @@ absl::Status ReplicaImpl::Start() {
   next.stage = Stage::kRunning;
   next.merged_through.resize(volumes_.size());
   RETURN_IF_ERROR(OpenDisks(&next.disks));
+  TakeIdentities(next, &record);
   for (const auto& disk : next.disks) {
     RETURN_IF_ERROR(disk->WriteMarker(name_, context_.options.data_dir, record.term.Next()));
   }

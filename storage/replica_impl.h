@@ -429,6 +429,9 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   absl::Status CheckOverlaysPresent() const;
   absl::StatusOr<std::shared_ptr<Overlay>> LoadOverlay(OverlayId id, const OverlayRecord& record);
   absl::Status OpenDisks(std::vector<std::shared_ptr<SecondaryDisk>>* disks);
+  // Puts what the disks are called now into `record`. Returns whether one was called otherwise.
+  static bool TakeIdentities(const Chain& chain, GroupRecord* record);
+  void StoreIdentities();
   void AttachDisks();
   // Disks that were missing, or other ones, at recovery may be back. OK: they are open, as they are when none was missing.
   absl::Status AttachDisksAgain();

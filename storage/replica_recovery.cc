@@ -265,13 +265,46 @@ absl::Status ReplicaImpl::OpenDisks(std::vector<std::shared_ptr<SecondaryDisk>>*
   const GroupRecord record = this->record();
   for (const VolumeRecord& volume : record.volumes) {
     absl::StatusOr<std::unique_ptr<SecondaryDisk>> disk =
-        SecondaryDisk::Open(context_.file_system, volume);
+        SecondaryDisk::Open(context_.file_system, record, volume, context_.options.data_dir);
     if (!disk.ok()) {
       return record.stage == Stage::kNone ? disk.status() : WithRemedy(disk.status());
     }
     disks->push_back(*std::move(disk));
   }
   return absl::OkStatus();
+}
+
+bool ReplicaImpl::TakeIdentities(const Chain& chain, GroupRecord* record) {
+  bool changed = false;
+  for (size_t i = 0; i < record->volumes.size(); ++i) {
+    const SecondaryDisk* const disk = chain.disks[i].get();
+    if (disk == nullptr || disk->identity() == record->volumes[i].identity) continue;
+    base::LogInfo("disk_known_by_another_name")
+        .With("group", record->name)
+        .With("volume", record->volumes[i].name)
+        .With("disk", record->volumes[i].disk_path)
+        .With("was", record->volumes[i].identity.file_system)
+        .With("is", disk->identity().file_system);
+    record->volumes[i].identity = disk->identity();
+    changed = true;
+  }
+  return changed;
+}
+
+// What is not stored is found again at the next start. The marker first: it is what the old name
+// was excused by.
+void ReplicaImpl::StoreIdentities() {
+  GroupRecord seen = record();
+  if (!TakeIdentities(*chain(), &seen)) return;
+  MarkDisks();
+  base::Turn::Hold commit_turn(commit_turn_);
+  GroupRecord record = this->record();
+  for (size_t i = 0; i < record.volumes.size(); ++i) {
+    record.volumes[i].identity = seen.volumes[i].identity;
+  }
+  const absl::Status stored = WriteGroup(record, Index::Batch(context_.index));
+  if (stored.ok()) return;
+  base::LogWarning("disk_name_not_stored").With("group", name_).With("status", stored);
 }
 
 // Without its disks the group is there and says why, but serves and takes nothing.
@@ -283,6 +316,7 @@ void ReplicaImpl::AttachDisks() {
   next.disks.resize(volumes_.size());
   next.valid = next.valid && opened.ok();
   Publish(std::make_shared<const Chain>(std::move(next)));
+  if (opened.ok()) StoreIdentities();
   if (!opened.ok()) {
     if (record().stage == Stage::kFailover)
       FailJob(opened, Stage::kFailover);  // so that it can be tried again
@@ -319,6 +353,7 @@ absl::Status ReplicaImpl::AttachDisksAgain() {
     failed_ = *std::exchange(without_disks_, std::nullopt);
     closing_ = false;
   }
+  StoreIdentities();
   MarkDisks();  // the term may have risen
   base::LogInfo("disks_attached").With("group", name_);
   NotifyChange();

@@ -9,6 +9,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 
 #include "storage/base/crc32c.h"
 #include "storage/base/log.h"
@@ -74,22 +75,92 @@ std::string MarkerText(const std::string& group, const std::string& data_dir) {
 }
 
 constexpr absl::string_view kTermWord = "term ";
+constexpr absl::string_view kVolumeWord = "volume ";
 
-// For CheckMarker(). The check tells a damaged line, which says nothing, from another term.
-std::string TermLine(const std::string& group, Term term) {
-  const std::string text = absl::StrCat(kTermWord, term.value(), " of ", group);
+// The check tells a damaged line, which says nothing, from another one.
+std::string CheckedLine(const std::string& text) {
   return absl::StrCat(text, " check ", absl::Hex(base::Crc32c(text.data(), text.size())), "\n");
 }
 
+// The words of the last line that begins with `word`; empty: there is none, or it is damaged.
+std::vector<std::string> WordsOfLine(const std::string& marker, absl::string_view word) {
+  const size_t start = marker.rfind(absl::StrCat("\n", word));
+  if (start == std::string::npos) return {};
+  const std::string line = marker.substr(start + 1, marker.find('\n', start + 1) - start);
+  if (line != CheckedLine(line.substr(0, line.rfind(" check ")))) return {};
+  return absl::StrSplit(line, ' ');
+}
+
+// For CheckMarker().
+std::string TermLine(const std::string& group, Term term) {
+  return CheckedLine(absl::StrCat(kTermWord, term.value(), " of ", group));
+}
+
 std::optional<Term> TermIn(const std::string& marker, const std::string& group) {
-  const size_t line = marker.rfind(absl::StrCat("\n", kTermWord));
+  const std::vector<std::string> words = WordsOfLine(marker, kTermWord);
   uint64_t term = 0;
-  if (line == std::string::npos) return std::nullopt;
-  const std::string rest = marker.substr(line + 1);
-  const std::string number =
-      rest.substr(kTermWord.size(), rest.find(' ', kTermWord.size()) - kTermWord.size());
-  if (!absl::SimpleAtoi(number, &term) || rest != TermLine(group, Term(term))) return std::nullopt;
+  if (words.size() != 6 || !absl::SimpleAtoi(words[1], &term) || words[3] != group) {
+    return std::nullopt;
+  }
   return Term(term);
+}
+
+// For Open().
+std::string VolumeLine(const std::string& volume, const base::FileIdentity& identity) {
+  return CheckedLine(absl::StrCat(kVolumeWord, volume, " inode ", identity.inode, " generation ",
+                                  identity.generation));
+}
+
+enum class Marked : uint8_t { kNotForGroup, kForGroup, kForThisFile, kForAnotherFile };
+
+// What is beside the regular file `found`, the disk of `volume`. kForGroup: an earlier release
+// wrote it, or it is damaged.
+Marked MarkedAs(base::FileSystem& file_system, const GroupRecord& group, const VolumeRecord& volume,
+                const base::FileIdentity& found, const std::string& data_dir) {
+  const bool has_one = group.stage != Stage::kNone && group.stage != Stage::kDone;
+  const auto marker = file_system.ReadWholeFile(absl::StrCat(volume.disk_path, kMarkerSuffix));
+  if (!has_one || !marker.ok() || !absl::StartsWith(*marker, MarkerText(group.name, data_dir))) {
+    return Marked::kNotForGroup;
+  }
+  const std::vector<std::string> words = WordsOfLine(*marker, kVolumeWord);
+  uint32_t generation = 0;
+  if (words.size() != 8 || !absl::SimpleAtoi(words[5], &generation)) return Marked::kForGroup;
+  const bool same_generation =
+      generation == 0 || found.generation == 0 || generation == found.generation;
+  const bool same =
+      words[1] == volume.name && words[3] == absl::StrCat(found.inode) && same_generation;
+  return same ? Marked::kForThisFile : Marked::kForAnotherFile;
+}
+
+// Of two disks of a group that change places inode and length may be equal: the first files of two
+// file systems are so.
+bool OnlyOneLikeIt(const GroupRecord& group, const VolumeRecord& volume) {
+  return std::count_if(group.volumes.begin(), group.volumes.end(), [&](const VolumeRecord& other) {
+           return other.identity.inode == volume.identity.inode &&
+                  other.size_bytes == volume.size_bytes;
+         }) == 1;
+}
+
+bool IsDiskOf(const GroupRecord& group, const VolumeRecord& volume, const base::FileIdentity& found,
+              Marked marked) {
+  const base::FileIdentity& known = volume.identity;
+  if (known.device() || found.device()) return known == found;
+  if (known.inode != found.inode) return false;
+  const bool named_so =
+      known.file_system == found.file_system || known.file_system == found.former_file_system;
+  switch (marked) {
+    case Marked::kForThisFile:
+      return true;
+    case Marked::kForAnotherFile:
+      return false;
+    case Marked::kForGroup:
+      // An earlier release knew the file system by a number that has become another one.
+      return named_so ||
+             (found.file_system != found.former_file_system && OnlyOneLikeIt(group, volume));
+    case Marked::kNotForGroup:
+      return named_so;
+  }
+  return false;
 }
 
 }  // namespace
@@ -168,32 +239,37 @@ absl::StatusOr<VolumeRecord> DiskChecker::Check(
   return record;
 }
 
-SecondaryDisk::SecondaryDisk(base::FileSystem& file_system, const VolumeRecord& record,
-                             std::unique_ptr<base::File> file)
+SecondaryDisk::SecondaryDisk(base::FileSystem& file_system, const VolumeRecord& volume,
+                             base::FileIdentity identity, std::unique_ptr<base::File> file)
     : file_system_(file_system),
-      path_(record.disk_path),
-      identity_(record.identity),
-      size_bytes_(record.size_bytes),
+      volume_(volume.name),
+      path_(volume.disk_path),
+      identity_(std::move(identity)),
+      size_bytes_(volume.size_bytes),
       file_(std::move(file)) {}
 
 absl::StatusOr<std::unique_ptr<SecondaryDisk>> SecondaryDisk::Open(base::FileSystem& file_system,
-                                                                   const VolumeRecord& record) {
+                                                                   const GroupRecord& group,
+                                                                   const VolumeRecord& volume,
+                                                                   const std::string& data_dir) {
   absl::StatusOr<std::unique_ptr<base::File>> opened =
-      file_system.Open(record.disk_path, {.lock = true});
+      file_system.Open(volume.disk_path, {.lock = true});
   if (opened.status().code() == absl::StatusCode::kFailedPrecondition)
-    return InUse(record.disk_path);
-  RETURN_IF_ERROR(Annotate(opened.status(), absl::StrCat("volume ", record.name)));
-  ASSIGN_OR_RETURN(const base::FileIdentity identity, (*opened)->Identity());
+    return InUse(volume.disk_path);
+  RETURN_IF_ERROR(Annotate(opened.status(), absl::StrCat("volume ", volume.name)));
+  ASSIGN_OR_RETURN(base::FileIdentity found, (*opened)->Identity());
   ASSIGN_OR_RETURN(const uint64_t size_bytes, (*opened)->Size());
-  if (identity != record.identity || size_bytes != record.size_bytes) {
-    return WithReason(
-        absl::FailedPreconditionError(absl::StrCat(
-            "volume ", record.name, ": ", record.disk_path,
-            " is not the disk that was declared (inode, device or length differ): put the old one "
-            "back")),
-        kReasonWrongDisk);
+  const Marked marked = MarkedAs(file_system, group, volume, found, data_dir);
+  if (size_bytes != volume.size_bytes || !IsDiskOf(group, volume, found, marked)) {
+    return WithReason(absl::FailedPreconditionError(
+                          absl::StrCat("volume ", volume.name, ": ", volume.disk_path,
+                                       " is not the disk that was declared (file system, inode or "
+                                       "length differ, or the marker "
+                                       "beside it names another file): put the old one back")),
+                      kReasonWrongDisk);
   }
-  return std::unique_ptr<SecondaryDisk>(new SecondaryDisk(file_system, record, *std::move(opened)));
+  return std::unique_ptr<SecondaryDisk>(
+      new SecondaryDisk(file_system, volume, std::move(found), *std::move(opened)));
 }
 
 absl::Status SecondaryDisk::SyncFile() {
@@ -290,6 +366,8 @@ absl::Status SecondaryDisk::WriteMarker(const std::string& group, const std::str
     absl::StrAppend(&text, "It is ", path_, ", ", identity_.file_system, "\n");
     RETURN_IF_ERROR(file_system_.CreateDirectory(absl::StrCat(data_dir, kDeviceMarkers)));
     RETURN_IF_ERROR(file_system_.SyncDirectory(data_dir));
+  } else {
+    absl::StrAppend(&text, VolumeLine(volume_, identity_));
   }
   return file_system_.WriteFileAtomically(MarkerPath(path_, identity_, data_dir),
                                           absl::StrCat(text, TermLine(group, term)));

@@ -3,9 +3,10 @@
 // SecondaryDisk is a volume's image on this host, a raw file or a block device, opened under its lock. While a group runs,
 // only the apply and commit jobs write to it, and the VM where no overlay holds the range.
 //
-// Beside a regular file lies `DISK.understudy` while the file alone may be torn: it names the group and the data directory
-// that belong to it. Start() writes it, DONE and Remove take it away. That of a device lies in the data directory, below devices/:
-// beside the device there is nothing that lasts.
+// Beside a regular file lies `DISK.understudy` while the file alone may be torn: it names group,
+// data directory and volume that belong to it, and says which file it is. Start() writes it, DONE
+// and Remove take it away. That of a device lies in the data directory, below devices/: beside the
+// device there is nothing that lasts.
 //
 // Threads  any.
 #ifndef UNDERSTUDY_STORAGE_SECONDARY_DISK_H_
@@ -50,9 +51,14 @@ class DiskChecker {
 
 class SecondaryDisk {
  public:
-  // Takes the lock and checks that it is the disk of `record`: kFailedPrecondition in use, or with reason WRONG_DISK.
+  // Takes the lock and checks that it is the disk of `volume`, which is one of `group`:
+  // kFailedPrecondition in use, or with reason WRONG_DISK. A regular file whose file system has
+  // another name than it had is the disk if its marker agrees; identity() is not the record's then.
   static absl::StatusOr<std::unique_ptr<SecondaryDisk>> Open(base::FileSystem& file_system,
-                                                             const VolumeRecord& record);
+                                                             const GroupRecord& group,
+                                                             const VolumeRecord& volume,
+                                                             const std::string& data_dir);
+  const base::FileIdentity& identity() const { return identity_; }
 
   absl::Status Read(uint64_t offset, std::span<char> out) const { return file_->Read(offset, out); }
   absl::Status Write(uint64_t offset, std::span<const iovec> pieces) {
@@ -99,15 +105,15 @@ class SecondaryDisk {
   absl::Status RemoveMarker(const std::string& data_dir);
 
  private:
-  // `record` is what `file` was found to be.
-  SecondaryDisk(base::FileSystem& file_system, const VolumeRecord& record,
-                std::unique_ptr<base::File> file);
+  SecondaryDisk(base::FileSystem& file_system, const VolumeRecord& volume,
+                base::FileIdentity identity, std::unique_ptr<base::File> file);
   absl::Status SyncFile();
   void LoseVmWrites(const absl::Status& status);
 
   base::FileSystem& file_system_;
+  const std::string volume_;  // its name
   const std::string path_;
-  const base::FileIdentity identity_;
+  const base::FileIdentity identity_;  // as it was found
   const uint64_t size_bytes_;
   std::unique_ptr<base::File> file_;
   std::atomic<bool> can_clone_ = true;  // as far as is known

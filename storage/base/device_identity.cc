@@ -2,9 +2,12 @@
 
 #include <fstream>
 #include <sys/sysmacros.h>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 
 namespace understudy::base {
 namespace {
@@ -17,7 +20,43 @@ std::string Attribute(const std::string& directory, const char* name) {
   return std::string(absl::StripAsciiWhitespace(line));
 }
 
+// As Linux packs it where an id is made of it.
+uint64_t PackedNumber(dev_t device) {
+  const uint64_t low = minor(device);
+  return (low & 0xff) | uint64_t{major(device)} << 8 | (low & ~uint64_t{0xff}) << 12;
+}
+
+// "TYPE SOURCE PLACE"; "" when it is not there. A line:
+//     36 35 0:42 /root /place rw,noatime shared:1 - type source options
+std::string MountName(const std::string& mountinfo, uint64_t mount_id) {
+  std::ifstream file(mountinfo);
+  for (std::string line; std::getline(file, line);) {
+    const std::pair<std::string, std::string> halves =
+        absl::StrSplit(line, absl::MaxSplits(" - ", 1));
+    const std::vector<std::string> mount = absl::StrSplit(halves.first, ' ');
+    const std::vector<std::string> source = absl::StrSplit(halves.second, ' ');
+    if (mount.size() < 5 || source.size() < 2 || mount[0] != absl::StrCat(mount_id)) continue;
+    return absl::StrCat(source[0], " ", source[1], " ", mount[4]);
+  }
+  return "";
+}
+
 }  // namespace
+
+std::string FileSystemName(const std::string& sysfs, const std::string& mountinfo,
+                           const FileSystemFacts& facts) {
+  if (!facts.uuid.empty()) return absl::StrCat("uuid ", facts.uuid);
+  const bool numbered = facts.id == 0 || facts.id == PackedNumber(facts.device);
+  if (!numbered) return FormerFileSystemName(facts);
+  const FileIdentity device = DeviceIdentity(sysfs, facts.device);
+  if (device.inode == 0) return absl::StrCat("on ", device.file_system);
+  const std::string mount = MountName(mountinfo, facts.mount_id);
+  return mount.empty() ? FormerFileSystemName(facts) : absl::StrCat("mount ", mount);
+}
+
+std::string FormerFileSystemName(const FileSystemFacts& facts) {
+  return facts.id != 0 ? absl::StrCat(absl::Hex(facts.id)) : absl::StrCat("dev", facts.device);
+}
 
 FileIdentity DeviceIdentity(const std::string& sysfs, dev_t device) {
   const std::string self = absl::StrCat(sysfs, "/dev/block/", major(device), ":", minor(device));

@@ -32,14 +32,20 @@ int ErrnoOf(const absl::Status& status);
 // The directory that `path` lies in; "." when it names none.
 std::string DirectoryOf(const std::string& path);
 
-// What is the same file or device over reboots, as far as that can be known.
+// What is the same file or device over reboots, as far as that can be known: see
+// storage/base/device_identity.h.
 struct FileIdentity {
-  // The file system's id, or where it has none, its device number. Of a block device: "device" and what names it, see
-  // storage/base/device_identity.h.
-  std::string file_system;
-  uint64_t inode = 0;  // of a block device that nothing names: its number; else 0
+  std::string file_system;  // what names it; of a block device: "device" and what names that
+  uint64_t inode = 0;       // of a block device that nothing names: its number; else 0
   bool device() const { return file_system.starts_with("device"); }
-  friend bool operator==(const FileIdentity&, const FileIdentity&) = default;
+  // Not compared by ==. Another one when the inode number has been given to another file since; 0:
+  // not known.
+  uint32_t generation = 0;
+  // Nor this: what earlier releases called the file system.
+  std::string former_file_system;
+  friend bool operator==(const FileIdentity& a, const FileIdentity& b) {
+    return a.file_system == b.file_system && a.inode == b.inode;
+  }
 };
 
 class File {

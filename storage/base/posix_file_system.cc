@@ -16,6 +16,7 @@
 #include <unistd.h>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 
 #include "storage/base/device_identity.h"
@@ -24,6 +25,25 @@
 
 namespace understudy::base {
 namespace {
+
+constexpr long kXfsMagic = 0x58465342;  // statfs
+
+// What <xfs/xfs_fs.h> says of XFS_IOC_FSGEOMETRY_V1, which every kernel answers.
+struct XfsGeometry {
+  uint32_t sizes[8];
+  uint64_t blocks[4];
+  uint8_t uuid[16];
+  uint32_t others[7];
+};
+static_assert(sizeof(XfsGeometry) == 112);
+
+// Hexadecimal; "" when it cannot be told.
+std::string XfsUuid(int fd) {
+  XfsGeometry geometry = {};
+  if (ioctl(fd, _IOR('X', 100, XfsGeometry), &geometry) != 0) return "";
+  return absl::BytesToHexString(
+      {reinterpret_cast<const char*>(geometry.uuid), sizeof(geometry.uuid)});
+}
 
 class PosixFile : public File {
  public:
@@ -139,12 +159,18 @@ class PosixFile : public File {
     if (is_block_device_) return DeviceIdentity("/sys", info.st_rdev);
     struct statfs file_system;
     if (fstatfs(fd_, &file_system) != 0) return Failed("statfs");
-    uint64_t id = 0;
-    static_assert(sizeof(file_system.f_fsid) == sizeof(id));
-    __builtin_memcpy(&id, &file_system.f_fsid, sizeof(id));
-    return FileIdentity{
-        .file_system = id != 0 ? absl::StrCat(absl::Hex(id)) : absl::StrCat("dev", info.st_dev),
-        .inode = info.st_ino};
+    FileSystemFacts facts{.device = info.st_dev};
+    static_assert(sizeof(file_system.f_fsid) == sizeof(facts.id));
+    std::memcpy(&facts.id, &file_system.f_fsid, sizeof(facts.id));
+    if (file_system.f_type == kXfsMagic) facts.uuid = XfsUuid(fd_);
+    struct statx mount;
+    if (statx(fd_, "", AT_EMPTY_PATH, STATX_MNT_ID, &mount) == 0) facts.mount_id = mount.stx_mnt_id;
+    long generation = 0;  // of which the kernel writes 32 bits
+    if (ioctl(fd_, FS_IOC_GETVERSION, &generation) != 0) generation = 0;
+    return FileIdentity{.file_system = FileSystemName("/sys", "/proc/self/mountinfo", facts),
+                        .inode = info.st_ino,
+                        .generation = static_cast<uint32_t>(generation),
+                        .former_file_system = FormerFileSystemName(facts)};
   }
 
   int64_t ModifiedNanos() const override {

@@ -1,7 +1,8 @@
 // tests/testing/fault_file_system.h
 //
-// The real file system, except that a test may see, hold up or fail any write, hole, clone, sync, read, truncation or removal, that blocks can seem to
-// be shared where the real one cannot do it, and files to be devices.
+// The real file system, except that a test may see, hold up or fail any write, hole, clone, sync,
+// read, truncation or removal, that blocks can seem to be shared where the real one cannot do it,
+// and files to be devices or on another file system.
 #ifndef UNDERSTUDY_TESTS_TESTING_FAULT_FILE_SYSTEM_H_
 #define UNDERSTUDY_TESTS_TESTING_FAULT_FILE_SYSTEM_H_
 
@@ -9,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -36,15 +38,20 @@ class FaultFileSystem : public base::FileSystem {
     SetRangeHook([hook = std::move(hook)](FileOperation operation, const std::string& path,
                                           ByteRange) { return hook(operation, path); });
   }
+  // The file `path` seems to be this one from now on.
+  void PretendIdentity(const std::string& path, base::FileIdentity identity) {
+    base::MutexLock lock(mutex_);
+    identities_[path] = std::move(identity);
+  }
   // The regular file `path` seems to be a block device that `id` names.
   void PretendDevice(const std::string& path, const std::string& id) {
-    base::MutexLock lock(mutex_);
-    devices_[path] = id;
+    PretendIdentity(path, {.file_system = "device " + id});
   }
-  std::string DeviceId(const std::string& path) {
+  std::optional<base::FileIdentity> Pretended(const std::string& path) {
     base::MutexLock lock(mutex_);
-    const auto found = devices_.find(real_.Resolve(path).value_or(path));
-    return found == devices_.end() ? "" : found->second;
+    const auto found = identities_.find(real_.Resolve(path).value_or(path));
+    if (found == identities_.end()) return std::nullopt;
+    return found->second;
   }
   // File::CloneFrom() copies instead.
   void EmulateClones() { emulate_clones_.store(true); }
@@ -134,12 +141,14 @@ class FaultFileSystem : public base::FileSystem {
     absl::StatusOr<uint64_t> Size() const override { return file_->Size(); }
     absl::StatusOr<uint64_t> AllocatedBytes() const override { return file_->AllocatedBytes(); }
     absl::StatusOr<base::FileIdentity> Identity() const override {
-      const std::string id = owner_.DeviceId(path_);
-      if (id.empty()) return file_->Identity();
-      return base::FileIdentity{.file_system = "device " + id};
+      const std::optional<base::FileIdentity> pretended = owner_.Pretended(path_);
+      return pretended.has_value() ? *pretended : file_->Identity();
     }
     int64_t ModifiedNanos() const override { return file_->ModifiedNanos(); }
-    bool IsBlockDevice() const override { return !owner_.DeviceId(path_).empty(); }
+    bool IsBlockDevice() const override {
+      const std::optional<base::FileIdentity> pretended = owner_.Pretended(path_);
+      return pretended.has_value() && pretended->device();
+    }
     absl::StatusOr<uint64_t> NextDataStart(uint64_t offset) const override {
       return file_->NextDataStart(offset);
     }
@@ -163,7 +172,7 @@ class FaultFileSystem : public base::FileSystem {
   base::FileSystem& real_ = base::FileSystem::Posix();
   base::Mutex mutex_;
   std::shared_ptr<RangeHook> hook_ ABSL_GUARDED_BY(mutex_);
-  std::map<std::string, std::string> devices_ ABSL_GUARDED_BY(mutex_);  // ids, by path
+  std::map<std::string, base::FileIdentity> identities_ ABSL_GUARDED_BY(mutex_);  // by path
 };
 
 }  // namespace understudy::testing

@@ -81,5 +81,53 @@ TEST_F(DeviceIdentityTest, ANamelessOneIsItsNumber) {
       << "not in sysfs";
 }
 
+class FileSystemNameTest : public DeviceIdentityTest {
+ protected:
+  std::string NameOf(const FileSystemFacts& facts) {
+    return FileSystemName(temp_.path(), temp_.File("mountinfo"), facts);
+  }
+};
+
+TEST_F(FileSystemNameTest, AnIdMadeFromTheUuidIsTheName) {
+  EXPECT_EQ(NameOf({.id = 0x1234abcd, .device = makedev(8, 16)}), "1234abcd");
+}
+
+TEST_F(FileSystemNameTest, ANumberOfTheDeviceIsNone) {
+  Device(16, "sdb");
+  Attribute("sdb/device/wwid", "naa.5");
+  Device(32, "sdc");
+  Attribute("sdc/device/wwid", "naa.5");
+  const FileSystemFacts before = {.id = 0x810, .device = makedev(8, 16)};
+  const FileSystemFacts after = {.id = 0x820, .device = makedev(8, 32)};
+  EXPECT_EQ(NameOf(before), "on device device/wwid naa.5");
+  EXPECT_EQ(NameOf(after), NameOf(before));
+  EXPECT_NE(FormerFileSystemName(before), FormerFileSystemName(after));
+  EXPECT_EQ(NameOf({.id = 0x810, .uuid = "feed", .device = makedev(8, 16)}), "uuid feed");
+  EXPECT_EQ(FormerFileSystemName({.id = 0x810, .uuid = "feed", .device = makedev(8, 16)}), "810");
+}
+
+TEST_F(FileSystemNameTest, ManyDevicesHaveLargeNumbers) {
+  Device(0x12345, "sdzz");
+  Attribute("sdzz/device/wwid", "naa.6");
+  EXPECT_EQ(NameOf({.id = 0x12300845, .device = makedev(8, 0x12345)}),
+            "on device device/wwid naa.6");
+}
+
+TEST_F(FileSystemNameTest, WithoutAnIdTheMountSourceIs) {
+  ASSERT_TRUE(FileSystem::Posix()
+                  .WriteFileAtomically(
+                      temp_.File("mountinfo"),
+                      "21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
+                      "87 21 0:51 / /vm rw shared:7 master:2 - nfs4 store:/vm rw,vers=4.2\n"
+                      "88 21 0:52 / /far rw - fuse.sshfs me@far:/ rw\n")
+                  .ok());
+  EXPECT_EQ(NameOf({.device = makedev(0, 51), .mount_id = 87}), "mount nfs4 store:/vm /vm");
+  EXPECT_EQ(NameOf({.device = makedev(0, 44), .mount_id = 87}), "mount nfs4 store:/vm /vm");
+  EXPECT_EQ(NameOf({.device = makedev(0, 52), .mount_id = 88}), "mount fuse.sshfs me@far:/ /far");
+  const FileSystemFacts unseen = {.device = makedev(0, 53), .mount_id = 99};
+  EXPECT_EQ(NameOf(unseen), FormerFileSystemName(unseen));
+  EXPECT_EQ(FormerFileSystemName(unseen), "dev53");
+}
+
 }  // namespace
 }  // namespace understudy::base::device_identity_test
