@@ -37,7 +37,7 @@ class PrimaryDisk {
 
   absl::Status Read(uint64_t offset, std::span<char> out) const { return file_->Read(offset, out); }
   absl::Status Write(uint64_t offset, std::span<const char> data);
-  absl::Status Zero(ByteRange range) { return file_->PunchHole(range); }
+  absl::Status Zero(ByteRange range, ZeroedSpace space) { return file_->Zero(range, space); }
   // Everything completed is durable. After one failure every later call fails too: what the kernel dropped is gone.
   absl::Status Sync();
   // Whether the whole of it is one.

@@ -172,10 +172,10 @@ absl::Status Volume::Write(uint64_t offset, std::span<const char> data, bool fua
       [&](uint64_t* ticket) { return forwarder_->Write(options_.index, offset, data, ticket); });
 }
 
-absl::Status Volume::WriteZeroes(uint64_t offset, uint64_t length, bool fua) {
+absl::Status Volume::WriteZeroes(uint64_t offset, uint64_t length, ZeroedSpace space, bool fua) {
   return Change(
       IoKind::kWriteZeroes, offset, length, fua,
-      [&] { return disk_->Zero(ByteRange::OfLength(offset, length)); },
+      [&] { return disk_->Zero(ByteRange::OfLength(offset, length), space); },
       [&](uint64_t* ticket) {
         return forwarder_->WriteZeroes(options_.index, offset, length, ticket);
       });
@@ -184,7 +184,7 @@ absl::Status Volume::WriteZeroes(uint64_t offset, uint64_t length, bool fua) {
 absl::Status Volume::Discard(uint64_t offset, uint64_t length, bool fua) {
   return Change(
       IoKind::kDiscard, offset, length, fua,
-      [&] { return disk_->Zero(ByteRange::OfLength(offset, length)); },
+      [&] { return disk_->Zero(ByteRange::OfLength(offset, length), ZeroedSpace::kGivenBack); },
       [&](uint64_t* ticket) {
         return forwarder_->Discard(options_.index, offset, length, ticket);
       });

@@ -71,7 +71,8 @@ class Volume {
   absl::Status Read(uint64_t offset, std::span<char> out);
   // `fua`: as if a Flush() of this range followed.
   absl::Status Write(uint64_t offset, std::span<const char> data, bool fua);
-  absl::Status WriteZeroes(uint64_t offset, uint64_t length, bool fua);
+  // `space`: of the local disk. At the standby zeroes become holes in any case.
+  absl::Status WriteZeroes(uint64_t offset, uint64_t length, ZeroedSpace space, bool fua);
   absl::Status Discard(uint64_t offset, uint64_t length, bool fua);
   absl::Status Flush();
   // Tee mode only.

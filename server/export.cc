@@ -81,14 +81,16 @@ absl::Status Export::Write(uint64_t offset, std::span<const char> data, bool fua
                [&](storage::BlockView& view) { return view.Write(volume_.id, offset, data, fua); });
 }
 
-absl::Status Export::WriteZeroes(ByteRange range, bool fua) {
-  return Count(IoKind::kWriteZeroes, range,
-               [&](storage::BlockView& view) { return view.WriteZeroes(volume_.id, range, fua); });
+absl::Status Export::WriteZeroes(ByteRange range, ZeroedSpace space, bool fua) {
+  return Count(IoKind::kWriteZeroes, range, [&](storage::BlockView& view) {
+    return view.WriteZeroes(volume_.id, range, space, fua);
+  });
 }
 
 absl::Status Export::Discard(ByteRange range, bool fua) {
-  return Count(IoKind::kDiscard, range,
-               [&](storage::BlockView& view) { return view.WriteZeroes(volume_.id, range, fua); });
+  return Count(IoKind::kDiscard, range, [&](storage::BlockView& view) {
+    return view.WriteZeroes(volume_.id, range, ZeroedSpace::kGivenBack, fua);
+  });
 }
 
 absl::Status Export::Flush() {

@@ -44,8 +44,8 @@ class Export {
 
   absl::Status Read(uint64_t offset, std::span<char> out);
   absl::Status Write(uint64_t offset, std::span<const char> data, bool fua);
-  absl::Status WriteZeroes(ByteRange range, bool fua);
-  // As WriteZeroes: both sides read zeroes after it.
+  absl::Status WriteZeroes(ByteRange range, ZeroedSpace space, bool fua);
+  // Zeroes, too, so that both sides read the same after it.
   absl::Status Discard(ByteRange range, bool fua);
   absl::Status Flush();
   absl::StatusOr<std::vector<storage::MapRun>> Map(ByteRange range);

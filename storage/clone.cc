@@ -71,7 +71,7 @@ absl::Status Clone::Write(VolumeId volume, uint64_t offset, std::span<const char
   return absl::OkStatus();
 }
 
-absl::Status Clone::WriteZeroes(VolumeId volume, ByteRange range, bool) {
+absl::Status Clone::WriteZeroes(VolumeId volume, ByteRange range, ZeroedSpace, bool) {
   return Modify(volume, OperationKind::kZero, range, {});
 }
 

@@ -44,7 +44,7 @@ class Clone : public BlockView {
   absl::Status Read(VolumeId volume, uint64_t offset, std::span<char> out) override;
   absl::Status Write(VolumeId volume, uint64_t offset, std::span<const char> data,
                      bool fua) override;
-  absl::Status WriteZeroes(VolumeId volume, ByteRange range, bool fua) override;
+  absl::Status WriteZeroes(VolumeId volume, ByteRange range, ZeroedSpace space, bool fua) override;
   absl::Status Flush(VolumeId volume) override;
   absl::StatusOr<std::vector<MapRun>> Map(VolumeId volume, ByteRange range) override;
 

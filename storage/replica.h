@@ -243,7 +243,10 @@ class BlockView {
   // `fua`: durable when it answers.
   virtual absl::Status Write(VolumeId volume, uint64_t offset, std::span<const char> data,
                              bool fua) = 0;
-  virtual absl::Status WriteZeroes(VolumeId volume, ByteRange range, bool fua) = 0;
+  // `space` counts where the disk is written itself; what goes through an overlay is a hole once a
+  // job has copied it.
+  virtual absl::Status WriteZeroes(VolumeId volume, ByteRange range, ZeroedSpace space,
+                                   bool fua) = 0;
   virtual absl::Status Flush(VolumeId volume) = 0;
   // Runs that cover `range` in order.
   virtual absl::StatusOr<std::vector<MapRun>> Map(VolumeId volume, ByteRange range) = 0;

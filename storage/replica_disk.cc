@@ -73,8 +73,10 @@ absl::Status ReplicaImpl::Write(VolumeId volume, uint64_t offset, std::span<cons
   return fua ? Flush(volume) : absl::OkStatus();
 }
 
-absl::Status ReplicaImpl::WriteZeroes(VolumeId volume, ByteRange range, bool fua) {
-  RETURN_IF_ERROR(Modify(volume, OperationKind::kZero, range, {}));
+absl::Status ReplicaImpl::WriteZeroes(VolumeId volume, ByteRange range, ZeroedSpace space,
+                                      bool fua) {
+  const bool keep = space == ZeroedSpace::kKept;
+  RETURN_IF_ERROR(Modify(volume, keep ? OperationKind::kZero : OperationKind::kDiscard, range, {}));
   return fua ? Flush(volume) : absl::OkStatus();
 }
 
@@ -118,9 +120,9 @@ absl::Status ReplicaImpl::WriteToDisk(SecondaryDisk& disk, OperationKind kind, B
                                       std::span<const char> data) {
   disk.NoteVmWrite();
   const iovec piece = {.iov_base = const_cast<char*>(data.data()), .iov_len = data.size()};
-  const absl::Status written = kind == OperationKind::kData
-                                   ? disk.Write(range.start, std::span(&piece, 1))
-                                   : disk.PunchHole(range);
+  const absl::Status written = kind == OperationKind::kData   ? disk.Write(range.start, {&piece, 1})
+                               : kind == OperationKind::kZero ? disk.ZeroRange(range)
+                                                              : disk.PunchHole(range);
   disk.NoteVmWrite();
   return written;
 }

@@ -65,6 +65,7 @@ class SecondaryDisk {
     return file_->Write(offset, pieces);
   }
   absl::Status PunchHole(ByteRange range) { return file_->PunchHole(range); }
+  absl::Status ZeroRange(ByteRange range) { return file_->ZeroRange(range); }
   // Shares `range` with `source`: see File::CloneFrom. False, with nothing changed, when it cannot; then it is not tried again.
   absl::StatusOr<bool> Clone(const base::File& source, uint64_t source_offset, ByteRange range);
   bool can_clone() const { return can_clone_.load(std::memory_order_relaxed); }

@@ -133,7 +133,10 @@ int Trim(void* handle, uint32_t count, uint64_t offset, uint32_t flags) {
 }
 
 int Zero(void* handle, uint32_t count, uint64_t offset, uint32_t flags) {
-  return Result(Of(handle).WriteZeroes(offset, count, Fua(flags)));
+  // Without MAY_TRIM the client has said NO_HOLE.
+  const bool may_trim = (flags & NBDKIT_FLAG_MAY_TRIM) != 0;
+  return Result(Of(handle).WriteZeroes(
+      offset, count, may_trim ? ZeroedSpace::kGivenBack : ZeroedSpace::kKept, Fua(flags)));
 }
 
 int Extents(void* handle, uint32_t count, uint64_t offset, uint32_t, nbdkit_extents* extents) {

@@ -155,8 +155,11 @@ int Trim(void* handle, uint32_t count, uint64_t offset, uint32_t flags) {
 }
 
 int Zero(void* handle, uint32_t count, uint64_t offset, uint32_t flags) {
-  return Answer(ExportOf(handle).WriteZeroes(ByteRange::OfLength(offset, count),
-                                             (flags & NBDKIT_FLAG_FUA) != 0));
+  // Without MAY_TRIM the client has said NO_HOLE.
+  const bool may_trim = (flags & NBDKIT_FLAG_MAY_TRIM) != 0;
+  return Answer(ExportOf(handle).WriteZeroes(
+      ByteRange::OfLength(offset, count), may_trim ? ZeroedSpace::kGivenBack : ZeroedSpace::kKept,
+      (flags & NBDKIT_FLAG_FUA) != 0));
 }
 
 int Extents(void* handle, uint32_t count, uint64_t offset, uint32_t /*flags*/,

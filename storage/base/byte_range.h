@@ -35,6 +35,12 @@ struct ByteRange {
   friend auto operator<=>(const ByteRange&, const ByteRange&) = default;
 };
 
+// What becomes of the disk space below a range that is made to read as zeroes.
+enum class ZeroedSpace : uint8_t {
+  kGivenBack,  // where that can be done
+  kKept,       // it is there from then on: no later write finds the file system full
+};
+
 constexpr uint64_t RoundDown(uint64_t value, uint64_t unit) { return value - value % unit; }
 constexpr uint64_t RoundUp(uint64_t value, uint64_t unit) {
   return RoundDown(value + unit - 1, unit);

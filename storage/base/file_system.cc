@@ -1,5 +1,6 @@
 #include "storage/base/file_system.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -59,6 +60,16 @@ int ErrnoOf(const absl::Status& status) {
     return error_number;
   }
   return status.code() == absl::StatusCode::kResourceExhausted ? ENOSPC : EIO;
+}
+
+absl::Status File::ZeroRange(ByteRange range) {
+  static const std::string zeroes(64 << 10, '\0');
+  while (!range.empty()) {
+    const uint64_t bytes = std::min<uint64_t>(range.size(), zeroes.size());
+    RETURN_IF_ERROR(Write(range.start, absl::string_view(zeroes).substr(0, bytes)));
+    range.start += bytes;
+  }
+  return absl::OkStatus();
 }
 
 absl::Status File::CloneFrom(const File&, uint64_t, uint64_t, uint64_t) {

@@ -61,6 +61,12 @@ class File {
   // Reads `range` as zeroes from now on and gives its space back where the file system or device can do that and still promise
   // zeroes (BLKDISCARD alone does not); else writes zeroes.
   virtual absl::Status PunchHole(ByteRange range) = 0;
+  // Reads `range` as zeroes from now on and has space for all of it, also where a hole was. Writes
+  // zeroes where the file system or device knows no better way.
+  virtual absl::Status ZeroRange(ByteRange range);
+  absl::Status Zero(ByteRange range, ZeroedSpace space) {
+    return space == ZeroedSpace::kKept ? ZeroRange(range) : PunchHole(range);
+  }
   // Makes [offset, offset + length) share its blocks with `source` from `source_offset` on (FICLONERANGE), copying nothing: as
   // if the bytes had been written. kUnimplemented, and nothing changed, where the file system or the alignment does not
   // allow it.

@@ -26,6 +26,11 @@
 namespace understudy::base {
 namespace {
 
+// By fallocate(), as what it was asked for or as a range that is not cut on the device's blocks.
+bool IsUnsupported(int error_number) {
+  return error_number == EOPNOTSUPP || error_number == ENODEV || error_number == EINVAL;
+}
+
 constexpr long kXfsMagic = 0x58465342;  // statfs
 
 // What <xfs/xfs_fs.h> says of XFS_IOC_FSGEOMETRY_V1, which every kernel answers.
@@ -94,12 +99,24 @@ class PosixFile : public File {
     if (fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, start, length) == 0) {
       return absl::OkStatus();
     }
-    if (errno != EOPNOTSUPP && errno != ENODEV && errno != EINVAL) return Failed("punch hole");
+    if (!IsUnsupported(errno)) return Failed("punch hole");
+    return ZeroRange(range);
+  }
+
+  absl::Status ZeroRange(ByteRange range) override {
+    if (range.empty()) return absl::OkStatus();
     if (is_block_device_) {
       uint64_t device_range[2] = {range.start, range.size()};
       if (ioctl(fd_, BLKZEROOUT, device_range) == 0) return absl::OkStatus();
+    } else {
+      const auto start = static_cast<off_t>(range.start);
+      const auto length = static_cast<off_t>(range.size());
+      if (fallocate(fd_, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, start, length) == 0) {
+        return absl::OkStatus();
+      }
+      if (!IsUnsupported(errno)) return Failed("zero range");
     }
-    return WriteZeroes(range);
+    return File::ZeroRange(range);
   }
 
   absl::Status CloneFrom(const File& source, uint64_t source_offset, uint64_t offset,
@@ -199,16 +216,6 @@ class PosixFile : public File {
   absl::Status Failed(absl::string_view what) const {
     const int error_number = errno;
     return ErrnoStatus(error_number, absl::StrCat(path_, ": ", what));
-  }
-
-  absl::Status WriteZeroes(ByteRange range) {
-    static const std::vector<char> zeroes(64 << 10);
-    while (!range.empty()) {
-      const uint64_t bytes = std::min<uint64_t>(range.size(), zeroes.size());
-      RETURN_IF_ERROR(File::Write(range.start, absl::string_view(zeroes.data(), bytes)));
-      range.start += bytes;
-    }
-    return absl::OkStatus();
   }
 
   const int fd_;

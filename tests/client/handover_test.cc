@@ -108,7 +108,7 @@ TEST_F(HandoverTest, ItIsTheLastOfTheStreamAndTheVmOnlyReadsFromThenOn) {
   HandOver();
   EXPECT_TRUE(HasReason(Write(0, 'b'), kReasonHandedOver));
   Volume& disk = *primary_->volumes()[0];
-  EXPECT_TRUE(HasReason(disk.WriteZeroes(0, 4096, false), kReasonHandedOver));
+  EXPECT_TRUE(HasReason(disk.WriteZeroes(0, 4096, ZeroedSpace::kKept, false), kReasonHandedOver));
   EXPECT_TRUE(HasReason(disk.Discard(0, 4096, false), kReasonHandedOver));
   EXPECT_TRUE(disk.Flush().ok());
   std::string out(4096, 'z');

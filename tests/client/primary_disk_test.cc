@@ -37,6 +37,17 @@ TEST_F(PrimaryDiskTest, ItIsIdentifiedByFileSystemInodeAndGeneration) {
   }
 }
 
+TEST_F(PrimaryDiskTest, ZeroesKeepTheSpaceOrGiveItBack) {
+  const auto allocated = [&] { return *(*files_.Open(path_, {}))->AllocatedBytes(); };
+  ASSERT_TRUE(disk_->Sync().ok());
+  const uint64_t before = allocated();
+  ASSERT_TRUE(disk_->Zero({0, 1 << 20}, ZeroedSpace::kKept).ok());
+  ASSERT_TRUE(disk_->Sync().ok());
+  EXPECT_GE(allocated(), before);
+  ASSERT_TRUE(disk_->Zero({0, 1 << 20}, ZeroedSpace::kGivenBack).ok());
+  EXPECT_LT(allocated(), before / 2);
+}
+
 // It would cost a whole comparison.
 TEST_F(PrimaryDiskTest, WhatAnEarlierReleaseStoredIsUnderstood) {
   files_.PretendIdentity(path_, {.file_system = "810", .inode = 12});

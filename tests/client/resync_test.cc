@@ -436,8 +436,9 @@ class ResyncFuzzTest : public ResyncTest {
       const uint64_t length = 512 * (1 + own() % 64);
       const uint64_t offset = own() % ((span - length) / 512) * 512;
       const std::string data(length, static_cast<char>('A' + own() % 26));
-      ASSERT_TRUE((own() % 8 == 0 ? Disk().WriteZeroes(offset, length, false)
-                                  : Disk().Write(offset, data, false))
+      ASSERT_TRUE((own() % 8 == 0
+                       ? Disk().WriteZeroes(offset, length, ZeroedSpace::kGivenBack, false)
+                       : Disk().Write(offset, data, false))
                       .ok());
       if (own() % 16 == 0) absl::SleepFor(absl::Microseconds(own() % 3000));
     }

@@ -109,7 +109,7 @@ TEST_F(VolumeTest, TeeModeWritesLocallyInEveryStageAndForwardsWhileRunning) {
   ASSERT_TRUE(primary.Start(false, Soon()).ok());
   ASSERT_TRUE(Disk().Write(4096, Block('b'), false).ok());
   ASSERT_TRUE(Disk().Write(8192, Block('c', 8192), false).ok());
-  ASSERT_TRUE(Disk().WriteZeroes(8192, 4096, false).ok());
+  ASSERT_TRUE(Disk().WriteZeroes(8192, 4096, ZeroedSpace::kKept, false).ok());
   ASSERT_TRUE(Disk().Flush().ok());
   std::string out(4096, 'z');
   ASSERT_TRUE(Disk().Read(12288, out).ok());

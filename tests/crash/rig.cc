@@ -364,8 +364,10 @@ absl::Status Rig::VmWrite() {
   write.data = Share(zero ? std::string(length, '\0') : random_.Bytes(length));
   const size_t index = model_.BeginWrite(shown, write);
   const VolumeId volume(write.volume);
+  const ZeroedSpace space =
+      write.offset % (2 * kSectorBytes) == 0 ? ZeroedSpace::kKept : ZeroedSpace::kGivenBack;
   RETURN_IF_ERROR(zero ? replica_->WriteZeroes(volume, ByteRange::OfLength(write.offset, length),
-                                               /*fua=*/false)
+                                               space, /*fua=*/false)
                        : replica_->Write(volume, write.offset, *write.data, /*fua=*/false));
   model_.AnswerWrite(shown, index);
   return absl::OkStatus();

@@ -113,12 +113,36 @@ class BlockDeviceTest(lib.Case):
         service.call("stop", "vm1", "--failover")
         service.wait_stage("DONE")
         before = allocated()
-        qemu_io(service.uri(), "discard 24M 1M", "write -z 26M 1M")
+        qemu_io(service.uri(), "discard 24M 1M", "write -z -u 26M 1M")
         for start in (24 * MIB, 26 * MIB):
             expected[start : start + MIB] = bytes(MIB)
         self.assert_file(pathlib.Path(device), bytes(expected), "the device after the VM's discard")
         self.assert_given_back(before - allocated(), 2 * MIB)
+        before = allocated()
+        qemu_io(service.uri(), "write -z 28M 2M")
+        expected[28 * MIB : 30 * MIB] = bytes(2 * MIB)
+        self.assert_file(pathlib.Path(device), bytes(expected), "the device after the VM's zeroes")
+        self.assertGreaterEqual(allocated(), before)
         self.assertEqual(service.daemon.end(), 0)
+
+    def test_the_primary_devices_zeroes_give_space_back_only_if_they_may(self):
+        device = self.loop_device(b"\x55" * self.size)
+        backing = self.dir / "backing"
+
+        def allocated():
+            lib.run("sync", device)
+            lib.run("sync", backing)
+            return backing.stat().st_blocks * 512
+
+        service = self.service()
+        service.start_group(f"vda,disk={self.disk('s', self.size, bytes(self.size))},initial=sync")
+        agent = self.agent(service, f"vda,disk={device}").wait_connected()
+        before = allocated()
+        qemu_io(agent.uri(), "write -z 0 8M")
+        self.assertGreaterEqual(allocated(), before)
+        qemu_io(agent.uri(), "write -z -u 8M 4M", "discard 16M 4M")
+        self.assert_given_back(before - allocated(), 8 * MIB)
+        self.assertEqual(agent.daemon.end(), 0)  # before the device goes
 
 
 if __name__ == "__main__":

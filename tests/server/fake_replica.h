@@ -197,7 +197,7 @@ class FakeReplica : public storage::Replica {
     std::memcpy(disks_[volume.value()].data() + offset, data.data(), data.size());
     return absl::OkStatus();
   }
-  absl::Status WriteZeroes(VolumeId volume, ByteRange range, bool fua) override {
+  absl::Status WriteZeroes(VolumeId volume, ByteRange range, ZeroedSpace, bool fua) override {
     return Write(volume, range.start, std::string(range.size(), '\0'), fua);
   }
   absl::Status Flush(VolumeId) override {

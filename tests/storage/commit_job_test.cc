@@ -66,6 +66,21 @@ class CommitJobTest : public ::testing::Test {
   std::string expected_;
 };
 
+// What the VM zeroes without leave to unmap must not run out of space later.
+TEST_F(CommitJobTest, ThenZeroesOfTheVmKeepTheirSpaceUnlessTheyMayGiveItBack) {
+  Begin();
+  FailOver();
+  std::vector<FileOperation> seen;
+  f_.files().SetHook([&](FileOperation operation, const std::string& path) {
+    if (path == f_.spec().volumes[0].disk_path) seen.push_back(operation);
+    return absl::OkStatus();
+  });
+  for (const ZeroedSpace space : {ZeroedSpace::kKept, ZeroedSpace::kGivenBack}) {
+    ASSERT_EQ(f_.replica().WriteZeroes(VolumeId(0), {0, 8192}, space, false), absl::OkStatus());
+  }
+  EXPECT_THAT(seen, ::testing::ElementsAre(FileOperation::kZeroRange, FileOperation::kPunchHole));
+}
+
 // The job has read the window's old bytes and is about to write them; the VM writes new ones, to active.
 TEST_F(CommitJobTest, AWriteToTheWindowWhileItIsCopiedReachesTheDisk) {
   Begin();

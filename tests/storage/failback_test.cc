@@ -112,7 +112,8 @@ TEST_F(FailbackTest, WhatThePrimaryHadBeyondTheCheckpointAndWhatTheVmHasWritten)
   EXPECT_EQ(f_.replica().state().usage[0].failback_bytes, 3 * kRegion);
 
   ASSERT_EQ(VmWrite(10 * kRegion), absl::OkStatus());
-  ASSERT_EQ(f_.replica().WriteZeroes(VolumeId(1), Region(20, 100), false), absl::OkStatus());
+  ASSERT_EQ(f_.replica().WriteZeroes(VolumeId(1), Region(20, 100), ZeroedSpace::kKept, false),
+            absl::OkStatus());
   EXPECT_THAT(Runs(), ElementsAre(Region(3, 3), Region(10)));
   EXPECT_THAT(Runs(1), ElementsAre(Region(20, 100)));
   const auto failback = f_.replica().Failback();

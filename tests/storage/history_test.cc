@@ -255,7 +255,8 @@ TEST_F(HistoryTest, ACloneIsWritableAndNobodyElseSeesIt) {
     ASSERT_EQ((*clone)->Write(VolumeId(0), offset, data, true), absl::OkStatus());
     expected.replace(offset, data.size(), data);
   }
-  ASSERT_EQ((*clone)->WriteZeroes(VolumeId(0), {1024, 4096}, false), absl::OkStatus());
+  ASSERT_EQ((*clone)->WriteZeroes(VolumeId(0), {1024, 4096}, ZeroedSpace::kKept, false),
+            absl::OkStatus());
   expected.replace(1024, 3072, std::string(3072, '\0'));
   ASSERT_EQ((*clone)->Flush(VolumeId(0)), absl::OkStatus());
   EXPECT_TRUE(CloneView(**clone, 0) == expected);

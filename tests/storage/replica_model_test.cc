@@ -159,8 +159,9 @@ class Driver {
     Note(absl::StrCat("vm v", volume, zero ? " zero " : " data ", run.offset, "+", run.length));
     const bool fua = Random(8) == 0;
     const absl::Status status =
-        zero ? fixture_.replica().WriteZeroes(VolumeId(volume),
-                                              ByteRange::OfLength(run.offset, run.length), fua)
+        zero ? fixture_.replica().WriteZeroes(
+                   VolumeId(volume), ByteRange::OfLength(run.offset, run.length),
+                   fua ? ZeroedSpace::kKept : ZeroedSpace::kGivenBack, fua)
              : fixture_.replica().Write(VolumeId(volume), run.offset, data, fua);
     ASSERT_EQ(status, absl::OkStatus()) << Story();
     model_.view[volume].replace(run.offset, run.length, data);

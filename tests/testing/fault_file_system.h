@@ -20,7 +20,16 @@
 
 namespace understudy::testing {
 
-enum class FileOperation { kRead, kWrite, kPunchHole, kClone, kSync, kTruncate, kRemove };
+enum class FileOperation {
+  kRead,
+  kWrite,
+  kPunchHole,
+  kZeroRange,
+  kClone,
+  kSync,
+  kTruncate,
+  kRemove
+};
 
 class FaultFileSystem : public base::FileSystem {
  public:
@@ -113,6 +122,10 @@ class FaultFileSystem : public base::FileSystem {
     absl::Status PunchHole(ByteRange range) override {
       const absl::Status fault = owner_.Ask(FileOperation::kPunchHole, path_, range);
       return fault.ok() ? file_->PunchHole(range) : fault;
+    }
+    absl::Status ZeroRange(ByteRange range) override {
+      const absl::Status fault = owner_.Ask(FileOperation::kZeroRange, path_, range);
+      return fault.ok() ? file_->ZeroRange(range) : fault;
     }
     absl::Status CloneFrom(const base::File& source, uint64_t source_offset, uint64_t offset,
                            uint64_t length) override {

@@ -1,6 +1,7 @@
 // tests/testing/temp_dir.h
 //
-// A directory of a test's own under $TMPDIR, short enough for socket paths, removed with all that is in it.
+// A directory of a test's own under $TMPDIR or `base`, short enough for socket paths, removed with
+// all that is in it.
 #ifndef UNDERSTUDY_TESTS_TESTING_TEMP_DIR_H_
 #define UNDERSTUDY_TESTS_TESTING_TEMP_DIR_H_
 
@@ -14,9 +15,8 @@ namespace understudy::testing {
 
 class TempDir {
  public:
-  TempDir() {
-    const char* const base = getenv("TMPDIR");
-    path_ = std::string(base != nullptr ? base : "/tmp") + "/understudy.XXXXXX";
+  TempDir() : TempDir(getenv("TMPDIR") != nullptr ? getenv("TMPDIR") : "/tmp") {}
+  explicit TempDir(const std::string& base) : path_(base + "/understudy.XXXXXX") {
     UNDERSTUDY_CHECK(mkdtemp(path_.data()) != nullptr, path_);
   }
   ~TempDir() {

@@ -99,7 +99,7 @@ TEST_F(MetricsTest, EveryCombinationOfLabelsExistsAtZeroBeforeStart) {
 TEST_F(MetricsTest, ACheckpointAndItsWritesAreCounted) {
   ASSERT_TRUE(primary_->Start(false, Soon()).ok());
   ASSERT_TRUE(Disk().Write(0, std::string(8192, 'a'), false).ok());
-  ASSERT_TRUE(Disk().WriteZeroes(8192, 4096, false).ok());
+  ASSERT_TRUE(Disk().WriteZeroes(8192, 4096, ZeroedSpace::kKept, false).ok());
   ASSERT_TRUE(primary_->Checkpoint(Soon()).ok());
   const auto samples = Scrape();
   const std::string volume = "group=vm1,volume=vda";

@@ -68,6 +68,29 @@ TEST_F(PosixFileSystemTest, APunchedHoleReadsZeroesAndGivesItsSpaceBack) {
   EXPECT_EQ(*file->Size(), data.size());
 }
 
+// On whatever the temporary files lie on, and on tmpfs, which can punch holes and nothing else.
+TEST_F(PosixFileSystemTest, AZeroedRangeReadsZeroesAndHasItsSpace) {
+  const testing::TempDir memory(std::filesystem::exists("/dev/shm") ? "/dev/shm" : dir_.path());
+  for (const std::string& path : {dir_.File("f"), memory.File("f")}) {
+    SCOPED_TRACE(path);
+    const auto file = *fs_.Open(path, {.create = true});
+    ASSERT_TRUE(file->Truncate(2 << 20).ok());
+    ASSERT_TRUE(file->Write(0, std::string(1 << 20, 'x')).ok());
+    ASSERT_TRUE(file->Sync().ok());
+    ASSERT_TRUE(file->ZeroRange({512, (2 << 20) - 512}).ok());
+    ASSERT_TRUE(file->Sync().ok());
+    std::string expected(2 << 20, '\0');
+    expected.replace(0, 512, 512, 'x');
+    EXPECT_TRUE(fs_.ReadWholeFile(path).value_or("unreadable") == expected);
+    EXPECT_GE(*file->AllocatedBytes(), 2u << 20);
+    EXPECT_EQ(*file->Size(), 2u << 20);
+    ASSERT_TRUE(file->Zero({0, 1 << 20}, ZeroedSpace::kGivenBack).ok());
+    EXPECT_LT(*file->AllocatedBytes(), 3u << 19);
+    ASSERT_TRUE(file->Zero({0, 1 << 20}, ZeroedSpace::kKept).ok());
+    EXPECT_GE(*file->AllocatedBytes(), 2u << 20);
+  }
+}
+
 TEST_F(PosixFileSystemTest, ACloneHasTheBytesOrChangesNothing) {
   const auto source = Open("source");
   const auto target = Open("target");
