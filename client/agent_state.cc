@@ -100,12 +100,12 @@ std::string EncodeAgentRecord(const AgentRecord& record) {
     absl::StrAppend(&text, "failback_of=", record.failback_of.ToHex(), "\n");
   }
   if (record.failback_new) absl::StrAppend(&text, "failback_new=1\n");
-  if (record.stored_micros != 0) absl::StrAppend(&text, "stored=", record.stored_micros, "\n");
   if (record.proof != Proof::kNone) {
     absl::StrAppend(&text, "proof=", record.proof == Proof::kProved ? kProved : kRefuted, "\n");
   }
   if (!record.forward.empty()) absl::StrAppend(&text, "forward=", record.forward, "\n");
   if (!record.disks.empty()) absl::StrAppend(&text, "disks=", record.disks, "\n");
+  if (record.stored_micros != 0) absl::StrAppend(&text, "stored=", record.stored_micros, "\n");
   if (record.clean) absl::StrAppend(&text, "clean=1\n");
   if (record.resume.stream_id != 0) {
     absl::StrAppend(&text, "stream_id=", record.resume.stream_id,
@@ -142,7 +142,8 @@ absl::Status NewDirectory(absl::string_view directory, const absl::Status& statu
   return Annotate(status,
                   absl::StrCat("state directory ", directory,
                                " is new and takes nothing (remedy: free some space in its file "
-                               "system, or choose another directory with --state-dir)"));
+                               "system, let the agent's user write there, or choose another "
+                               "directory with --state-dir)"));
 }
 
 absl::StatusOr<std::unique_ptr<AgentState>> AgentState::Open(base::FileSystem& file_system,
@@ -153,7 +154,9 @@ absl::StatusOr<std::unique_ptr<AgentState>> AgentState::Open(base::FileSystem& f
     state->record_.agent_id = NewAgentId();
     return state;
   }
-  RETURN_IF_ERROR(Annotate(file_system.CreateDirectory(directory), "state directory"));
+  if (const absl::Status made = file_system.CreateDirectory(directory); !made.ok()) {
+    return NewDirectory(directory, made);
+  }
   auto state = std::unique_ptr<AgentState>(new AgentState(file_system, directory + "/agent"));
   auto lock_file = file_system.Open(directory + "/LOCK", {.create = true, .lock = true});
   if (absl::IsFailedPrecondition(lock_file.status())) {
@@ -221,6 +224,7 @@ absl::Status AgentState::CutOffEnd() {
   AgentRecord next = record();
   next.resume = {};
   next.clean = false;
+  next.stored_micros = 0;
   const std::string text = EncodeAgentRecord(next);
   ASSIGN_OR_RETURN(const std::string stored, file_system_.ReadWholeFile(path_));
   if (!absl::StartsWith(stored, text)) {

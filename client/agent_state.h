@@ -12,16 +12,16 @@
 //     pair=, pair_agent=   the incarnation of the newest grant and whom it was given to, over stages
 //     failback_of=         the pair whose failback maps are where `differences` began
 //     failback_new=1       no grant since: whoever lets us in first is the other end of that pair
-//     stored=              when this file was written, in unix microseconds
 //     proof=PROVED         or REFUTED, of the pair with this grant: see Proof; none: the disks were declared equal
 //     forward=A,B          the volumes that had no local disk: nobody followed it
 //     disks=A:IDENTITY:MODIFIED,B:...   the local disks, as they were when the run began, or with clean=1 ended
+//     stored=              when this file was written, in unix microseconds
 //     clean=1              ended in order: `differences` says all that may differ at the secondary
 //     stream_id=, next_sequence=   only after a clean shutdown: the stream goes on here
 //
 // clean, stream_id and next_sequence are gone from the file before the first write after a start is queued; so after a crash they are missing, a new stream
-// begins, and the secondary knows that operations may be missing. They come last, so that they can be cut off where a full file
-// system has no room for a new file.
+// begins, and the secondary knows that operations may be missing. They come last, with the time, so that they can be cut off where a
+// full file system has no room for a new file.
 //
 // Tee mode keeps two files more. `STATE-DIR/differences` (client/differences.h) never says less than what differs but for what was
 // written since, and `STATE-DIR/intent` (client/intent_log.h) says where that was. Where there is no `intent`, neither `differences`

@@ -109,7 +109,9 @@ absl::StatusOr<bool> Primary::TakeFailback() {
   RETURN_IF_ERROR(CheckFailback(failback_, group(), volumes));
   const bool used = file_system_.Exists(state_->PathOf(kDifferencesFile));
   for (const FailbackMap& map : failback_) {
-    if (!used || map.of_primary || record.stored_micros < absl::ToUnixMicros(map.taken)) continue;
+    const bool before = record.stored_micros != 0 &&  // it is not known after a cut
+                        record.stored_micros < absl::ToUnixMicros(map.taken);
+    if (!used || map.of_primary || before) continue;
     return absl::FailedPreconditionError(
         absl::StrCat("group ", group(),
                      ": this agent has run since the failback map was taken, and its VM may have "

@@ -77,6 +77,9 @@ constexpr Series kSeries[] = {
     {"understudy_intent_bytes", MetricType::Gauge,
      "Marked in the write-intent log: what would be compared after a crash; all disks while the "
      "state directory takes nothing."},
+    {"understudy_intent_log_lost", MetricType::Gauge,
+     "1 while the state directory takes nothing: everything is compared after the agent's next "
+     "end."},
     {"understudy_fenced_requests_total", MetricType::Counter,
      "Requests refused because another primary has taken over."},
     {"understudy_checkpoints_total", MetricType::Counter, "Checkpoints of the group, by result."},
@@ -209,6 +212,7 @@ void AddVerify(Families& families, const Labels& group, const Primary& primary) 
   families.Add("understudy_verify_different_bytes", group, Number(verify.different_bytes));
   if (primary.intents() == nullptr) return;
   families.Add("understudy_intent_bytes", group, Number(primary.intents()->set_bytes()));
+  families.Add("understudy_intent_log_lost", group, primary.intents()->lost() ? 1 : 0);
 }
 
 // `volume` "": those of the group as a whole.

@@ -93,6 +93,7 @@ TEST_F(AgentStateTest, AFullFileSystemDoesNotKeepAnUncleanMarkFromBeingDurable) 
   EXPECT_FALSE(written.clean);
   EXPECT_EQ(written.resume.stream_id, 0u);
   EXPECT_EQ(written.disks, "vda:1:2");
+  EXPECT_EQ(written.stored_micros, 0) << "it would be of before what is written now";
   EXPECT_TRUE((*Open())->record() == written);
   base::SetLogSinkForTest(nullptr);
 }

@@ -83,6 +83,7 @@ class FullStateTest(lib.Case):
         self.assertIn(str(self.small / "state"), error["message"])
         self.assertEqual(self.host.ctl("get-error", "vm1").status, 3)
         self.assertEqual(self.host.metric("understudy_intent_bytes"), SIZE)
+        self.assertEqual(self.host.metric("understudy_intent_log_lost"), 1)
         self.host.wait_connected()
         self.write(MIB)
         self.checkpoint()
@@ -91,7 +92,7 @@ class FullStateTest(lib.Case):
         lib.wait_for(
             lambda: not [e for e in self.host.call_errors() if e["operation"] == "state"], "the error to be over"
         )
-        self.assertLess(self.host.metric("understudy_intent_bytes"), SIZE + 1)
+        self.assertEqual(self.host.metric("understudy_intent_log_lost"), 0)
 
     def write_past_the_agent(self, offset):
         """As a run of which nothing is known any more."""
