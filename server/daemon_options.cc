@@ -84,6 +84,12 @@ absl::Status DaemonOptions::Set(const std::string& key, const std::string& value
     metrics_listen = value;
   } else if (key == "nbd-socket") {
     nbd_socket = value;
+  } else if (key == "nbd-socket-mode") {
+    nbd_access.mode = value;
+    status = base::CheckSocketAccess({.mode = value});
+  } else if (key == "nbd-socket-group") {
+    nbd_access.group = value;
+    status = base::CheckSocketAccess({.group = value});
   } else if (key == "data-dir") {
     store.data_dir = value;
   } else if (key == "disk-dir") {
@@ -156,6 +162,7 @@ std::vector<std::pair<std::string, std::string>> DaemonOptions::Parameters() con
       {"listen", listen},
       {"metrics-listen", metrics_listen},
       {"nbd-socket", Absolute(nbd_socket)},
+      {"nbd-socket-mode", nbd_access.mode},
       {"durability", store.checkpoint_durable ? "checkpoint" : "none"},
       {"apply-bytes-per-second", absl::StrCat(store.apply_bytes_per_second)},
       {"segment-bytes", absl::StrCat(store.segment_bytes)},
@@ -165,6 +172,7 @@ std::vector<std::pair<std::string, std::string>> DaemonOptions::Parameters() con
       {"overlay-bytes-total", absl::StrCat(store.overlay_bytes_total)},
       {"reserve-disk-space", store.reserve_disk_space ? "true" : "false"},
       {"index-memory-max", absl::StrCat(store.index_memory_max)}};
+  if (!nbd_access.group.empty()) parameters.emplace_back("nbd-socket-group", nbd_access.group);
   for (const std::string& dir : store.disk_dirs) parameters.emplace_back("disk-dir", Absolute(dir));
   return parameters;
 }

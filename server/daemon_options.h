@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 
+#include "storage/base/nbdkit.h"
 #include "storage/store.h"
 
 namespace understudy::server {
@@ -19,6 +20,7 @@ struct DaemonOptions {
   std::string listen = "127.0.0.1:7410";          // gRPC: host:port or unix:/path
   std::string metrics_listen = "127.0.0.1:7411";  // metrics: host:port
   std::string nbd_socket;                         // unix socket of the NBD exports; empty: no NBD
+  base::SocketAccess nbd_access;                  // who may connect to it
   storage::StoreOptions store;
 
   // Sets one option from text. kInvalidArgument names key and value; kNotFound for an unknown key. disk-dir adds.

@@ -20,7 +20,8 @@ namespace understudy::storage {
 namespace {
 
 constexpr absl::string_view kMarkerSuffix = ".understudy";
-constexpr absl::string_view kDeviceMarkers = "/devices";
+constexpr absl::string_view kFailbackSuffix = "-failback";
+constexpr absl::string_view kMarkers = "/devices";  // in the data directory
 constexpr size_t kMarkerNameMax = 100;
 
 std::string Parent(const std::string& path) {
@@ -35,6 +36,15 @@ absl::Status InUse(const std::string& path) {
                    " is locked by another volume or process"));
 }
 
+// What opening or making the disk gave.
+absl::Status MayNot(const VolumeSpec& spec, const absl::Status& status) {
+  return Annotate(status, absl::StrCat("volume ", spec.name,
+                                       absl::IsPermissionDenied(status)
+                                           ? " (remedy: let the user that understudyd runs as "
+                                             "read and write the disk)"
+                                           : ""));
+}
+
 absl::Status CheckSize(const VolumeSpec& spec, uint64_t disk_bytes) {
   const uint64_t size = spec.size_bytes != 0 ? spec.size_bytes : disk_bytes;
   if (size == 0 || size % kSectorBytes != 0) {
@@ -47,24 +57,72 @@ absl::Status CheckSize(const VolumeSpec& spec, uint64_t disk_bytes) {
       " is declared with ", size, " bytes, ", spec.disk_path, " has ", disk_bytes));
 }
 
-// By what names a device, so that it is found by whatever path the device is named: for people to recognise, and a CRC for what that
-// leaves out.
-std::string MarkerPath(const std::string& disk_path, const base::FileIdentity& identity,
-                       const std::string& data_dir) {
-  if (!identity.device()) return absl::StrCat(disk_path, kMarkerSuffix);
-  const std::string id = absl::StrCat(identity.file_system, " ", identity.inode);
-  std::string name = id.substr(0, kMarkerNameMax);
-  for (char& c : name) {
-    if (!absl::ascii_isalnum(static_cast<unsigned char>(c)) && c != '.') c = '-';
+// A file that tells something of a disk. It lies beside the disk; in the data directory for a device, beside which there is nothing that
+// lasts, and for a file in whose directory nothing can be made.
+class Note {
+ public:
+  Note(base::FileSystem& file_system, const std::string& disk_path,
+       const base::FileIdentity& identity, const std::string& data_dir,
+       absl::string_view suffix = "")
+      : file_system_(file_system), data_dir_(data_dir) {
+    // By what names a device, so that it is found by whatever path the device is named.
+    if (!identity.device()) paths_.push_back(absl::StrCat(disk_path, kMarkerSuffix, suffix));
+    const std::string id = identity.device()
+                               ? absl::StrCat(identity.file_system, " ", identity.inode)
+                               : absl::StrCat("file ", disk_path);
+    paths_.push_back(absl::StrCat(data_dir, kMarkers, "/", NameOf(id), kMarkerSuffix, suffix));
   }
-  return absl::StrCat(data_dir, kDeviceMarkers, "/", name, "-",
-                      absl::Hex(base::Crc32c(id.data(), id.size())), kMarkerSuffix);
-}
 
-std::string FailbackPath(const std::string& disk_path, const base::FileIdentity& identity,
-                         const std::string& data_dir) {
-  return absl::StrCat(MarkerPath(disk_path, identity, data_dir), "-failback");
-}
+  // Where it lies if it can.
+  const std::string& path() const { return paths_.front(); }
+  // Where it lies; both, when it could not be written to the first any more.
+  std::vector<std::string> Found() const {
+    std::vector<std::string> found;
+    for (const std::string& path : paths_) {
+      if (file_system_.Exists(path)) found.push_back(path);
+    }
+    return found;
+  }
+  bool Any(absl::FunctionRef<bool(const std::string& text)> wanted) const {
+    const std::vector<std::string> found = Found();
+    return std::any_of(found.begin(), found.end(), [&](const std::string& path) {
+      const auto text = file_system_.ReadWholeFile(path);
+      return text.ok() && wanted(*text);
+    });
+  }
+  absl::Status Write(absl::string_view text) const {
+    const std::string& inside = paths_.back();
+    if (path() != inside) {
+      const absl::Status beside = file_system_.WriteFileAtomically(path(), text);
+      if (beside.ok() && file_system_.Exists(inside)) return file_system_.Remove(inside);
+      if (!absl::IsPermissionDenied(beside)) return beside;
+    }
+    RETURN_IF_ERROR(file_system_.CreateDirectory(absl::StrCat(data_dir_, kMarkers)));
+    RETURN_IF_ERROR(file_system_.SyncDirectory(data_dir_));
+    return file_system_.WriteFileAtomically(inside, text);
+  }
+  absl::Status Remove(bool sync) const {
+    for (const std::string& path : Found()) {
+      RETURN_IF_ERROR(file_system_.Remove(path));
+      if (sync) RETURN_IF_ERROR(file_system_.SyncDirectory(Parent(path)));
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  // For people to recognise, and a CRC for what that leaves out.
+  static std::string NameOf(const std::string& id) {
+    std::string name = id.substr(0, kMarkerNameMax);
+    for (char& c : name) {
+      if (!absl::ascii_isalnum(static_cast<unsigned char>(c)) && c != '.') c = '-';
+    }
+    return absl::StrCat(name, "-", absl::Hex(base::Crc32c(id.data(), id.size())));
+  }
+
+  base::FileSystem& file_system_;
+  const std::string data_dir_;
+  std::vector<std::string> paths_;
+};
 
 // For people.
 std::string MarkerText(const std::string& group, const std::string& data_dir) {
@@ -113,16 +171,19 @@ std::string VolumeLine(const std::string& volume, const base::FileIdentity& iden
 
 enum class Marked : uint8_t { kNotForGroup, kForGroup, kForThisFile, kForAnotherFile };
 
-// What is beside the regular file `found`, the disk of `volume`. kForGroup: an earlier release
+// What the marker says of the regular file `found`, the disk of `volume`. kForGroup: an earlier release
 // wrote it, or it is damaged.
 Marked MarkedAs(base::FileSystem& file_system, const GroupRecord& group, const VolumeRecord& volume,
                 const base::FileIdentity& found, const std::string& data_dir) {
   const bool has_one = group.stage != Stage::kNone && group.stage != Stage::kDone;
-  const auto marker = file_system.ReadWholeFile(absl::StrCat(volume.disk_path, kMarkerSuffix));
-  if (!has_one || !marker.ok() || !absl::StartsWith(*marker, MarkerText(group.name, data_dir))) {
-    return Marked::kNotForGroup;
-  }
-  const std::vector<std::string> words = WordsOfLine(*marker, kVolumeWord);
+  if (!has_one) return Marked::kNotForGroup;
+  std::string marker;  // of two, the one in the data directory is newer
+  Note(file_system, volume.disk_path, found, data_dir).Any([&](const std::string& text) {
+    if (absl::StartsWith(text, MarkerText(group.name, data_dir))) marker = text;
+    return false;
+  });
+  if (marker.empty()) return Marked::kNotForGroup;
+  const std::vector<std::string> words = WordsOfLine(marker, kVolumeWord);
   uint32_t generation = 0;
   if (words.size() != 8 || !absl::SimpleAtoi(words[5], &generation)) return Marked::kForGroup;
   const bool same_generation =
@@ -222,11 +283,11 @@ absl::StatusOr<VolumeRecord> DiskChecker::Check(
                                               " does not exist: make it, or add 'create'"));
     }
     RETURN_IF_ERROR(CheckSize(spec, spec.size_bytes));
-    RETURN_IF_ERROR(Create(path, spec.size_bytes));
+    RETURN_IF_ERROR(MayNot(spec, Create(path, spec.size_bytes)));
   }
   absl::StatusOr<std::unique_ptr<base::File>> file = file_system_.Open(path, {.lock = true});
   if (file.status().code() == absl::StatusCode::kFailedPrecondition) return InUse(path);
-  RETURN_IF_ERROR(Annotate(file.status(), absl::StrCat("volume ", spec.name)));
+  RETURN_IF_ERROR(MayNot(spec, file.status()));
   ASSIGN_OR_RETURN(record.identity, (*file)->Identity());
   RETURN_IF_ERROR(unused(record));
   ASSIGN_OR_RETURN(const uint64_t disk_bytes, (*file)->Size());
@@ -364,65 +425,63 @@ absl::Status SecondaryDisk::WriteMarker(const std::string& group, const std::str
   std::string text = MarkerText(group, data_dir);
   if (identity_.device()) {
     absl::StrAppend(&text, "It is ", path_, ", ", identity_.file_system, "\n");
-    RETURN_IF_ERROR(file_system_.CreateDirectory(absl::StrCat(data_dir, kDeviceMarkers)));
-    RETURN_IF_ERROR(file_system_.SyncDirectory(data_dir));
   } else {
     absl::StrAppend(&text, VolumeLine(volume_, identity_));
   }
-  return file_system_.WriteFileAtomically(MarkerPath(path_, identity_, data_dir),
-                                          absl::StrCat(text, TermLine(group, term)));
+  return Note(file_system_, path_, identity_, data_dir)
+      .Write(absl::StrCat(text, TermLine(group, term)));
 }
 
 absl::Status SecondaryDisk::TrustFailback(const std::string& data_dir,
                                           const Incarnation& incarnation) {
-  return file_system_.WriteFileAtomically(FailbackPath(path_, identity_, data_dir),
-                                          absl::StrCat(incarnation.ToHex(), "\n"));
+  return Note(file_system_, path_, identity_, data_dir, kFailbackSuffix)
+      .Write(absl::StrCat(incarnation.ToHex(), "\n"));
 }
 
 absl::Status SecondaryDisk::DistrustFailback(const std::string& data_dir) {
-  const std::string path = FailbackPath(path_, identity_, data_dir);
-  if (!file_system_.Exists(path)) return absl::OkStatus();
-  RETURN_IF_ERROR(file_system_.Remove(path));
-  return file_system_.SyncDirectory(Parent(path));
+  return Note(file_system_, path_, identity_, data_dir, kFailbackSuffix).Remove(/*sync=*/true);
 }
 
 bool SecondaryDisk::FailbackTrusted(base::FileSystem& file_system, const VolumeRecord& disk,
                                     const std::string& data_dir, const Incarnation& incarnation) {
-  const auto found =
-      file_system.ReadWholeFile(FailbackPath(disk.disk_path, disk.identity, data_dir));
-  return found.ok() && *found == absl::StrCat(incarnation.ToHex(), "\n");
+  const std::string trusted = absl::StrCat(incarnation.ToHex(), "\n");
+  return Note(file_system, disk.disk_path, disk.identity, data_dir, kFailbackSuffix)
+      .Any([&](const std::string& text) { return text == trusted; });
 }
 
 absl::Status SecondaryDisk::CheckMarker(base::FileSystem& file_system, const VolumeRecord& disk,
                                         const std::string& group, const std::string& data_dir,
                                         Term term) {
-  const std::string marker_path = MarkerPath(disk.disk_path, disk.identity, data_dir);
-  if (!file_system.Exists(marker_path)) {
+  const Note marker(file_system, disk.disk_path, disk.identity, data_dir);
+  const std::vector<std::string> found = marker.Found();
+  if (found.empty()) {
     const auto file = file_system.Open(disk.disk_path, {.read_only = true});
     if (!file.ok() || (*file)->IsBlockDevice() != disk.identity.device()) return absl::OkStatus();
     return absl::DataLossError(
-        absl::StrCat(marker_path, " is missing: replication to ", disk.disk_path,
+        absl::StrCat(marker.path(), " is missing: replication to ", disk.disk_path,
                      " has ended since this data directory was written, which is an older copy"));
   }
-  const auto marker = file_system.ReadWholeFile(marker_path);
-  if (!marker.ok()) return absl::OkStatus();
-  const std::optional<Term> seen = TermIn(*marker, group);
-  if (!seen.has_value() || *seen <= term) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat(marker_path, " says term ", seen->value(),
-                                          ", the data directory says ", term.value(),
-                                          ": the data directory is an older copy"));
+  for (const std::string& path : found) {
+    const auto text = file_system.ReadWholeFile(path);
+    if (!text.ok()) continue;
+    const std::optional<Term> seen = TermIn(*text, group);
+    if (!seen.has_value() || *seen <= term) continue;
+    return absl::DataLossError(absl::StrCat(path, " says term ", seen->value(),
+                                            ", the data directory says ", term.value(),
+                                            ": the data directory is an older copy"));
+  }
+  return absl::OkStatus();
 }
 
 bool SecondaryDisk::MarkedFor(base::FileSystem& file_system, const VolumeRecord& disk,
                               const std::string& group, const std::string& data_dir) {
-  const auto found = file_system.ReadWholeFile(MarkerPath(disk.disk_path, disk.identity, data_dir));
-  return found.ok() && absl::StartsWith(*found, MarkerText(group, data_dir));
+  const std::string ours = MarkerText(group, data_dir);
+  return Note(file_system, disk.disk_path, disk.identity, data_dir)
+      .Any([&](const std::string& text) { return absl::StartsWith(text, ours); });
 }
 
 absl::Status SecondaryDisk::RemoveMarker(const std::string& data_dir) {
-  const std::string marker = MarkerPath(path_, identity_, data_dir);
-  if (!file_system_.Exists(marker)) return absl::OkStatus();
-  return file_system_.Remove(marker);
+  return Note(file_system_, path_, identity_, data_dir).Remove(/*sync=*/false);
 }
 
 }  // namespace understudy::storage

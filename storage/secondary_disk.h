@@ -6,7 +6,8 @@
 // Beside a regular file lies `DISK.understudy` while the file alone may be torn: it names group,
 // data directory and volume that belong to it, and says which file it is. Start() writes it, DONE
 // and Remove take it away. That of a device lies in the data directory, below devices/: beside the
-// device there is nothing that lasts.
+// device there is nothing that lasts. So does that of a file in whose directory the service may
+// make nothing.
 //
 // Threads  any.
 #ifndef UNDERSTUDY_STORAGE_SECONDARY_DISK_H_

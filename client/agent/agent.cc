@@ -55,6 +55,21 @@ void PutAway(const std::vector<std::string>& paths) {
   }
 }
 
+// Whoever finds its own state no more is another agent, which the standby refuses.
+absl::Status CheckNoStateLeft(const AgentOptions& options) {
+  base::FileSystem& files = base::FileSystem::Posix();
+  const std::string left = options.DefaultStateDirectory();
+  if (left.empty() || options.state_dir.empty() || files.Exists(options.state_dir + "/agent") ||
+      !files.Exists(left + "/agent")) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat("the state of this agent lies in ", left,
+                   ", where it is kept without --state-dir, and none in ", options.state_dir,
+                   " (remedy: move the files from the one to the other; or remove ", left,
+                   " to begin as another agent, which has to take over)"));
+}
+
 }  // namespace
 
 absl::Status WriteFailbackMap(const AgentOptions& options) {
@@ -88,6 +103,7 @@ Agent::Agent(const AgentOptions& options) : options_(options), pool_("agent-rpc"
 
 absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(const AgentOptions& options) {
   auto agent = std::unique_ptr<Agent>(new Agent(options));
+  RETURN_IF_ERROR(CheckNoStateLeft(options));
   ASSIGN_OR_RETURN(std::unique_ptr<AgentState> state,
                    AgentState::Open(base::FileSystem::Posix(), options.state_dir));
   PrimaryOptions primary = options.primary;

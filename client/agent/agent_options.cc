@@ -156,6 +156,23 @@ absl::Status AddFailbackMap(AgentOptions& options, const std::string&, const std
   return absl::OkStatus();
 }
 
+absl::Status SetGroup(AgentOptions& options, const std::string& key, const std::string& value) {
+  options.primary.forwarder.group = value;
+  return Annotate(CheckName("group", value), "--" + key);
+}
+
+absl::Status SetSocketMode(AgentOptions& options, const std::string& key,
+                           const std::string& value) {
+  options.nbd_access.mode = value;
+  return Annotate(base::CheckSocketAccess({.mode = value}), "--" + key);
+}
+
+absl::Status SetSocketGroup(AgentOptions& options, const std::string& key,
+                            const std::string& value) {
+  options.nbd_access.group = value;
+  return Annotate(base::CheckSocketAccess({.group = value}), "--" + key);
+}
+
 absl::Status AddVolume(AgentOptions& options, const std::string& key, const std::string& value) {
   const auto volume = ParseVolume(value);
   if (volume.ok()) options.primary.volumes.push_back(*volume);
@@ -175,16 +192,14 @@ absl::Status AgentOptions::Set(const std::string& key, const std::string& value)
   static const auto* const setters = new std::map<std::string, Setter>{
       {"server", text(&AgentOptions::server)},
       {"nbd-socket", text(&AgentOptions::nbd_socket)},
+      {"nbd-socket-mode", SetSocketMode},
+      {"nbd-socket-group", SetSocketGroup},
       {"listen", text(&AgentOptions::listen)},
       {"metrics-listen", text(&AgentOptions::metrics_listen)},
       {"state-dir", text(&AgentOptions::state_dir)},
       {"write-failback-map", text(&AgentOptions::write_failback_map)},
       {"failback-map", AddFailbackMap},
-      {"group",
-       [](auto& o, const auto& k, const auto& v) {
-         o.primary.forwarder.group = v;
-         return Annotate(CheckName("group", v), "--" + k);
-       }},
+      {"group", SetGroup},
       {"volume", AddVolume},
       {"ack", [](auto& o, const auto& k,
                  const auto& v) { return SetEnum(k, v, AckNames(), o.primary.forwarder.ack); }},
@@ -234,16 +249,14 @@ absl::Status AgentOptions::Set(const std::string& key, const std::string& value)
   return found->second(*this, key, value);
 }
 
-void AgentOptions::DeriveStateDirectory() {
-  if (!state_dir.empty()) return;
+std::string AgentOptions::DefaultStateDirectory() const {
   for (const PrimaryVolumeOptions& volume : primary.volumes) {
     if (volume.disk_path.empty()) continue;
     std::error_code ignored;
-    if (std::filesystem::is_regular_file(volume.disk_path, ignored)) {
-      state_dir = volume.disk_path + ".state";
-    }
-    return;
+    return std::filesystem::is_regular_file(volume.disk_path, ignored) ? volume.disk_path + ".state"
+                                                                       : "";
   }
+  return "";
 }
 
 absl::Status AgentOptions::Validate() {
@@ -264,7 +277,7 @@ absl::Status AgentOptions::Validate() {
       problems.push_back(absl::StrCat("--volume: ", volume.name, " is given twice"));
     }
   }
-  DeriveStateDirectory();
+  if (state_dir.empty()) state_dir = DefaultStateDirectory();
   if (tee && state_dir.empty()) {
     problems.emplace_back(
         "--state-dir is required with a volume whose disk is a device or does not exist");
@@ -278,6 +291,7 @@ std::vector<std::pair<std::string, std::string>> AgentOptions::Parameters() cons
   std::vector<std::pair<std::string, std::string>> parameters = {
       {"server", AbsoluteAddress(server)},
       {"nbd-socket", Absolute(nbd_socket)},
+      {"nbd-socket-mode", nbd_access.mode},
       {"listen", AbsoluteAddress(listen)},
       {"metrics-listen", metrics_listen},
       {"group", forwarder.group},
@@ -292,6 +306,7 @@ std::vector<std::pair<std::string, std::string>> AgentOptions::Parameters() cons
       {"start", start ? "true" : "false"},
       {"report-forward-errors", primary.report_forward_errors ? "true" : "false"},
   };
+  if (!nbd_access.group.empty()) parameters.emplace_back("nbd-socket-group", nbd_access.group);
   if (!state_dir.empty()) parameters.emplace_back("state-dir", Absolute(state_dir));
   if (checkpoint_interval > absl::ZeroDuration()) {
     parameters.emplace_back("checkpoint-interval", absl::FormatDuration(checkpoint_interval));

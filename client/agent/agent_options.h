@@ -14,16 +14,18 @@
 #include "absl/time/time.h"
 
 #include "client/primary.h"
+#include "storage/base/nbdkit.h"
 
 namespace understudy::client {
 
 struct AgentOptions {
   std::string server;                     // gRPC of the standby: host:port or unix:/path; required
   std::string nbd_socket;                 // unix socket of the NBD exports; required
+  base::SocketAccess nbd_access;          // who may connect to it
   std::string listen = "127.0.0.1:7420";  // gRPC: host:port or unix:/path
   std::string metrics_listen = "127.0.0.1:7421";  // metrics: host:port
-  // Agent id, stage, grant. Default: `DISK.state/` beside the first tee volume's disk when that is a regular file; else required
-  // with tee, and without it forward mode keeps no state.
+  // Agent id, stage, grant. Default: DefaultStateDirectory(); where there is none it is required with tee, and without it forward
+  // mode keeps no state.
   std::string state_dir;
   absl::Duration checkpoint_interval;  // zero: on demand only
   bool start = false;                  // begin replication at once when the stage is NONE
@@ -38,9 +40,8 @@ struct AgentOptions {
   absl::Status Validate();
   // The options as Set() would take them, paths absolute, for the plugin in nbdkit.
   std::vector<std::pair<std::string, std::string>> Parameters() const;
-
- private:
-  void DeriveStateDirectory();
+  // `DISK.state` beside the first tee volume's disk when that is a regular file; else empty.
+  std::string DefaultStateDirectory() const;
 };
 
 // NAME[,disk=PATH][,size=BYTES]; kInvalidArgument.

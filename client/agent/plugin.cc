@@ -17,6 +17,8 @@
 #include "storage/base/file_system.h"
 #include "storage/base/log.h"
 #include "storage/base/nbdkit.h"
+#include "storage/base/reason.h"
+#include "storage/base/status_macros.h"
 
 namespace understudy::client {
 namespace {
@@ -66,9 +68,14 @@ void Shutdown() {
   unlink(Options().nbd_socket.c_str());
 }
 
+absl::StatusOr<std::unique_ptr<Agent>> StartAgent() {
+  RETURN_IF_ERROR(base::SetSocketAccess(Options().nbd_socket, Options().nbd_access));
+  return Agent::Start(Options());
+}
+
 int AfterFork() {
   base::HandleShutdownSignals(Shutdown);
-  absl::StatusOr<std::unique_ptr<Agent>> agent = Agent::Start(Options());
+  absl::StatusOr<std::unique_ptr<Agent>> agent = StartAgent();
   if (!agent.ok()) {
     unlink(Options().nbd_socket.c_str());
     base::ExitWith(1, absl::StrCat("understudy-agent: ", agent.status().message()));

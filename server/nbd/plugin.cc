@@ -24,6 +24,7 @@
 #include "server/service.h"
 #include "storage/base/log.h"
 #include "storage/base/nbdkit.h"
+#include "storage/base/status_macros.h"
 
 namespace understudy::server {
 namespace {
@@ -83,9 +84,17 @@ void Shutdown() {
   if (!Options().nbd_socket.empty()) unlink(Options().nbd_socket.c_str());
 }
 
+absl::StatusOr<std::unique_ptr<Daemon>> StartDaemon() {
+  const DaemonOptions& options = Options();
+  if (!options.nbd_socket.empty()) {
+    RETURN_IF_ERROR(base::SetSocketAccess(options.nbd_socket, options.nbd_access));
+  }
+  return Daemon::Start(options);
+}
+
 int AfterFork() {
   base::HandleShutdownSignals(Shutdown);
-  absl::StatusOr<std::unique_ptr<Daemon>> daemon = Daemon::Start(Options());
+  absl::StatusOr<std::unique_ptr<Daemon>> daemon = StartDaemon();
   if (daemon.ok()) {
     running.store(daemon->release());
     return 0;

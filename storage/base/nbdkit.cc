@@ -4,6 +4,7 @@
 #include <climits>
 #include <cstdlib>
 #include <cstring>
+#include <grp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -14,6 +15,7 @@
 #include <thread>
 #include <unistd.h>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 
@@ -65,6 +67,25 @@ std::vector<std::string> NbdkitArguments(const NbdkitOptions& options) {
   return arguments;
 }
 
+absl::StatusOr<mode_t> ModeOf(const SocketAccess& access) {
+  const bool octal = !access.mode.empty() && access.mode.size() <= 4 &&
+                     access.mode.find_first_not_of("01234567") == std::string::npos;
+  const unsigned long mode = octal ? std::strtoul(access.mode.c_str(), nullptr, 8) : 0;
+  if (octal && mode <= 0777) return static_cast<mode_t>(mode);
+  return absl::InvalidArgumentError(
+      absl::StrCat("\"", access.mode, "\" is not an octal mode such as 660 or 600"));
+}
+
+// -1: leave it as it is.
+absl::StatusOr<gid_t> GroupOf(const SocketAccess& access) {
+  uint32_t number = 0;
+  if (access.group.empty()) return static_cast<gid_t>(-1);
+  if (absl::SimpleAtoi(access.group, &number)) return static_cast<gid_t>(number);
+  if (const group* const found = getgrnam(access.group.c_str())) return found->gr_gid;
+  return absl::InvalidArgumentError(
+      absl::StrCat("there is no group \"", access.group, "\" on this host"));
+}
+
 int WaitForSignal(const sigset_t& signals) {
   int number = 0;
   while (sigwait(&signals, &number) != 0) {
@@ -107,6 +128,21 @@ absl::Status ClaimUnixSocket(const std::string& path) {
     default:
       return ErrnoStatus(error_number, path);
   }
+}
+
+absl::Status CheckSocketAccess(const SocketAccess& access) {
+  RETURN_IF_ERROR(ModeOf(access).status());
+  return GroupOf(access).status();
+}
+
+absl::Status SetSocketAccess(const std::string& path, const SocketAccess& access) {
+  ASSIGN_OR_RETURN(const mode_t mode, ModeOf(access));
+  ASSIGN_OR_RETURN(const gid_t group, GroupOf(access));
+  if (chown(path.c_str(), static_cast<uid_t>(-1), group) != 0) {
+    return ErrnoStatus(errno, absl::StrCat(path, ": group ", access.group,
+                                           " (remedy: a group that the daemon's user is in)"));
+  }
+  return chmod(path.c_str(), mode) == 0 ? absl::OkStatus() : ErrnoStatus(errno, path);
 }
 
 absl::Status ExecNbdkit(const NbdkitOptions& options) {

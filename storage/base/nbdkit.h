@@ -19,6 +19,17 @@ namespace understudy::base {
 // when it is not a socket. OK when nothing is there.
 absl::Status ClaimUnixSocket(const std::string& path);
 
+// Who may connect to a unix socket: its owner, and whom these name.
+struct SocketAccess {
+  std::string mode = "660";  // octal
+  std::string group;         // name or number; empty: that of the process
+};
+// kInvalidArgument: the mode is not 0 to 777, or there is no such group on this host.
+absl::Status CheckSocketAccess(const SocketAccess& access);
+// Of the socket that nbdkit has made, which is 755 whatever the umask was. kPermissionDenied, with the remedy, when the process is not
+// a member of the group. Call in after_fork: nobody is served before.
+absl::Status SetSocketAccess(const std::string& path, const SocketAccess& access);
+
 struct NbdkitOptions {
   std::string program;      // what the process calls itself, in ps for example: the launcher's name
   std::string plugin_path;  // .so beside the launcher or in the library directory: see FindPlugin()

@@ -47,6 +47,8 @@ TEST(DaemonOptionsTest, WhatThePluginIsGivenSaysTheSame) {
   ASSERT_TRUE(options.Set("durability", "none").ok());
   ASSERT_TRUE(options.Set("apply-bytes-per-second", "10M").ok());
   ASSERT_TRUE(options.Set("nbd-socket", "/run/nbd.sock").ok());
+  ASSERT_TRUE(options.Set("nbd-socket-mode", "606").ok());
+  ASSERT_TRUE(options.Set("nbd-socket-group", "0").ok());
   ASSERT_TRUE(options.Set("history-epochs", "24").ok());
   ASSERT_TRUE(options.Set("history-bytes", "1G").ok());
   ASSERT_TRUE(options.Set("overlay-bytes-max", "4G").ok());
@@ -58,6 +60,8 @@ TEST(DaemonOptionsTest, WhatThePluginIsGivenSaysTheSame) {
   }
   EXPECT_EQ(copy.Parameters(), options.Parameters());
   EXPECT_EQ(copy.store.disk_dirs, (std::vector<std::string>{"/srv/a", "/srv/b"}));
+  EXPECT_EQ(copy.nbd_access.mode, "606");
+  EXPECT_EQ(copy.nbd_access.group, "0");
   EXPECT_FALSE(copy.store.checkpoint_durable);
   EXPECT_EQ(copy.store.apply_bytes_per_second, 10u << 20);
   EXPECT_EQ(copy.store.history_epochs, 24u);

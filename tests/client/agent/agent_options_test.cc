@@ -132,6 +132,8 @@ TEST(AgentOptionsTest, ParametersSayTheSameToThePlugin) {
        std::map<std::string, std::string>{{"listen", "unix:agent.sock"},
                                           {"metrics-listen", "0.0.0.0:1"},
                                           {"state-dir", "state"},
+                                          {"nbd-socket-mode", "606"},
+                                          {"nbd-socket-group", "0"},
                                           {"ack", "durable"},
                                           {"on-full", "block"},
                                           {"on-fenced", "continue"},
@@ -153,6 +155,8 @@ TEST(AgentOptionsTest, ParametersSayTheSameToThePlugin) {
   EXPECT_EQ(copy.listen, "unix:" + here + "/agent.sock");
   EXPECT_EQ(copy.metrics_listen, "0.0.0.0:1");
   EXPECT_EQ(copy.state_dir, here + "/state");
+  EXPECT_EQ(copy.nbd_access.mode, "606");
+  EXPECT_EQ(copy.nbd_access.group, "0");
   EXPECT_EQ(copy.primary.forwarder.group, "vm1");
   EXPECT_EQ(copy.primary.forwarder.ack, AckMode::kDurable);
   EXPECT_EQ(copy.primary.forwarder.on_full, OnFull::kBlock);

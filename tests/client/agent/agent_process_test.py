@@ -94,6 +94,35 @@ class RunningTest(lib.Case):
             self.assert_export(service.uri(), self.primary.read_bytes(), f"round {round_number}")
             self.assertEqual(agent.ctl("get-error", "vm1").status, 0, f"round {round_number}")
 
+    def test_state_that_lies_beside_the_disk_is_not_forgotten(self):
+        """As the unit does it now, and did not before: with a new state directory the agent would be another one, which is fenced."""
+        service, agent = self.pair()
+        self.assertEqual(agent.daemon.end(), 0)
+        (self.dir / "agent.state").rename(f"{self.primary}.state")
+        refused = agent.spawn()
+        self.assertEqual(refused.process.wait(lib.PATIENCE_SECONDS), 1)
+        for text in (f"{self.primary}.state", f"{self.dir}/agent.state", "move the files"):
+            self.assertIn(text, refused.log())
+        pathlib.Path(f"{self.primary}.state").rename(self.dir / "agent.state")
+        agent.restart().wait_connected()
+
+    def test_who_may_connect_to_the_socket(self):
+        service, agent = self.pair()
+        for socket in (service.nbd_socket, agent.nbd_socket):
+            self.assertEqual(socket.stat().st_mode & 0o777, 0o660)
+            self.assertEqual(socket.stat().st_gid, os.getegid())
+        for end in (service, agent):
+            end.daemon.end()
+            end.options = (*end.options, "--nbd-socket-mode", "606", "--nbd-socket-group", str(os.getegid()))
+            end.restart()
+            self.assertEqual(end.nbd_socket.stat().st_mode & 0o777, 0o606)
+            plain = end.command()
+            for flag, value in (("--nbd-socket-mode", "rw"), ("--nbd-socket-group", "no-such-group")):
+                answer = run(*plain, flag, value, check=False)
+                self.assertEqual(answer.returncode, 2, answer.stderr)
+                self.assertIn(flag, answer.stderr)
+                self.assertIn(value, answer.stderr)
+
     def test_stop_and_remove_at_both_ends_then_start_afresh(self):
         """The agent's process stays, so it must not go on with the stream that it had."""
         service, agent = self.pair()

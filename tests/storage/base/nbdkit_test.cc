@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <utility>
 
 #include <gtest/gtest.h>
 
@@ -61,6 +62,30 @@ TEST(ClaimUnixSocketTest, APathTooLongForASocketIsRefused) {
   EXPECT_EQ(ClaimUnixSocket("/tmp/" + std::string(200, 'x')).code(),
             absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(ClaimUnixSocket("").code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(SocketAccessTest, TheGroupMayConnectUnlessToldOtherwise) {
+  TempDir dir;
+  UnixListener live(dir.File("s"));
+  chmod(dir.File("s").c_str(), 0755);  // as nbdkit leaves it
+  struct stat info;
+  for (const auto& [access, mode] : {std::pair<SocketAccess, mode_t>{{}, 0660},
+                                     {{.mode = "0600"}, 0600},
+                                     {{.mode = "666", .group = std::to_string(getegid())}, 0666}}) {
+    ASSERT_TRUE(SetSocketAccess(dir.File("s"), access).ok());
+    ASSERT_EQ(stat(dir.File("s").c_str(), &info), 0);
+    EXPECT_EQ(info.st_mode & 07777, mode);
+    EXPECT_EQ(info.st_gid, getegid());
+  }
+  EXPECT_FALSE(SetSocketAccess(dir.File("none"), {}).ok());
+}
+
+TEST(SocketAccessTest, WhatIsNoModeOrGroupIsRefused) {
+  for (const char* const mode : {"", "rw", "678", "1660", "00660", "-1"}) {
+    EXPECT_EQ(CheckSocketAccess({.mode = mode}).code(), absl::StatusCode::kInvalidArgument) << mode;
+  }
+  EXPECT_TRUE(Mentions(CheckSocketAccess({.group = "no-such-group"}), "no-such-group"));
+  EXPECT_TRUE(CheckSocketAccess({.group = "root"}).ok());
 }
 
 TEST(FindPluginTest, AMissingPluginNamesThePlacesLookedAt) {
