@@ -13,6 +13,7 @@
 #include "server/daemon.h"
 #include "server/daemon_options.h"
 #include "storage/base/command_line.h"
+#include "storage/base/file_limit.h"
 #include "storage/base/log.h"
 #include "storage/base/nbdkit.h"
 

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "server/stage_table.h"
+#include "storage/base/file_limit.h"
 #include "storage/base/log.h"
 #include "storage/base/reason.h"
 #include "storage/base/status_macros.h"
@@ -75,6 +76,10 @@ std::string ExportName(const std::string& group, const std::string& volume) {
   return absl::StrCat(group, "/", volume);
 }
 
+// What a started group opens beside its disks: a connection for each volume, the write stream, and of each of its two logs the
+// segment that is written and the next one.
+uint64_t FilesOf(const Group& group) { return group.volumes().size() + 1 + 4; }
+
 }  // namespace
 
 Service::Service(storage::Store& store, const base::Clock& clock, base::FileSystem& file_system,
@@ -90,6 +95,9 @@ Service::Service(storage::Store& store, const base::Clock& clock, base::FileSyst
   for (std::shared_ptr<storage::Replica>& replica : store.List()) {
     Add(MakeGroup(std::move(replica)));
   }
+  const absl::Status enough =
+      base::CheckFileLimit("what the groups have yet to open", FilesToCome());
+  if (!enough.ok()) base::LogError("file_limit_low").With("status", enough);
 }
 
 Service::~Service() { Shutdown(); }
@@ -165,15 +173,35 @@ absl::StatusOr<StartOutcome> Service::Start(Mode mode, const storage::GroupSpec&
   const bool stage_answers = mode == Mode::kPrimary && known.ok() && !AnyTopId(spec);
   if (spec.volumes.empty() || stage_answers) {
     RETURN_IF_ERROR(known.status());
-    return (*known)->Start(mode == Mode::kSecondary, expected, deadline);
+    return StartGroup(**known, mode, expected, deadline);
   }
   ASSIGN_OR_RETURN(const base::Gate::Pass pass, open_gate_.Enter(deadline));
   const std::vector<std::string> missing = MissingDisks(spec);
   ASSIGN_OR_RETURN(const OpenOutcome opened, OpenLocked(mode, spec));
-  absl::StatusOr<StartOutcome> started =
-      opened.group->Start(mode == Mode::kSecondary, expected, deadline);
+  absl::StatusOr<StartOutcome> started = StartGroup(*opened.group, mode, expected, deadline);
   if (!started.ok() && !opened.ignored) UndoOpen(opened.group, missing);
   return started;
+}
+
+uint64_t Service::FilesToCome() const {
+  uint64_t files = 0;
+  for (const auto& group : groups()) {
+    if (group->replica().state().stage != Stage::kNone) files += FilesOf(*group);
+  }
+  return files;
+}
+
+absl::Status Service::CheckOpenFiles(absl::string_view what, uint64_t needed) const {
+  return base::CheckFileLimit(what, needed, FilesToCome());
+}
+
+absl::StatusOr<StartOutcome> Service::StartGroup(Group& group, Mode mode, const Expected& expected,
+                                                 const base::Deadline& deadline) {
+  if (mode == Mode::kSecondary && group.replica().state().stage == Stage::kNone) {
+    RETURN_IF_ERROR(CheckOpenFiles(absl::StrCat("group ", group.name()),
+                                   group.volumes().size() + FilesOf(group)));
+  }
+  return group.Start(mode == Mode::kSecondary, expected, deadline);
 }
 
 std::vector<std::string> Service::MissingDisks(const storage::GroupSpec& spec) const {

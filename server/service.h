@@ -16,6 +16,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 
 #include "server/export.h"
@@ -74,6 +75,9 @@ class Service {
   std::string DefaultExportName() const;
 
   absl::StatusOr<storage::StoreSpace> Space() const { return store_.Space(); }
+  // kResourceExhausted when `what` would take so many files that the groups which are started could not open theirs: the
+  // connections and segments to come.
+  absl::Status CheckOpenFiles(absl::string_view what, uint64_t needed) const;
 
   // Ends all streams, lets running I/O of the exports end and refuses more. False when something is still at work in the
   // store after a few seconds, such as a planned stop or a request on a dead disk: the store must then not be closed.
@@ -95,6 +99,10 @@ class Service {
   absl::StatusOr<std::shared_ptr<Export>> FindCloneExport(const std::string& name);
   std::vector<std::string> VolumeExportNames() const;
   absl::Status CheckTopIds(const storage::GroupSpec& spec) const;
+  // What the groups that are started may open at any time.
+  uint64_t FilesToCome() const;
+  absl::StatusOr<StartOutcome> StartGroup(Group& group, Mode mode, const Expected& expected,
+                                          const base::Deadline& deadline);
   absl::StatusOr<OpenOutcome> OpenLocked(Mode mode, const storage::GroupSpec& spec);
   absl::Status RemoveLocked(const std::shared_ptr<Group>& group, bool force,
                             const Expected& expected, const base::Deadline& deadline,

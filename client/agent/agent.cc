@@ -14,6 +14,7 @@
 #include "client/rpc/write_stream.h"
 #include "proto/grpc_host.h"
 #include "proto/sealed_message.h"
+#include "storage/base/file_limit.h"
 #include "storage/base/log.h"
 #include "storage/base/metrics/endpoint.h"
 #include "storage/base/status_macros.h"
@@ -22,6 +23,7 @@ namespace understudy::client {
 namespace {
 constexpr absl::Duration kDrainGrace = absl::Seconds(2);
 constexpr absl::Duration kCallGrace = absl::Milliseconds(500);
+constexpr uint64_t kFilesOfAgent = 32;
 
 // Whoever has taken the maps once does not need the files any more.
 absl::StatusOr<std::vector<FailbackMap>> ReadFailbackMaps(const std::vector<std::string>& paths,
@@ -104,6 +106,9 @@ Agent::Agent(const AgentOptions& options) : options_(options), pool_("agent-rpc"
 absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(const AgentOptions& options) {
   auto agent = std::unique_ptr<Agent>(new Agent(options));
   RETURN_IF_ERROR(CheckNoStateLeft(options));
+  // A disk and a connection for each volume; the rest of the agent.
+  RETURN_IF_ERROR(base::CheckFileLimit(absl::StrCat("group ", options.primary.forwarder.group),
+                                       2 * options.primary.volumes.size() + kFilesOfAgent));
   ASSIGN_OR_RETURN(std::unique_ptr<AgentState> state,
                    AgentState::Open(base::FileSystem::Posix(), options.state_dir));
   PrimaryOptions primary = options.primary;

@@ -11,6 +11,7 @@
 #include "client/agent/agent.h"
 #include "client/agent/agent_options.h"
 #include "storage/base/command_line.h"
+#include "storage/base/file_limit.h"
 #include "storage/base/nbdkit.h"
 
 namespace understudy::client {

@@ -17,7 +17,6 @@
 #include "storage/base/file_system.h"
 #include "storage/base/log.h"
 #include "storage/base/nbdkit.h"
-#include "storage/base/reason.h"
 #include "storage/base/status_macros.h"
 
 namespace understudy::client {

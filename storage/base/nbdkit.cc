@@ -8,7 +8,6 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -202,14 +201,6 @@ void HandleShutdownSignals(std::function<void()> shutdown) {
   std::thread([signals, shutdown = std::move(shutdown)] {
     ShutDownOnSignal(signals, shutdown);
   }).detach();
-}
-
-void RaiseFileLimit() {
-  rlimit limit = {};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
-  limit.rlim_cur = limit.rlim_max;
-  if (setrlimit(RLIMIT_NOFILE, &limit) == 0) return;
-  LogWarning("file_limit_not_raised").With("status", ErrnoStatus(errno, "setrlimit"));
 }
 
 void HoldUntilExit() {

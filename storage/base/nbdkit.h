@@ -59,10 +59,6 @@ void IgnoreStraySignals();
 // status 1.
 void HandleShutdownSignals(std::function<void()> shutdown);
 
-// The soft limit of open files becomes the hard one; first thing in main(). It is 1024 for the sake of select(), which nobody here
-// calls, and each open disk and log takes one.
-void RaiseFileLimit();
-
 // For a request that comes after the I/O gate has closed: never answers. The process ends, the connection with it, and an NBD
 // client that reconnects sends the request again; an error it would hand to its guest.
 [[noreturn]] void HoldUntilExit();

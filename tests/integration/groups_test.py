@@ -4,6 +4,7 @@ The kills of AtomicTest are aimed: how long the operation takes undisturbed is m
 that time. Each run prints how many kills fell into an operation, and how it had come out; too few is a failure.
 """
 
+import contextlib
 import errno
 import pathlib
 import resource
@@ -171,6 +172,40 @@ class ManyGroupsTest(lib.Case):
                 start = b"#" * 65536 if name in written else name.encode()
                 with Disk(self.service_.nbd_socket, f"{name}/vda") as vm:
                     self.assertEqual(vm.read(0, 65536), start.ljust(65536, b"\0"), name)
+
+    def test_few_files(self):
+        """The group that would take the last files is refused, so that those which exist can all be reached at once."""
+        self.service_ = lib.Service(self)
+        plain = self.service_.command
+        self.service_.command = lambda: ["prlimit", "--nofile=96:96", "--", *plain()]
+        self.service_.start()
+        started = []
+        while len(started) < 96:
+            name = f"vm{len(started):02}"
+            path = self.disk(f"{name}.raw", MIB, name.encode())
+            volume = {"name": "vda", "top_id": f"{name}/vda", "disk_path": str(path)}
+            _, end = stub.call(self.service_.address, "Start", group=name, mode="MODE_SECONDARY", volumes=[volume])
+            if end.code != "OK":
+                break
+            started.append(name)
+        print(f"{len(started)} groups started with 96 files", flush=True)
+        self.assertEqual(end.code, "RESOURCE_EXHAUSTED", end)
+        for text in (f"group {name} needs 7 open files; of the 96", "LimitNOFILE="):
+            self.assertIn(text, end.message)
+        self.assertGreater(len(started), 2)
+        self.assertEqual(sorted(self.groups()), started)
+        data = b"#" * 65536
+        with contextlib.ExitStack() as stack:
+            guests = [stack.enter_context(Disk(self.service_.nbd_socket, f"{name}/vda")) for name in started]
+            for name in started:
+                stream = stack.enter_context(stub.Stream(self.service_.address))
+                stream.join({"vda": MIB}, group=name)
+                stream.write(1, 0, data)
+                stream.received(1)
+            for name, guest in zip(started, guests, strict=True):
+                self.call("Checkpoint", group=name)
+                self.assertEqual(guest.read(0, len(data)), data, name)
+                guest.write(MIB // 2, data)
 
 
 class Caller:
@@ -470,4 +505,4 @@ class AtomicTest(lib.Case):
 
 
 if __name__ == "__main__":
-    lib.run_tests("nbdkit")
+    lib.run_tests("nbdkit", "prlimit")

@@ -16,7 +16,7 @@
 #include <prometheus/metric_family.h>
 
 #include "storage/base/address.h"
-#include "storage/base/file_system.h"
+#include "storage/base/file_limit.h"
 #include "storage/base/log.h"
 #include "storage/base/status_macros.h"
 
@@ -92,8 +92,6 @@ class ProcessMetrics : public prometheus::Collectable {
     const auto ticks_per_second = static_cast<double>(sysconf(_SC_CLK_TCK));
     const auto page_bytes = static_cast<double>(sysconf(_SC_PAGESIZE));
     const std::vector<std::string> fields = StatFields();
-    const absl::StatusOr<std::vector<std::string>> open_files =
-        FileSystem::Posix().List("/proc/self/fd");
     return {
         BuildInfo(),
         Single("understudy_log_lines_dropped_total",
@@ -103,9 +101,10 @@ class ProcessMetrics : public prometheus::Collectable {
                (Field(fields, 14) + Field(fields, 15)) / ticks_per_second),
         Single("process_resident_memory_bytes", "Resident memory", MetricType::Gauge,
                Field(fields, 24) * page_bytes),
-        Single(
-            "process_open_fds", "Open file descriptors", MetricType::Gauge,
-            open_files.ok() ? static_cast<double>(open_files->size()) - 1 : 0),  // not List()'s own
+        Single("process_open_fds", "Open file descriptors", MetricType::Gauge,
+               static_cast<double>(OpenFiles())),
+        Single("process_max_fds", "How many there may be", MetricType::Gauge,
+               static_cast<double>(OpenFilesMax())),
         Single("process_start_time_seconds", "Start, since the epoch", MetricType::Gauge,
                BootUnixSeconds() + Field(fields, 22) / ticks_per_second),
     };
