@@ -78,6 +78,7 @@ class LogTest(lib.Case):
         self.spawn(self.host)
         lib.wait_for(lambda: self.host.ctl("status", "vm1").status == 0, "the agent to answer")
         self.host.wait_connected()
+        self.assertEqual(self.host.ctl("sync", "vm1", "--wait").status, 0)
         self.assert_all_work(self.host.connect(), "a new agent, while nobody reads")
         self.assertGreater(self.dropped(self.standby), lost, "the new stream was not logged")
 
