@@ -4,8 +4,14 @@
 // the work. Each source that includes it takes more than ten seconds longer to compile, so only command_line.cc does.
 //
 // Variables  belong to the caller and outlive Parse(). What is not given stays as it is.
-// Settings   flags of a daemon that are also keys of the file of --config and variables UNDERSTUDY_NAME. A flag beats the file,
-//            which beats the variable. The daemon's options check the values, so that all that is wrong is told at once.
+// Settings   flags of a daemon that are also keys of the file of --config (config_file.h) and
+//            variables UNDERSTUDY_NAME. A flag beats the file, which beats the variable; an empty
+//            variable is none. The daemon's options check the values, so that all that is wrong is
+//            told at once, each with its file and line or its variable. CLI11 sees neither file nor
+//            variables.
+// Misspelt   words, keys, and variables that begin with UNDERSTUDY_ are wrong; the nearest name is
+//            told. A variable that is like none of ours is somebody else's: Kubernetes sets
+//            UNDERSTUDY_SERVICE_HOST beside a Service named understudy.
 #ifndef UNDERSTUDY_STORAGE_BASE_COMMAND_LINE_H_
 #define UNDERSTUDY_STORAGE_BASE_COMMAND_LINE_H_
 
@@ -21,7 +27,7 @@ namespace understudy::base {
 
 // What not every flag has.
 struct FlagExtras {
-  std::string environment;    // a variable that is read when the flag is not given; empty: none
+  std::string environment;    // UNDERSTUDY_..., read when the flag is not given; empty: none
   bool show_default = false;  // the help shows what the caller's variable holds now
   bool required = false;
   bool* given = nullptr;  // becomes true when there was a value, be it an empty one
@@ -30,7 +36,7 @@ struct FlagExtras {
 struct Setting {
   std::string name;  // without dashes
   std::string help;
-  // The last value counts; each one does; it may stand alone, which says true.
+  // One value, of repeated flags the last one; each counts; it may stand alone, which says true.
   enum { kOne, kMany, kSwitch } shape = kOne;
 };
 
@@ -69,23 +75,30 @@ class CommandLine {
   // one; empty: none is.
   std::string NearestTo(const std::string& word) const;
   // Hands the settings to options.Set(key, value), in the order of their table, and asks options.Validate(). Returns what is wrong,
-  // beginning with the unknown words.
+  // beginning with the unknown words and what is not understood of the file.
   template <typename Options>
   std::vector<std::string> Fill(Options& options) const {
-    std::vector<std::string> problems;
-    const auto note = [&problems](const absl::Status& status) {
-      if (!status.ok()) problems.emplace_back(status.message());
+    std::vector<std::string> problems = Problems();
+    const auto note = [&problems](const std::string& where, const absl::Status& status) {
+      if (!status.ok()) problems.push_back(where + std::string(status.message()));
     };
-    for (const std::string& word : unknown()) problems.push_back("unknown: " + word);
-    for (const auto& [key, value] : GivenSettings()) note(options.Set(key, value));
-    note(options.Validate());
+    for (const Given& given : GivenSettings()) {
+      note(given.where, options.Set(given.key, given.value));
+    }
+    note("", options.Validate());
     return problems;
   }
 
  private:
   struct Impl;
+  struct Given {
+    std::string key;
+    std::string value;
+    std::string where = {};  // "FILE:LINE: " or "UNDERSTUDY_NAME: "; empty: a flag
+  };
   explicit CommandLine(std::unique_ptr<Impl> impl);
-  std::vector<std::pair<std::string, std::string>> GivenSettings() const;
+  std::vector<std::string> Problems() const;
+  std::vector<Given> GivenSettings() const;
 
   std::unique_ptr<Impl> impl_;
 };

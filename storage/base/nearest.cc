@@ -3,42 +3,62 @@
 #include <algorithm>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 
 namespace understudy::base {
 namespace {
 
-// Edits from one to the other, of the kinds that the header names.
-size_t Distance(const std::string& one, const std::string& other) {
-  std::vector<std::vector<size_t>> edits(one.size() + 1, std::vector<size_t>(other.size() + 1));
-  for (size_t i = 0; i <= one.size(); ++i) {
-    for (size_t j = 0; j <= other.size(); ++j) {
+std::string Folded(absl::string_view name) {
+  return absl::StrReplaceAll(absl::AsciiStrToLower(name), {{"_", "-"}});
+}
+
+// Letters to insert, delete, replace, or swap with the next one, to make one of the other.
+size_t Distance(absl::string_view a, absl::string_view b) {
+  std::vector<std::vector<size_t>> least(a.size() + 1, std::vector<size_t>(b.size() + 1));
+  for (size_t i = 0; i <= a.size(); ++i) {
+    for (size_t j = 0; j <= b.size(); ++j) {
       if (i == 0 || j == 0) {
-        edits[i][j] = i + j;
+        least[i][j] = i + j;
         continue;
       }
-      const size_t changed = edits[i - 1][j - 1] + (one[i - 1] != other[j - 1] ? 1 : 0);
-      edits[i][j] = std::min({changed, edits[i - 1][j] + 1, edits[i][j - 1] + 1});
-      if (i > 1 && j > 1 && one[i - 1] == other[j - 2] && one[i - 2] == other[j - 1]) {
-        edits[i][j] = std::min(edits[i][j], edits[i - 2][j - 2] + 1);
-      }
+      const bool same = a[i - 1] == b[j - 1];
+      least[i][j] = std::min(
+          {least[i - 1][j] + 1, least[i][j - 1] + 1, least[i - 1][j - 1] + (same ? 0 : 1)});
+      const bool swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+      if (swapped) least[i][j] = std::min(least[i][j], least[i - 2][j - 2] + 1);
     }
   }
-  return edits[one.size()][other.size()];
+  return least[a.size()][b.size()];
 }
 
 }  // namespace
 
-std::string Nearest(absl::string_view word, const std::vector<std::string>& known) {
-  const std::string typed = absl::AsciiStrToLower(word.substr(0, 100));
+std::string Nearest(absl::string_view word, const std::vector<std::string>& names) {
+  constexpr size_t kBeginning = 5;
+  constexpr size_t kLookedAt = 100;  // bounds the work
+  const std::string wanted = Folded(word.substr(0, kLookedAt));
+  // Of a short word nearly everything is a misspelling.
+  size_t limit = wanted.size() < 3 ? 1 : std::max<size_t>(2, wanted.size() / 4);
   std::string nearest;
-  size_t least = typed.size() / 3 + 1;  // no more than that minus one
-  for (const std::string& candidate : known) {
-    const size_t distance = Distance(typed, absl::AsciiStrToLower(candidate));
-    if (distance >= least) continue;
-    least = distance;
-    nearest = candidate;
+  for (const std::string& name : names) {
+    const std::string folded = Folded(name);
+    const size_t distance = Distance(wanted, folded);
+    if (distance > limit || (distance == limit && !nearest.empty())) continue;
+    limit = distance;
+    nearest = name;
   }
-  return nearest;
+  if (!nearest.empty() || wanted.size() < kBeginning) return nearest;
+  for (const std::string& name : names) {
+    if (absl::StartsWith(Folded(name), wanted)) return name;
+  }
+  return "";
+}
+
+std::string DidYouMean(absl::string_view word, const std::vector<std::string>& names) {
+  const std::string nearest = Nearest(word, names);
+  return nearest.empty() ? "" : absl::StrCat(", did you mean ", nearest, "?");
 }
 
 }  // namespace understudy::base

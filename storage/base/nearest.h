@@ -1,6 +1,6 @@
 // storage/base/nearest.h
 //
-// For "unknown: stauts; did you mean status?".
+// What somebody may have meant who has misspelt a name: of a flag, a key, a variable, a command.
 #ifndef UNDERSTUDY_STORAGE_BASE_NEAREST_H_
 #define UNDERSTUDY_STORAGE_BASE_NEAREST_H_
 
@@ -11,10 +11,13 @@
 
 namespace understudy::base {
 
-// Which of `known` somebody may have meant by `word`; of several the first. Empty when none is like
-// it: one letter in three may be wrong, missing, too many, or change places with its neighbour.
-// Case does not count.
-std::string Nearest(absl::string_view word, const std::vector<std::string>& known);
+// The one of `names` that is spelt almost like `word`: at most two letters too many, missing,
+// other, or swapped with their neighbour (of eight or more letters a quarter), or `word` is how it
+// begins (five letters or more). Upper and lower case are the same, as are - and _. Empty: none is.
+std::string Nearest(absl::string_view word, const std::vector<std::string>& names);
+
+// ", did you mean NAME?", or nothing.
+std::string DidYouMean(absl::string_view word, const std::vector<std::string>& names);
 
 }  // namespace understudy::base
 
