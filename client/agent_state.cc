@@ -16,7 +16,7 @@
 namespace understudy::client {
 namespace {
 
-constexpr uint64_t kStateVersion = 1;
+constexpr uint64_t kStateVersion = 2;
 constexpr char kProved[] = "PROVED";
 constexpr char kRefuted[] = "REFUTED";
 
@@ -32,6 +32,13 @@ bool ApplyFlag(absl::string_view value, bool& flag) {
   return value == "0" || value == "1";
 }
 
+bool ApplyMicros(absl::string_view value, absl::Duration& duration) {
+  int64_t micros = 0;
+  if (!absl::SimpleAtoi(value, &micros)) return false;
+  duration = absl::Microseconds(micros);
+  return true;
+}
+
 bool ApplyIncarnation(absl::string_view value, Incarnation& incarnation) {
   const auto decoded = Incarnation::FromHex(value);
   if (decoded.ok()) incarnation = *decoded;
@@ -45,6 +52,11 @@ bool Apply(absl::string_view key, absl::string_view value, uint64_t& version, ui
   if (key == "stream_id") return absl::SimpleAtoi(value, &record.resume.stream_id);
   if (key == "next_sequence") return absl::SimpleAtoi(value, &record.resume.next_sequence);
   if (key == "stored") return absl::SimpleAtoi(value, &record.stored_micros);
+  if (key == "boot_id") {
+    record.stored_at.boot_id = std::string(value);
+    return true;
+  }
+  if (key == "since_boot") return ApplyMicros(value, record.stored_at.since_boot);
   if (key == "fenced") return ApplyFlag(value, record.fenced);
   if (key == "handed_over") return ApplyFlag(value, record.handed_over);
   if (key == "clean") return ApplyFlag(value, record.clean);
@@ -106,6 +118,10 @@ std::string EncodeAgentRecord(const AgentRecord& record) {
   if (!record.forward.empty()) absl::StrAppend(&text, "forward=", record.forward, "\n");
   if (!record.disks.empty()) absl::StrAppend(&text, "disks=", record.disks, "\n");
   if (record.stored_micros != 0) absl::StrAppend(&text, "stored=", record.stored_micros, "\n");
+  if (!record.stored_at.boot_id.empty()) {
+    absl::StrAppend(&text, "boot_id=", record.stored_at.boot_id,
+                    "\nsince_boot=", absl::ToInt64Microseconds(record.stored_at.since_boot), "\n");
+  }
   if (record.clean) absl::StrAppend(&text, "clean=1\n");
   if (record.resume.stream_id != 0) {
     absl::StrAppend(&text, "stream_id=", record.resume.stream_id,
@@ -147,9 +163,10 @@ absl::Status NewDirectory(absl::string_view directory, const absl::Status& statu
 }
 
 absl::StatusOr<std::unique_ptr<AgentState>> AgentState::Open(base::FileSystem& file_system,
-                                                             const std::string& directory) {
+                                                             const std::string& directory,
+                                                             const base::Clock& clock) {
   if (directory.empty()) {
-    auto state = std::unique_ptr<AgentState>(new AgentState(file_system, ""));
+    auto state = std::unique_ptr<AgentState>(new AgentState(file_system, "", clock));
     base::MutexLock lock(state->mutex_);
     state->record_.agent_id = NewAgentId();
     return state;
@@ -157,7 +174,8 @@ absl::StatusOr<std::unique_ptr<AgentState>> AgentState::Open(base::FileSystem& f
   if (const absl::Status made = file_system.CreateDirectory(directory); !made.ok()) {
     return NewDirectory(directory, made);
   }
-  auto state = std::unique_ptr<AgentState>(new AgentState(file_system, directory + "/agent"));
+  auto state =
+      std::unique_ptr<AgentState>(new AgentState(file_system, directory + "/agent", clock));
   auto lock_file = file_system.Open(directory + "/LOCK", {.create = true, .lock = true});
   if (absl::IsFailedPrecondition(lock_file.status())) {
     return absl::FailedPreconditionError(
@@ -192,7 +210,8 @@ absl::Status AgentState::Update(const std::function<void(AgentRecord&)>& change)
   base::MutexLock io_lock(io_mutex_);
   AgentRecord next = record();
   change(next);
-  next.stored_micros = absl::ToUnixMicros(absl::Now());
+  next.stored_micros = absl::ToUnixMicros(clock_.Now());
+  next.stored_at = clock_.SinceBoot();
   if (kept()) {
     RETURN_IF_ERROR(
         Annotate(file_system_.WriteFileAtomically(path_, EncodeAgentRecord(next)), "agent state"));
@@ -225,6 +244,7 @@ absl::Status AgentState::CutOffEnd() {
   next.resume = {};
   next.clean = false;
   next.stored_micros = 0;
+  next.stored_at = {};
   const std::string text = EncodeAgentRecord(next);
   ASSIGN_OR_RETURN(const std::string stored, file_system_.ReadWholeFile(path_));
   if (!absl::StartsWith(stored, text)) {

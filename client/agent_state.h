@@ -3,7 +3,7 @@
 // What an agent must remember over its own restart, in one small file of key=value lines, `STATE-DIR/agent`, replaced
 // atomically:
 //
-//     version=1            of this layout; a newer one is refused
+//     version=2            of this layout; a newer one is refused
 //     agent_id=...         made at first use; the secondary binds the primaryship to it
 //     stage=RUNNING        NONE, RUNNING or DONE
 //     incarnation=, term=  the grant; stored before it is used
@@ -16,6 +16,8 @@
 //     forward=A,B          the volumes that had no local disk: nobody followed it
 //     disks=A:IDENTITY:MODIFIED,B:...   the local disks, as they were when the run began, or with clean=1 ended
 //     stored=              when this file was written, in unix microseconds
+//     boot_id=, since_boot=   the same by the host's clock since its boot, in microseconds: measures
+//                          an absence. An older file has neither: it is not known then
 //     clean=1              ended in order: `differences` says all that may differ at the secondary
 //     stream_id=, next_sequence=   only after a clean shutdown: the stream goes on here
 //
@@ -45,6 +47,7 @@
 #include "absl/strings/string_view.h"
 
 #include "client/client_types.h"
+#include "storage/base/clock.h"
 #include "storage/base/file_system.h"
 #include "storage/base/mutex.h"
 
@@ -72,6 +75,7 @@ struct AgentRecord {
   Incarnation failback_of;
   bool failback_new = false;
   int64_t stored_micros = 0;
+  base::BootTime stored_at;
   friend bool operator==(const AgentRecord& a, const AgentRecord& b) = default;
 };
 
@@ -84,14 +88,20 @@ absl::StatusOr<AgentRecord> DecodeAgentRecord(absl::string_view text);
 class AgentState {
  public:
   // Reads or makes `directory`. Empty: nothing is kept, the agent id is new at every start. kFailedPrecondition when another
-  // agent uses the directory; kDataLoss, naming the file and the remedy, when it is damaged. `file_system` outlives this.
-  static absl::StatusOr<std::unique_ptr<AgentState>> Open(base::FileSystem& file_system,
-                                                          const std::string& directory);
+  // agent uses the directory; kDataLoss, naming the file and the remedy, when it is damaged.
+  // `file_system` and `clock` outlive this.
+  static absl::StatusOr<std::unique_ptr<AgentState>> Open(
+      base::FileSystem& file_system, const std::string& directory,
+      const base::Clock& clock = base::Clock::Real());
 
   AgentRecord record() const;
   absl::Status Update(const std::function<void(AgentRecord&)>& change);
   // Forgets the resume point and that all is clean; costs nothing after the first time. Works on a full file system.
   absl::Status MarkUnclean();
+  // How long ago `record` was stored; InfiniteDuration() when nobody knows.
+  absl::Duration SinceStored(const AgentRecord& record) const {
+    return base::BootTime::Between(record.stored_at, clock_.SinceBoot());
+  }
   bool kept() const { return !path_.empty(); }
   // A file of this name in the directory. REQUIRES: kept().
   std::string PathOf(const std::string& name) const {
@@ -99,13 +109,14 @@ class AgentState {
   }
 
  private:
-  AgentState(base::FileSystem& file_system, std::string path)
-      : file_system_(file_system), path_(std::move(path)) {}
+  AgentState(base::FileSystem& file_system, std::string path, const base::Clock& clock)
+      : file_system_(file_system), path_(std::move(path)), clock_(clock) {}
   void Take(AgentRecord record);
   absl::Status CutOffEnd();
 
   base::FileSystem& file_system_;
   const std::string path_;
+  const base::Clock& clock_;
   std::unique_ptr<base::File> lock_file_;
   base::Mutex
       io_mutex_;  // orders the writers of the file; held across I/O on purpose, taken before mutex_

@@ -1,6 +1,7 @@
 #include "client/checkpoint_timer.h"
 
 #include "client/primary.h"
+#include "storage/base/deadline.h"
 #include "storage/base/log.h"
 
 namespace understudy::client {
@@ -19,14 +20,15 @@ CheckpointTimer::~CheckpointTimer() {
 
 void CheckpointTimer::Run() {
   bool failing = false;  // said once per spell, not once per interval
-  absl::Time next = absl::Now() + interval_;
+  base::Deadline next = base::Deadline::After(interval_);
   while (true) {
     {
       base::MutexLock lock(mutex_);
-      while (!stopping_ && absl::Now() < next) wake_.WaitFor(mutex_, next - absl::Now());
+      while (!stopping_ && next.Wait(wake_, mutex_)) {
+      }
       if (stopping_) return;
     }
-    next = absl::Now() + interval_;
+    next = base::Deadline::After(interval_);
     if (primary_->stage() != Stage::kRunning || primary_->fenced()) continue;
     if (primary_->handed_over()) continue;
     const auto outcome = primary_->Checkpoint(next);

@@ -303,15 +303,11 @@ uint64_t Forwarder::AppendMarkerLocked(MarkerOwner owner) {
   return markers_.Add(sequence, owner, now);
 }
 
-absl::Duration Forwarder::TimeLeft(const base::Deadline& deadline) const {
-  return deadline.gone() ? absl::ZeroDuration() : deadline.time() - clock_.Now();
-}
-
 // Nothing joins a stream that is being drained to its end, markers neither.
 absl::Status Forwarder::WaitWhileDrainingLocked(const base::Deadline& deadline) {
   if (running_ && !fenced_ && HandedOverLocked()) return HandedOverError();
   while (draining_ && running_ && !fenced_) {
-    const absl::Duration left = TimeLeft(deadline);
+    const absl::Duration left = deadline.left();
     if (left <= absl::ZeroDuration()) {
       return deadline.Passed(
           absl::StrCat("group ", options_.group, ": replication is being stopped"));
@@ -366,7 +362,7 @@ std::optional<absl::StatusOr<CheckpointResult>> Forwarder::AwaitLocked(
     Markers& markers, uint64_t marker, const base::Deadline& deadline) {
   while (true) {
     if (auto outcome = markers.Take(marker); outcome.has_value()) return outcome;
-    const absl::Duration left = TimeLeft(deadline);
+    const absl::Duration left = deadline.left();
     if (left <= absl::ZeroDuration()) return std::nullopt;
     changed_.WaitFor(mutex_, deadline.Slice(left));
   }
@@ -432,7 +428,7 @@ void Forwarder::Pump() {
 ForwarderState Forwarder::WaitForAnswer(const base::Deadline& deadline) const {
   base::MutexLock lock(mutex_);
   while (running_ && session_state_ != Session::kConnected && !fenced_) {
-    const absl::Duration left = TimeLeft(deadline);
+    const absl::Duration left = deadline.left();
     if (left <= absl::ZeroDuration()) break;
     changed_.WaitFor(mutex_, deadline.Slice(left));
   }

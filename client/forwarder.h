@@ -7,8 +7,9 @@
 //     Forwarder forwarder({.group = "vm1", .volumes = {{"disk0", size}}, .agent_id = "host-a"}, &stream);
 //     RETURN_IF_ERROR(forwarder.Start());
 //     RETURN_IF_ERROR(forwarder.Write(0, offset, data));
-//     ASSIGN_OR_RETURN(CheckpointResult checkpoint, forwarder.Checkpoint(absl::Now() + absl::Seconds(10)));
-//     RETURN_IF_ERROR(forwarder.Stop(/*drain=*/true, absl::Now() + absl::Seconds(10)));
+//     const auto soon = base::Deadline::After(absl::Seconds(10));
+//     ASSIGN_OR_RETURN(CheckpointResult checkpoint, forwarder.Checkpoint(soon));
+//     RETURN_IF_ERROR(forwarder.Stop(/*drain=*/true, soon));
 //
 // Order        operations have the order in which the calls took their place in the window; a call that returned came before
 //              one that began later. Overlapping concurrent writes are the caller's business (client/volume).
@@ -139,7 +140,7 @@ class Forwarder : private TransportEvents {
   absl::Status Start(const StartOptions& options = {});
   // With `drain`: returns when everything is durable there; kUnavailable at the deadline, and then it is still running.
   // Otherwise what is queued is dropped. Afterwards resume_point() says whether the stream can go on.
-  absl::Status Stop(bool drain, const base::Deadline& deadline = absl::InfiniteFuture());
+  absl::Status Stop(bool drain, const base::Deadline& deadline = base::Deadline::Never());
   ResumePoint resume_point() const;
 
   // `ticket`, where wanted: of the last operation that was queued for it, also when the call fails then; else unchanged.
@@ -249,7 +250,6 @@ class Forwarder : private TransportEvents {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status WaitUntilDurable(const base::Deadline& deadline);
   // Zero or less: the deadline has passed, or its caller has gone.
-  absl::Duration TimeLeft(const base::Deadline& deadline) const;
   // Sends what can be sent now. Called without the lock after anything that may have made a frame ready.
   void Pump();
   bool DurableWantedLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -65,7 +65,7 @@ absl::StatusOr<ResumePoint> Forwarder::HandOver() {
   }
   Pump();
   base::MutexLock lock(mutex_);
-  const auto outcome = AwaitLocked(markers_, marker, absl::InfiniteFuture());
+  const auto outcome = AwaitLocked(markers_, marker, base::Deadline::Never());
   if (outcome->ok() && handover_ != Handover::kQueued) {
     return absl::CancelledError("the hand-over was taken back at once");
   }

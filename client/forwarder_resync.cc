@@ -36,7 +36,7 @@ absl::Status Forwarder::BeginResync(const base::Deadline& deadline) {
     // A window that is still half full may stall again at once.
     const bool room = window_.bytes() <= options_.window_bytes / 2;
     if (incomplete_ && session_state_ == Session::kConnected && room && !draining_) break;
-    const absl::Duration left = TimeLeft(deadline);
+    const absl::Duration left = deadline.left();
     if (left <= absl::ZeroDuration()) {
       return deadline.Passed(absl::StrCat("group ", options_.group, ": nothing to resync"));
     }
@@ -67,7 +67,7 @@ absl::Status Forwarder::AwaitSpareRoom(uint64_t bytes, const base::Deadline& dea
     }
     const uint64_t bound = options_.window_bytes / 4 * 3;
     if (window_.empty() || window_.bytes() + bytes <= bound) return absl::OkStatus();
-    const absl::Duration left = TimeLeft(deadline);
+    const absl::Duration left = deadline.left();
     if (left <= absl::ZeroDuration()) {
       return deadline.Passed(absl::StrCat("group ", options_.group, ": no room in the window"));
     }
@@ -192,7 +192,7 @@ absl::Status Forwarder::AwaitQueued(bool durable, const base::Deadline& deadline
     if ((durable ? window_.durable_sequence() : window_.received_sequence()) >= through) {
       return absl::OkStatus();
     }
-    const absl::Duration left = TimeLeft(deadline);
+    const absl::Duration left = deadline.left();
     if (left <= absl::ZeroDuration()) {
       return absl::UnavailableError(absl::StrCat("group ", options_.group, ": the standby has not ",
                                                  durable ? "made durable" : "received",

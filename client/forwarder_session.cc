@@ -104,7 +104,7 @@ absl::Status Forwarder::WaitUntilDurable(const base::Deadline& deadline) {
     Pump();
     base::MutexLock lock(mutex_);
     while (window_.durable_sequence() < through && running_ && !fenced_) {
-      const absl::Duration left = TimeLeft(deadline);
+      const absl::Duration left = deadline.left();
       const bool in_vain = hold_writers && lost_ && options_.on_full == OnFull::kDegrade;
       if (in_vain || left <= absl::ZeroDuration()) {
         draining_ = false;

@@ -122,7 +122,7 @@ Primary::~Primary() {
 }
 
 absl::Status Primary::Resume() {
-  const auto pass = control_.Enter(absl::InfiniteFuture());
+  const auto pass = control_.Enter(base::Deadline::Never());
   ASSIGN_OR_RETURN(const bool failback, TakeFailback());
   const AgentRecord record = state_->record();
   stage_ = record.stage;
@@ -173,7 +173,7 @@ absl::Status Primary::Resume() {
 }
 
 void Primary::Shutdown(absl::Duration grace) {
-  const absl::Time deadline = absl::Now() + grace;
+  const base::Deadline deadline = base::Deadline::After(grace);
   resync_->Interrupt();
   // A request that stays inside may wait for the standby, or be on the local disk only: half of the time is for the drain.
   const bool quiet = gate_.Close(grace / 2);
@@ -181,13 +181,13 @@ void Primary::Shutdown(absl::Duration grace) {
   // Before the drain, so that it queues nothing more; but it may wait for a range that a stuck request holds until the forwarder ends.
   if (quiet) resync_->Stop();
   urgent_.fetch_add(1);
-  const auto pass = control_.Enter(absl::InfiniteFuture());
+  const auto pass = control_.Enter(base::Deadline::Never());
   EndForwarding(deadline, quiet);
   resync_->Stop();
   forwarder_->errors().Store();
 }
 
-void Primary::EndForwarding(absl::Time deadline, bool quiet) {
+void Primary::EndForwarding(const base::Deadline& deadline, bool quiet) {
   if (forwarder_->state().running && !forwarder_->Stop(true, deadline).ok()) {
     forwarder_->Stop(false).IgnoreError();
   }
@@ -293,11 +293,11 @@ absl::StatusOr<Primary::Outcome> Primary::Start(bool takeover, const base::Deadl
     if (!was_fenced) SetStage(Stage::kNone).IgnoreError();
     return status;
   }
-  const absl::Time wait = std::min(deadline.time(), absl::Now() + kFirstAnswer);
+  const auto wait = base::Deadline::After(std::min(deadline.left(), kFirstAnswer));
   ForwarderState state = forwarder_->WaitForAnswer(wait);
   // What was written before the start is little, as a rule: who starts and takes a checkpoint need not wait for the resync.
   while (any(/*tee=*/true) && state.connected && state.incomplete && !state.fenced &&
-         absl::Now() < wait) {
+         !wait.over()) {
     absl::SleepFor(kDrainLook);
     state = forwarder_->state();
   }
@@ -326,8 +326,8 @@ absl::StatusOr<Primary::Outcome> Primary::Prepare(const base::Deadline& deadline
 }
 
 absl::Status Primary::Drain(const base::Deadline& deadline) {
-  const base::Deadline until(deadline.time(),
-                             [&] { return deadline.gone() || urgent_.load() > 0; });
+  const auto until =
+      base::Deadline::After(deadline.left(), [&] { return deadline.gone() || urgent_.load() > 0; });
   absl::Status status = forwarder_->Stop(true, until);
   if (status.ok() || urgent_.load() == 0) return status;
   return absl::CancelledError(absl::StrCat(

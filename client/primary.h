@@ -189,7 +189,7 @@ class Primary : private ForwarderListener {
   absl::Status Drain(const base::Deadline& deadline);
   absl::Status FencedError() const;
   // Drains, ends the stream and stores where it can go on, when no request was left inside.
-  void EndForwarding(absl::Time deadline, bool quiet);
+  void EndForwarding(const base::Deadline& deadline, bool quiet);
   void SetFenced(bool fenced);
 
   base::FileSystem& file_system_;

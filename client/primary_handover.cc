@@ -25,7 +25,7 @@ void Primary::HandOver() {
 }
 
 bool Primary::BeginHandover() {
-  const auto pass = control_.Enter(absl::InfiniteFuture());
+  const auto pass = control_.Enter(base::Deadline::Never());
   if (stage() != Stage::kRunning || fenced() || !forwarder_->state().running) return false;
   const absl::Status stored =
       state_->Update([](AgentRecord& record) { record.handed_over = true; });
@@ -45,7 +45,7 @@ void Primary::EndHandover(const absl::StatusOr<ResumePoint>& outcome) {
         .With("group", group())
         .With("consequence", "the VM's writes are refused until the standby gives it back");
     // Nothing can be written now, so the stream can go on from here even after a kill -9.
-    const auto pass = control_.Enter(absl::InfiniteFuture());
+    const auto pass = control_.Enter(base::Deadline::Never());
     if (!handed_over() || stage() != Stage::kRunning) return;
     const absl::Status stored = StoreCleanEnd(*outcome, /*handed_over=*/true);
     if (!stored.ok()) base::LogError("resume_point_lost").With("error", stored);

@@ -8,7 +8,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
-#include "absl/time/clock.h"
 
 #include "client/differences.h"
 #include "client/intent_log.h"
@@ -255,15 +254,15 @@ void Primary::StoreProof(Proof proof) {
 }
 
 // QEMU waits for an agent that is restarted, but not for ever: then it goes on with its own disk.
+// Who does not know was away.
 bool Primary::WasAway(const AgentRecord& record) const {
-  const absl::Time ended = absl::FromUnixMicros(record.stored_micros);
-  const absl::Duration absence = absl::Now() - ended;
+  const absl::Duration absence = state_->SinceStored(record);
   if (!record.clean || (absence >= absl::ZeroDuration() && absence <= kForwardAbsenceMax)) {
     return false;
   }
   base::LogWarning("was_away")
       .With("group", group())
-      .With("for", absl::Now() - ended)
+      .With("for", absence)
       .With("consequence", "volumes without a local disk have to be mirrored again");
   return true;
 }
@@ -423,7 +422,7 @@ absl::Status Primary::DeclareComplete(const base::Deadline& deadline, Outcome& o
     if (!HasReason(ended.status(), kReasonIncomplete) || !Differs(/*tee=*/true)) {
       return ended.status();
     }
-    if (deadline.gone() || absl::Now() >= deadline.time()) {
+    if (deadline.over()) {
       return deadline.Passed(
           absl::StrCat("group ", group(),
                        ": the volumes with local disks (tee mode) are still being resynced; the "

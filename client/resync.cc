@@ -114,8 +114,8 @@ void Resync::Tell(base::EventKind kind, const std::string& job, const absl::Stat
 
 void Resync::Run() {
   while (!stopping()) {
-    const absl::Status begun = parts_.forwarder->BeginResync(
-        base::Deadline(parts_.clock->Now() + kRetry, [this] { return stopping(); }));
+    const absl::Status begun =
+        parts_.forwarder->BeginResync(base::Deadline::After(kRetry, [this] { return stopping(); }));
     if (begun.ok() && HasWork()) {
       RunOnce();
     } else if (begun.ok() || !absl::IsDeadlineExceeded(begun)) {
@@ -157,7 +157,7 @@ void Resync::RunOnce() {
 // operations are in the window until they are durable, and come after it.
 absl::Status Resync::BringUpToDate() {
   RETURN_IF_ERROR(parts_.forwarder->AwaitDurable(
-      base::Deadline(parts_.clock->Now() + kReceiveTimeout, [this] { return stopping(); })));
+      base::Deadline::After(kReceiveTimeout, [this] { return stopping(); })));
   while (true) {
     RETURN_IF_ERROR(SendMissing());
     ASSIGN_OR_RETURN(const bool compared, CompareNext());
@@ -184,7 +184,8 @@ absl::Status Resync::SendMissing() {
     while (const auto range = parts_.differences->NextMissing(index, from, kSendBytes)) {
       RETURN_IF_ERROR(Pace(limit_, range->size()));
       RETURN_IF_ERROR(parts_.forwarder->AwaitSpareRoom(
-          range->size(), base::Deadline(absl::InfiniteFuture(), [this] { return stopping(); })));
+          range->size(),
+          base::Deadline::After(absl::InfiniteDuration(), [this] { return stopping(); })));
       RETURN_IF_ERROR(volume->Resend(*range, *parts_.differences));
       sent_bytes_[index] += range->size();
       from = range->end;
@@ -234,7 +235,7 @@ absl::StatusOr<bool> Resync::CompareNext() {
 absl::Status Resync::End() {
   const auto ended = parts_.forwarder->EndResync(
       [this] { return parts_.differences->empty(); },
-      base::Deadline(parts_.clock->Now() + kCheckpointTimeout, [this] { return stopping(); }));
+      base::Deadline::After(kCheckpointTimeout, [this] { return stopping(); }));
   RETURN_IF_ERROR(ended.status());
   base::LogInfo("resync_committed")
       .With("group", parts_.forwarder->options().group)
@@ -256,8 +257,8 @@ void Resync::Prove() {
 }
 
 void Resync::StoreAtTimes(bool now) {
-  if (!now && parts_.clock->Now() - stored_ < kStoreInterval) return;
-  stored_ = parts_.clock->Now();
+  if (!now && parts_.clock->Monotonic() - stored_ < kStoreInterval) return;
+  stored_ = parts_.clock->Monotonic();
   parts_.store();
 }
 
@@ -352,7 +353,7 @@ absl::Status Resync::VerifyAll(base::RateLimit& limit) {
 absl::Status Resync::Recheck(Volume& volume, ByteRange range) {
   return volume.WhileHeld(range, [&]() -> absl::Status {
     RETURN_IF_ERROR(parts_.forwarder->AwaitReceived(
-        base::Deadline(parts_.clock->Now() + kReceiveTimeout, [this] { return stopping(); })));
+        base::Deadline::After(kReceiveTimeout, [this] { return stopping(); })));
     if (parts_.differences->Holds(volume.options().index, range)) {
       return absl::AbortedError("the standby missed writes in the middle of it");
     }

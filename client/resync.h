@@ -130,8 +130,8 @@ class Resync {
   std::atomic<Proof> proof_{Proof::kNone};
   // When all of the differences are made good, what a verify has found is, too.
   std::atomic<bool> everything_{false};
-  absl::Time stored_ = absl::InfinitePast();  // of the resync's thread
-  std::string last_failure_;                  // likewise
+  absl::Duration stored_ = -absl::InfiniteDuration();  // likewise, of the resync's thread
+  std::string last_failure_;                           // likewise
 
   mutable base::Mutex mutex_;
   base::CondVar wake_;

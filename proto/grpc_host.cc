@@ -1,6 +1,5 @@
 #include "proto/grpc_host.h"
 
-#include <chrono>
 #include <unistd.h>
 #include <utility>
 
@@ -15,6 +14,7 @@
 #include <grpcpp/impl/server_initializer.h>
 
 #include "proto/grpc_channel.h"
+#include "proto/grpc_time.h"
 #include "storage/base/address.h"
 #include "storage/base/log.h"
 #include "storage/base/nbdkit.h"
@@ -134,7 +134,7 @@ void GrpcHost::SetServing(bool serving) {
 void GrpcHost::Shutdown(absl::Duration grace) {
   if (server_ == nullptr) return;
   server_->GetHealthCheckService()->Shutdown();
-  server_->Shutdown(std::chrono::system_clock::now() + absl::ToChronoNanoseconds(grace));
+  server_->Shutdown(GrpcDeadline(grace));
   server_->Wait();
   if (!unix_path_.empty()) unlink(unix_path_.c_str());
   unix_path_.clear();

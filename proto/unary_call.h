@@ -8,10 +8,10 @@
 #include <utility>
 
 #include "absl/status/status.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include <grpcpp/grpcpp.h>
 
+#include "proto/grpc_time.h"
 #include "proto/status_codec.h"
 #include "storage/base/deadline.h"
 #include "storage/base/worker_pool.h"
@@ -22,11 +22,10 @@ namespace understudy::proto {
 // up, which says more than the client's own, gets there first. `context` outlives it.
 inline base::Deadline DeadlineOf(const grpc::CallbackServerContext& context) {
   const auto gone = [&context] { return context.IsCancelled(); };
-  const absl::Time now = absl::Now();
-  const absl::Time given = absl::FromChrono(context.deadline());
-  if (given >= now + absl::Hours(24 * 365)) return {now + absl::Minutes(1), gone};
-  const absl::Duration left = std::max(absl::ZeroDuration(), given - now);
-  return {given - std::min(left / 5, absl::Milliseconds(500)), gone};
+  const absl::Duration given = TimeUntil(context.raw_deadline());
+  if (given >= absl::Hours(24 * 365)) return base::Deadline::After(absl::Minutes(1), gone);
+  const absl::Duration left = std::max(absl::ZeroDuration(), given);
+  return base::Deadline::After(left - std::min(left / 5, absl::Milliseconds(500)), gone);
 }
 
 // Calls `handle` (returning absl::Status, filling the response) on `pool` and finishes the call with its status. A call whose

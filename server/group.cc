@@ -243,10 +243,10 @@ absl::StatusOr<StopOutcome> Group::RunStop() {
   return EndReplication("stopped");
 }
 
-bool Group::AwaitPlannedStop(absl::Time deadline) {
+bool Group::AwaitPlannedStop(const base::Deadline& deadline) {
   base::MutexLock lock(mutex_);
   while (stopping_ != nullptr) {
-    if (!stop_done_.WaitUntil(mutex_, deadline) && stopping_ != nullptr) return false;
+    if (!deadline.Wait(stop_done_, mutex_) && stopping_ != nullptr) return false;
   }
   return true;
 }

@@ -162,7 +162,7 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
   // shutdown. False when a stream is stuck in the replica.
   bool Detach(const absl::Status& status);
   // Waits for a planned stop that is at work; false when it is not done at `deadline`.
-  bool AwaitPlannedStop(absl::Time deadline);
+  bool AwaitPlannedStop(const base::Deadline& deadline);
 
   // ---- the write stream -----------------------------------------------------------------------------------------------
 

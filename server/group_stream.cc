@@ -120,7 +120,7 @@ absl::StatusOr<Group::Joined> Group::TryJoin(const Handshake& handshake,
 }
 
 absl::StatusOr<HandshakeReply> Group::Admit(const Handshake& handshake) {
-  ASSIGN_OR_RETURN(const base::Gate::Pass pass, gate_.Enter(clock_.Now() + kJoinTimeout));
+  ASSIGN_OR_RETURN(const base::Gate::Pass pass, gate_.Enter(base::Deadline::After(kJoinTimeout)));
   RETURN_IF_ERROR(CheckHandshake(handshake, replica_->state()));
   HandshakeReply reply;
   ASSIGN_OR_RETURN(reply.volume_ids, MatchVolumes(handshake));
@@ -216,7 +216,7 @@ absl::Status Group::EvictStreams(const absl::Status& status, const std::string& 
 absl::StatusOr<std::optional<Group::Joined>> Group::Attach(
     const Handshake& handshake, HandshakeReply reply,
     const std::shared_ptr<StreamSession>& session) {
-  ASSIGN_OR_RETURN(const base::Gate::Pass pass, gate_.Enter(clock_.Now() + kJoinTimeout));
+  ASSIGN_OR_RETURN(const base::Gate::Pass pass, gate_.Enter(base::Deadline::After(kJoinTimeout)));
   {
     base::MutexLock lock(mutex_);
     if (detached_)

@@ -179,6 +179,8 @@ void DeclareIoAndStore(Families& families) {
   counter("understudy_clone_io_bytes_total", "Bytes of requests to clones that succeeded.");
   counter("understudy_clone_io_errors_total",
           "Requests to clones that failed; also because one was full or had ended.");
+  families.Declare("understudy_clock_seconds", MetricType::Gauge,
+                   "What this host's clock says, unix time.");
   families.Declare("understudy_store_capacity_bytes", MetricType::Gauge,
                    "Size of the file system that holds the data directory.");
   families.Declare("understudy_store_free_bytes", MetricType::Gauge,
@@ -390,6 +392,7 @@ std::vector<prometheus::MetricFamily> Metrics::Collect() const {
                         stats.checkpoint_commit.view());
   families.AddHistogram("understudy_checkpoint_duration_seconds", {{"phase", "total"}},
                         stats.checkpoint_total.view());
+  families.Add("understudy_clock_seconds", {}, UnixSeconds(service_.clock().Now()));
   if (const auto space = service_.Space(); space.ok()) AddStore(families, *space);
   return families.Take();
 }

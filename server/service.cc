@@ -216,7 +216,7 @@ std::vector<std::string> Service::MissingDisks(const storage::GroupSpec& spec) c
 void Service::UndoOpen(const std::shared_ptr<Group>& group,
                        const std::vector<std::string>& created) {
   // The caller's deadline may be what has failed the start.
-  const absl::Status removed = RemoveLocked(group, false, {}, clock_.Now() + kUndoTimeout);
+  const absl::Status removed = RemoveLocked(group, false, {}, base::Deadline::After(kUndoTimeout));
   if (!removed.ok()) {
     base::LogError("open_not_undone").With("group", group->name()).With("status", removed);
     return;
@@ -334,7 +334,7 @@ bool Service::Shutdown() {
   }
   bool quiet = io_gate_.Close(kShutdownTimeout);
   if (!quiet) base::LogWarning("io_stuck_at_shutdown");
-  const absl::Time deadline = clock_.Now() + kShutdownTimeout;
+  const base::Deadline deadline = base::Deadline::After(kShutdownTimeout);
   for (const auto& group : groups()) {
     if (!group->Detach(absl::UnavailableError("the service is shutting down"))) quiet = false;
     if (!group->AwaitPlannedStop(deadline)) {

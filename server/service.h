@@ -30,6 +30,7 @@
 #include "storage/base/io_gate.h"
 #include "storage/base/mutex.h"
 #include "storage/base/request_log.h"
+#include "storage/base/turn.h"
 #include "storage/base/worker_pool.h"
 #include "storage/store.h"
 

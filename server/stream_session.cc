@@ -202,10 +202,10 @@ void StreamSession::OnReplicaChange() {
 }
 
 bool StreamSession::WaitFinished(absl::Duration timeout) {
-  const absl::Time deadline = clock_.Now() + timeout;
+  const base::Deadline deadline = base::Deadline::After(timeout);
   base::MutexLock lock(mutex_);
   while (begun_ && !finished_) {
-    if (!finished_wake_.WaitUntil(mutex_, deadline) && !finished_) return false;
+    if (!deadline.Wait(finished_wake_, mutex_) && !finished_) return false;
   }
   return true;
 }

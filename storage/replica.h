@@ -34,6 +34,7 @@
 #include "absl/time/time.h"
 
 #include "storage/base/byte_range.h"
+#include "storage/base/deadline.h"
 #include "storage/base/ids.h"
 #include "storage/base/operation.h"
 
@@ -342,7 +343,7 @@ class Replica : public BlockView {
   virtual absl::StatusOr<uint64_t> Scrub(const ScrubOptions& options) = 0;
 
   // Waits until no apply or commit job runs and nothing committed is left to apply. For Stop, orderly shutdown and tests.
-  virtual absl::Status WaitForJobs(absl::Time deadline) = 0;
+  virtual absl::Status WaitForJobs(const base::Deadline& deadline) = 0;
 };
 
 }  // namespace understudy::storage

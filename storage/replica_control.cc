@@ -283,7 +283,7 @@ absl::Status ReplicaImpl::Stop() {
   EndClones("the group is being stopped");
   const auto run = [this]() -> absl::Status {
     RETURN_IF_ERROR(CommitReceived());  // opens disks that were missing
-    RETURN_IF_ERROR(WaitForJobs(absl::InfiniteFuture()));
+    RETURN_IF_ERROR(WaitForJobs(base::Deadline::Never()));
     return FinishDone(/*drop_hidden=*/true);
   };
   const absl::Status stopped = run();

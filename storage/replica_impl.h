@@ -138,7 +138,7 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   std::vector<CloneInfo> clones() const override;
 
   absl::StatusOr<uint64_t> Scrub(const ScrubOptions& options) override;
-  absl::Status WaitForJobs(absl::Time deadline) override;
+  absl::Status WaitForJobs(const base::Deadline& deadline) override;
 
  private:
   // An epoch that is sealed and not committed.

@@ -173,12 +173,10 @@ void ReplicaImpl::NoteIndexDamage(const VolumeInfo& volume, const absl::Status& 
   NoteJobDamage({0, volume.size_bytes}, damage);
 }
 
-absl::Status ReplicaImpl::WaitForJobs(absl::Time deadline) {
+absl::Status ReplicaImpl::WaitForJobs(const base::Deadline& deadline) {
   base::MutexLock lock(mutex_);
   while (job_running_ || (HasJob() && job_status_.ok() && !closing_)) {
-    if (deadline == absl::InfiniteFuture()) {
-      changed_.Wait(mutex_);
-    } else if (!changed_.WaitUntil(mutex_, deadline)) {
+    if (!deadline.Wait(changed_, mutex_)) {
       return absl::DeadlineExceededError(absl::StrCat("group ", name_, ": a job is still running"));
     }
   }

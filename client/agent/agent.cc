@@ -14,6 +14,7 @@
 #include "client/rpc/write_stream.h"
 #include "proto/grpc_host.h"
 #include "proto/sealed_message.h"
+#include "storage/base/deadline.h"
 #include "storage/base/file_limit.h"
 #include "storage/base/log.h"
 #include "storage/base/metrics/endpoint.h"
@@ -128,7 +129,8 @@ absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(const AgentOptions& options)
   PutAway(options.failback_maps);
   if (options.start && agent->primary_->stage() == Stage::kNone) {
     // Refused with FENCED it stays in NONE, visible in status; the exports and the control service come up all the same.
-    const auto started = agent->primary_->Start(/*takeover=*/false, absl::Now() + absl::Seconds(1));
+    const auto started =
+        agent->primary_->Start(/*takeover=*/false, base::Deadline::After(absl::Seconds(1)));
     if (!started.ok()) base::LogError("start_refused").With("status", started.status());
   }
   if (options.checkpoint_interval > absl::ZeroDuration()) {

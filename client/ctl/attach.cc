@@ -21,6 +21,7 @@
 #include "client/ctl/progress.h"
 #include "client/ctl/qmp.h"
 #include "storage/base/crc32c.h"
+#include "storage/base/deadline.h"
 #include "storage/base/status_macros.h"
 #include "understudy/v1/replication.pb.h"
 
@@ -145,10 +146,10 @@ absl::Status EndOfJob(Qmp& qmp, const std::string& id) {
 
 // Waits for something to happen to a job, `wait` at most.
 absl::Status WaitForNews(Qmp& qmp, absl::Duration wait) {
-  const absl::Time until = absl::Now() + wait;
-  while (absl::Now() < until && !CatchSignals::interrupted()) {
+  const base::Deadline until = base::Deadline::After(wait);
+  while (!until.over() && !CatchSignals::interrupted()) {
     ASSIGN_OR_RETURN(const std::optional<QmpEvent> event,
-                     qmp.NextEvent(std::min(until - absl::Now(), absl::Milliseconds(100))));
+                     qmp.NextEvent(std::min(until.left(), absl::Milliseconds(100))));
     if (event && absl::StartsWith(event->name, "BLOCK_JOB_")) return absl::OkStatus();
   }
   return absl::OkStatus();
@@ -161,8 +162,8 @@ absl::Status EndJob(Qmp& qmp, const std::string& id, bool force, absl::Duration 
           .status();
   if (absl::IsNotFound(cancelled)) return absl::OkStatus();
   RETURN_IF_ERROR(cancelled);
-  const absl::Time deadline = absl::Now() + timeout;
-  while (absl::Now() < deadline) {
+  const base::Deadline deadline = base::Deadline::After(timeout);
+  while (!deadline.over()) {
     ASSIGN_OR_RETURN(const std::optional<MirrorJob> job, FindJob(qmp, id));
     if (!job) return absl::OkStatus();
     absl::SleepFor(absl::Milliseconds(50));

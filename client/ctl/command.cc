@@ -26,6 +26,7 @@
 #include "client/rpc/control_client.h"
 #include "proto/sealed_message.h"
 #include "storage/base/clock.h"
+#include "storage/base/deadline.h"
 #include "storage/base/file_system.h"
 #include "storage/base/reason.h"
 #include "storage/base/status_macros.h"
@@ -322,17 +323,17 @@ class Executor {
                                   Request request) {
     request.set_request_id(invocation_.request_id.empty() ? NewRequestId()
                                                           : invocation_.request_id);
-    const absl::Time deadline = absl::Now() + invocation_.timeout;
+    const base::Deadline deadline = base::Deadline::After(invocation_.timeout);
     bool sent = false;
     absl::Status earlier;
     while (true) {
-      const absl::StatusOr<Response> answer = (client_.*method)(request, deadline - absl::Now());
+      const absl::StatusOr<Response> answer = (client_.*method)(request, deadline.left());
       // That the time is up says less than why it was asked for again.
       if (!earlier.ok() && absl::IsDeadlineExceeded(answer.status())) return earlier;
       const bool lost = absl::IsUnavailable(answer.status());
       earlier = answer.status();
       sent = sent || ControlClient::Reached(answer.status());
-      if (!lost || !sent || absl::Now() + kRepeatDelay >= deadline) return answer;
+      if (!lost || !sent || deadline.left() <= kRepeatDelay) return answer;
       absl::SleepFor(kRepeatDelay);
     }
   }

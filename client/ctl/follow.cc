@@ -9,6 +9,7 @@
 #include "client/ctl/progress.h"
 #include "client/ctl/units.h"
 #include "client/ctl/views.h"
+#include "storage/base/deadline.h"
 #include "storage/base/reason.h"
 #include "storage/base/status_macros.h"
 #include "understudy/v1/replication.pb.h"
@@ -27,10 +28,10 @@ const v1::JobStatus* FindJob(const v1::GroupStatus& status, const std::string& k
 }
 
 absl::StatusOr<v1::GroupStatus> Ask(const StatusCall& status) {
-  const absl::Time until = absl::Now() + kPatience;
+  const base::Deadline until = base::Deadline::After(kPatience);
   while (true) {
     absl::StatusOr<v1::GroupStatus> answer = status();
-    if (!absl::IsUnavailable(answer.status()) || absl::Now() > until) return answer;
+    if (!absl::IsUnavailable(answer.status()) || until.over()) return answer;
     absl::SleepFor(kStatusPoll);
   }
 }

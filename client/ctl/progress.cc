@@ -5,9 +5,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
 
 #include "client/ctl/units.h"
+#include "storage/base/clock.h"
 
 namespace understudy::ctl {
 namespace {
@@ -38,12 +38,12 @@ Progress::Progress(bool live, std::ostream& out, std::ostream& lines) : lines_(l
 }
 
 void Progress::Show(const std::string& what, uint64_t done, uint64_t total) {
-  const absl::Time now = absl::Now();
-  if (begun_ == absl::InfinitePast() || done < done_at_begin_) {
+  const absl::Duration now = base::Clock::Real().Monotonic();
+  if (!begun_.has_value() || done < done_at_begin_) {
     begun_ = now;
     done_at_begin_ = done;
   }
-  const double seconds = absl::ToDoubleSeconds(now - begun_);
+  const double seconds = absl::ToDoubleSeconds(now - *begun_);
   const double rate = seconds > 0 ? static_cast<double>(done - done_at_begin_) / seconds : 0;
   Say(ProgressLine(what, done, total, rate));
 }

@@ -35,7 +35,7 @@ class Progress {
  private:
   std::optional<Terminal> terminal_;
   std::ostream& lines_;
-  absl::Time begun_ = absl::InfinitePast();
+  std::optional<absl::Duration> begun_;  // as Clock::Monotonic()
   uint64_t done_at_begin_ = 0;
   std::string said_;
 };

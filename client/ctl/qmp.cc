@@ -11,10 +11,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include <google/protobuf/struct.pb.h>
 #include <google/protobuf/util/json_util.h>
 
+#include "storage/base/deadline.h"
 #include "storage/base/status_macros.h"
 
 namespace understudy::ctl {
@@ -30,13 +30,13 @@ const JsonValue* Find(const JsonObject& object, const std::string& name) {
 }
 
 // Readiness of `fd` for `events`; false when the deadline passed first.
-bool WaitFor(int fd, int16_t events, absl::Time deadline) {
+bool WaitFor(int fd, int16_t events, const base::Deadline& deadline) {
   while (true) {
-    const absl::Duration left = std::max(deadline - absl::Now(), absl::ZeroDuration());
+    const absl::Duration left = deadline.Slice(deadline.left());
     pollfd waiting = {.fd = fd, .events = events, .revents = 0};
     const int ready = poll(&waiting, 1, static_cast<int>(absl::ToInt64Milliseconds(left)) + 1);
     if (ready > 0) return true;
-    if (absl::Now() >= deadline) return false;
+    if (deadline.over()) return false;
   }
 }
 
@@ -121,7 +121,7 @@ absl::StatusOr<std::unique_ptr<Qmp>> Qmp::Connect(const std::string& socket,
 }
 
 absl::Status Qmp::Greet() {
-  const absl::StatusOr<JsonObject> greeting = Receive(absl::Now() + timeout_);
+  const absl::StatusOr<JsonObject> greeting = Receive(base::Deadline::After(timeout_));
   if (absl::IsDeadlineExceeded(greeting.status())) {
     return Error(absl::StatusCode::kDeadlineExceeded, kBusy);
   }
@@ -138,7 +138,7 @@ absl::Status Qmp::Send(const JsonObject& message) {
     return Error(absl::StatusCode::kInternal, "a message that cannot be written as JSON");
   }
   text += "\n";
-  const absl::Time deadline = absl::Now() + timeout_;
+  const base::Deadline deadline = base::Deadline::After(timeout_);
   for (size_t sent = 0; sent < text.size();) {
     const ssize_t count = send(fd_, text.data() + sent, text.size() - sent, MSG_NOSIGNAL);
     if (count > 0) {
@@ -153,7 +153,7 @@ absl::Status Qmp::Send(const JsonObject& message) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<bool> Qmp::Fill(absl::Time deadline) {
+absl::StatusOr<bool> Qmp::Fill(const base::Deadline& deadline) {
   if (!WaitFor(fd_, POLLIN, deadline)) return false;
   std::array<char, 16384> piece;
   const ssize_t count = recv(fd_, piece.data(), piece.size(), 0);
@@ -168,7 +168,7 @@ absl::StatusOr<bool> Qmp::Fill(absl::Time deadline) {
   return true;
 }
 
-absl::StatusOr<JsonObject> Qmp::Receive(absl::Time deadline) {
+absl::StatusOr<JsonObject> Qmp::Receive(const base::Deadline& deadline) {
   while (!HasMessage()) {
     ASSIGN_OR_RETURN(const bool filled, Fill(deadline));
     if (!filled) return Error(absl::StatusCode::kDeadlineExceeded, "no answer");
@@ -195,7 +195,7 @@ absl::StatusOr<JsonValue> Qmp::Execute(const std::string& command, const QmpArgu
   message.Text("execute", command).Number("id", id);
   if (arguments.object().fields_size() > 0) message.Object("arguments", arguments);
   RETURN_IF_ERROR(Send(message.object()));
-  const absl::Time deadline = absl::Now() + timeout_;
+  const base::Deadline deadline = base::Deadline::After(timeout_);
   while (true) {
     const absl::StatusOr<JsonObject> answer = Receive(deadline);
     if (absl::IsDeadlineExceeded(answer.status())) {
@@ -216,7 +216,7 @@ absl::StatusOr<JsonValue> Qmp::Execute(const std::string& command, const QmpArgu
 }
 
 absl::StatusOr<std::optional<QmpEvent>> Qmp::NextEvent(absl::Duration wait) {
-  const absl::Time deadline = absl::Now() + wait;
+  const base::Deadline deadline = base::Deadline::After(wait);
   while (events_.empty()) {
     const absl::StatusOr<JsonObject> message = Receive(deadline);
     if (absl::IsDeadlineExceeded(message.status())) return std::optional<QmpEvent>();

@@ -29,6 +29,9 @@ namespace google::protobuf {
 class Struct;
 class Value;
 }  // namespace google::protobuf
+namespace understudy::base {
+class Deadline;
+}  // namespace understudy::base
 
 namespace understudy::ctl {
 
@@ -83,8 +86,9 @@ class Qmp {
 
   absl::Status Greet();
   absl::Status Send(const JsonObject& message);
-  absl::StatusOr<JsonObject> Receive(absl::Time deadline);  // the next message, of any kind
-  absl::StatusOr<bool> Fill(absl::Time deadline);           // false: `deadline` has passed
+  // The next message, of any kind.
+  absl::StatusOr<JsonObject> Receive(const base::Deadline& deadline);
+  absl::StatusOr<bool> Fill(const base::Deadline& deadline);  // false: it has passed
   bool HasMessage() const { return buffer_.find('\n') != std::string::npos; }
   void KeepEvent(const JsonObject& message);
   absl::Status Error(absl::StatusCode code, absl::string_view message) const;

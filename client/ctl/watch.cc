@@ -151,9 +151,9 @@ class Printer {
   void Print(const News& news) {
     if (const auto* event = std::get_if<v1::WatchEvent>(&news)) {
       lost_.reset();
-      view_.Add(*event, clock_.Now());
+      view_.Add(*event);
       if (!terminal_) {
-        out_ << (json_ ? ToJson(*event) + "\n" : view_.Line(*event, clock_.Now())) << std::flush;
+        out_ << (json_ ? ToJson(*event) + "\n" : view_.Line(*event)) << std::flush;
       }
     } else {
       Tell(std::get<Lost>(news));
@@ -169,7 +169,7 @@ class Printer {
   }
   void DrawNow() {
     if (!terminal_) return;
-    terminal_->Draw(view_.Screen(Heading(), terminal_->size().rows, clock_.Now()));
+    terminal_->Draw(view_.Screen(Heading(), terminal_->size().rows));
     drawn_ = clock_.Monotonic();
     changed_ = false;
   }
@@ -196,7 +196,7 @@ class Printer {
   const base::Clock& clock_;
   std::ostream& out_;
   std::ostream& error_;
-  WatchView view_;
+  WatchView view_{clock_};
   std::optional<Terminal> terminal_;
   std::optional<absl::Status> lost_;  // since then no message has come
   bool changed_ = true;

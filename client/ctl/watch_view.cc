@@ -105,26 +105,26 @@ int LinesOf(const std::string& text) {
 
 }  // namespace
 
-void Rate::Add(uint64_t value, absl::Time now) {
+void Rate::Add(uint64_t value, absl::Duration now) {
   seen_ = now;
-  if (since_ == absl::InfinitePast() || value < value_) {
+  if (!since_.has_value() || value < value_) {
     value_ = value;
     since_ = now;
     rate_.reset();
     return;
   }
-  if (now - since_ < kRateSpan) return;
-  rate_ = static_cast<double>(value - value_) / absl::ToDoubleSeconds(now - since_);
+  if (now - *since_ < kRateSpan) return;
+  rate_ = static_cast<double>(value - value_) / absl::ToDoubleSeconds(now - *since_);
   value_ = value;
   since_ = now;
 }
 
-std::optional<double> Rate::At(absl::Time now) const {
+std::optional<double> Rate::At(absl::Duration now) const {
   if (!rate_) return rate_;
   return now - seen_ > kRateStale ? 0 : *rate_;
 }
 
-std::string Rate::Text(absl::Time now) const {
+std::string Rate::Text(absl::Duration now) const {
   const std::optional<double> rate = At(now);
   return rate ? HumanBytes(static_cast<uint64_t>(*rate)) + "/s" : "";
 }
@@ -136,10 +136,11 @@ struct WatchView::Group {
   bool stale = false;                // from before a GAP: gone unless a SNAPSHOT follows
 };
 
-WatchView::WatchView() = default;
+WatchView::WatchView(const base::Clock& clock) : clock_(clock) {}
 WatchView::~WatchView() = default;
 
-void WatchView::Add(const v1::WatchEvent& event, absl::Time now) {
+void WatchView::Add(const v1::WatchEvent& event) {
+  const absl::Duration now = clock_.Monotonic();
   if (event.kind() == v1::WATCH_KIND_GAP) {
     for (auto& [name, group] : groups_) group->stale = true;
   }
@@ -168,24 +169,28 @@ void WatchView::Add(const v1::WatchEvent& event, absl::Time now) {
   if (events_.size() > kEventsKept) events_.pop_front();
 }
 
-std::string WatchView::Line(const v1::WatchEvent& event, absl::Time now) const {
+std::string WatchView::Line(const v1::WatchEvent& event) const {
   if (const std::string text = EventText(event); !text.empty()) return LogLine(event, text);
   const auto group = groups_.find(event.group());
   if (!event.has_status() || group == groups_.end()) return "";
-  return LogLine(event, GroupLine(event.status(), now, group->second->received.Text(now)));
+  return LogLine(event, GroupLine(event.status(), clock_.Now(),
+                                  group->second->received.Text(clock_.Monotonic())));
 }
 
-std::string WatchView::Details(const Group& group, absl::Time now) const {
-  std::string text = GroupHead(group.status, now, group.received.Text(now));
+std::string WatchView::Details(const Group& group) const {
+  const absl::Duration steady = clock_.Monotonic();
+  const absl::Time now = clock_.Now();
+  std::string text = GroupHead(group.status, now, group.received.Text(steady));
   for (const v1::JobStatus& job : group.status.jobs()) {
     const auto rate = group.jobs.find(job.kind());
-    absl::StrAppend(&text, JobLine(job, rate == group.jobs.end() ? "" : rate->second.Text(now)));
+    absl::StrAppend(&text, JobLine(job, rate == group.jobs.end() ? "" : rate->second.Text(steady)));
   }
   return text + ErrorLines(group.status, now);
 }
 
 // One line per group, for when not all of each has room.
-std::string WatchView::Summary(absl::Time now) const {
+std::string WatchView::Summary() const {
+  const absl::Duration now = clock_.Monotonic();
   Table table({"GROUP", "STAGE", "SYNC", "CONNECTED", "COMMITTED", "LAG", "RATE", "JOB", "ERRORS"});
   for (const auto& [name, group] : groups_) {
     const v1::GroupStatus& status = group->status;
@@ -205,14 +210,14 @@ std::string WatchView::Summary(absl::Time now) const {
   return table.Render();
 }
 
-std::string WatchView::Screen(const std::string& heading, int rows, absl::Time now) const {
+std::string WatchView::Screen(const std::string& heading, int rows) const {
   const int room = rows - 3;  // the heading, a blank line, the cursor's
   std::string groups;
   for (const auto& [name, group] : groups_) {
-    absl::StrAppend(&groups, groups.empty() ? "" : "\n", Details(*group, now));
+    absl::StrAppend(&groups, groups.empty() ? "" : "\n", Details(*group));
     if (LinesOf(groups) > room) break;
   }
-  if (LinesOf(groups) > room) groups = Summary(now);
+  if (LinesOf(groups) > room) groups = Summary();
   if (groups_.empty()) groups = "no groups\n";
   std::string text = absl::StrCat(heading, "\n\n", groups);
   const int events =

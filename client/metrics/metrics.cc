@@ -12,6 +12,7 @@
 #include "client/differences.h"
 #include "client/intent_log.h"
 #include "client/primary.h"
+#include "storage/base/clock.h"
 
 namespace understudy::client {
 namespace {
@@ -80,6 +81,7 @@ constexpr Series kSeries[] = {
     {"understudy_intent_log_lost", MetricType::Gauge,
      "1 while the state directory takes nothing: everything is compared after the agent's next "
      "end."},
+    {"understudy_clock_seconds", MetricType::Gauge, "What this host's clock says, unix time."},
     {"understudy_fenced_requests_total", MetricType::Counter,
      "Requests refused because another primary has taken over."},
     {"understudy_checkpoints_total", MetricType::Counter, "Checkpoints of the group, by result."},
@@ -293,6 +295,7 @@ std::vector<prometheus::MetricFamily> Metrics::Collect() const {
     AddLatchedErrors(families, group, volume->options().name, errors);
   }
   AddLatchedErrors(families, group, "", errors);
+  families.Add("understudy_clock_seconds", {}, UnixSeconds(base::Clock::Real().Now()));
   AddVerify(families, group, primary_);
   families.Add("understudy_replication_connected", group_peer, state.connected ? 1 : 0);
   families.Add("understudy_replication_handed_over", group, primary_.handed_over() ? 1 : 0);

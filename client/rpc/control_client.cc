@@ -1,12 +1,11 @@
 #include "client/rpc/control_client.h"
 
-#include <chrono>
-
 #include "absl/memory/memory.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
 #include "proto/grpc_channel.h"
+#include "proto/grpc_time.h"
 #include "proto/status_codec.h"
 #include "proto/strings.h"
 #include "storage/base/address.h"
@@ -53,7 +52,7 @@ bool ControlClient::Reached(const absl::Status& status) {
          !absl::StartsWith(status.message(), kCannotReach);
 }
 
-bool ControlClient::Connect(std::chrono::system_clock::time_point deadline) {
+bool ControlClient::Connect(gpr_timespec deadline) {
   while (true) {
     const grpc_connectivity_state state = channel_->GetState(/*try_to_connect=*/true);
     if (state == GRPC_CHANNEL_READY) return true;
@@ -67,7 +66,7 @@ absl::StatusOr<Response> ControlClient::Call(Method<Request, Response> method,
                                              const Request& request, absl::Duration timeout) {
   RETURN_IF_ERROR(proto::CheckStrings(request));
   grpc::ClientContext context;
-  const auto deadline = std::chrono::system_clock::now() + absl::ToChronoNanoseconds(timeout);
+  const gpr_timespec deadline = proto::GrpcDeadline(timeout);
   context.set_deadline(deadline);
   const bool connected = Connect(deadline);
   Response response;

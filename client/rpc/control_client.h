@@ -97,7 +97,7 @@ class ControlClient {
                                 absl::Duration timeout);
 
   // Whether there is somebody to send a call to.
-  bool Connect(std::chrono::system_clock::time_point deadline);
+  bool Connect(gpr_timespec deadline);
 
   const std::string address_;
   const std::shared_ptr<grpc::Channel> channel_;

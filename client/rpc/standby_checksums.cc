@@ -4,12 +4,12 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 
 #include "client/rpc/frame_encoder.h"
 #include "proto/grpc_channel.h"
 #include "proto/status_codec.h"
 #include "storage/base/block_hash.h"
+#include "storage/base/deadline.h"
 #include "storage/base/status_macros.h"
 
 namespace understudy::client {
@@ -82,10 +82,10 @@ class StandbyChecksums::Call : public grpc::ClientReadReactor<v1::ChecksumsRespo
 
   // The next message; nullptr when there is none any more, see Finish(). kUnavailable when nothing comes for so long.
   absl::StatusOr<v1::ChecksumsResponse*> Next(absl::Duration timeout) {
-    const absl::Time deadline = absl::Now() + timeout;
+    const base::Deadline deadline = base::Deadline::After(timeout);
     base::MutexLock lock(mutex_);
     while (read_ == std::nullopt) {
-      if (!changed_.WaitUntil(mutex_, deadline) && read_ == std::nullopt) {
+      if (!deadline.Wait(changed_, mutex_) && read_ == std::nullopt) {
         return absl::UnavailableError(
             absl::StrCat("the standby has said nothing for ", absl::FormatDuration(timeout)));
       }

@@ -1,6 +1,5 @@
 #include "client/rpc/write_stream.h"
 
-#include <chrono>
 #include <optional>
 #include <utility>
 
@@ -11,6 +10,7 @@
 
 #include "client/rpc/frame_encoder.h"
 #include "proto/grpc_channel.h"
+#include "proto/grpc_time.h"
 #include "proto/sealed_message.h"
 #include "proto/status_codec.h"
 #include "storage/base/worker_pool.h"
@@ -21,7 +21,7 @@ namespace {
 
 constexpr char kMethod[] = "/understudy.v1.PrimaryWrites/Write";
 // How long a call that is cancelled may take to end. One whose bytes the network takes no more does not end until TCP gives up.
-constexpr std::chrono::milliseconds kCloseTimeout(200);
+constexpr absl::Duration kCloseTimeout = absl::Milliseconds(200);
 
 // Where sessions are destroyed. When the last channel of a process is destroyed, gRPC waits for the
 // threads that run its reactions. In a reaction, that thread would wait for itself and then use
@@ -163,10 +163,9 @@ class WriteStream::Session : public grpc::ClientBidiReactor<grpc::ByteBuffer, gr
       base::MutexLock lock(mutex_);
       if (std::exchange(closing_, true)) return;
     }
-    close_timer_.Set(std::chrono::system_clock::now() + kCloseTimeout,
-                     [weak = weak_from_this()](bool due) {
-                       if (const auto self = weak.lock(); due && self != nullptr) self->GiveUp();
-                     });
+    close_timer_.Set(proto::GrpcDeadline(kCloseTimeout), [weak = weak_from_this()](bool due) {
+      if (const auto self = weak.lock(); due && self != nullptr) self->GiveUp();
+    });
   }
 
   void OnWriteDone(bool ok) override {

@@ -1,7 +1,7 @@
 // storage/base/deadline.h
 //
-// Deadline is how long a caller waits: until a point in time, and no longer than the caller is there. A plain absl::Time is one
-// whose caller never goes away.
+// Deadline is how long a caller waits: so long from now on, and no longer than the caller is there.
+// It is counted on the steady clock, so a host's clock that is set meanwhile changes nothing.
 #ifndef UNDERSTUDY_STORAGE_BASE_DEADLINE_H_
 #define UNDERSTUDY_STORAGE_BASE_DEADLINE_H_
 
@@ -14,27 +14,34 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 
+#include "storage/base/clock.h"
 #include "storage/base/mutex.h"
 
 namespace understudy::base {
 
 class Deadline {
  public:
-  Deadline(absl::Time time) : time_(time) {}  // NOLINT(google-explicit-constructor): see above
   // `gone` says whether the caller has given up; cheap, from any thread, looked at ten times a second.
-  Deadline(absl::Time time, std::function<bool()> gone) : time_(time), gone_(std::move(gone)) {}
+  static Deadline After(absl::Duration timeout, std::function<bool()> gone = nullptr) {
+    return {Clock::Real().Monotonic() + timeout, std::move(gone)};
+  }
+  static Deadline Never() { return After(absl::InfiniteDuration()); }
+  // As much as is left until then by the wall clock, as it is now.
+  Deadline(absl::Time time)  // NOLINT(google-explicit-constructor): see above
+      : Deadline(Clock::Real().Monotonic() + (time - absl::Now()), nullptr) {}
 
-  absl::Time time() const { return time_; }
+  // Zero when it has passed or the caller has gone.
+  absl::Duration left() const {
+    if (gone()) return absl::ZeroDuration();
+    return std::max(until_ - Clock::Real().Monotonic(), absl::ZeroDuration());
+  }
+  bool over() const { return left() == absl::ZeroDuration(); }
   bool gone() const { return gone_ != nullptr && gone_(); }
-  // As CondVar::WaitUntil(); false, too, when the caller has gone.
+  // As CondVar::WaitFor() what is left; false, too, when the caller has gone.
   bool Wait(CondVar& condition, Mutex& mutex) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    if (gone_ == nullptr && time_ == absl::InfiniteFuture()) {
-      condition.Wait(mutex);
-      return true;
-    }
-    if (gone()) return false;
-    const absl::Time look = gone_ == nullptr ? time_ : std::min(time_, absl::Now() + kLook);
-    return condition.WaitUntil(mutex, look) || (absl::Now() < time_ && !gone());
+    const absl::Duration left = this->left();
+    if (left == absl::ZeroDuration()) return false;
+    return condition.WaitFor(mutex, Slice(left)) || !over();
   }
   // How long to wait before the next look, of the time that is `left`.
   absl::Duration Slice(absl::Duration left) const {
@@ -48,7 +55,10 @@ class Deadline {
  private:
   static constexpr absl::Duration kLook = absl::Milliseconds(100);
 
-  absl::Time time_;
+  Deadline(absl::Duration until, std::function<bool()> gone)
+      : until_(until), gone_(std::move(gone)) {}
+
+  absl::Duration until_;  // as Clock::Monotonic()
   std::function<bool()> gone_;
 };
 

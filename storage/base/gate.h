@@ -37,7 +37,7 @@ class Gate {
     bool late = false;
     while (taken_ && !late) {
       deadline.Wait(left_, mutex_);
-      late = deadline.gone() || absl::Now() >= deadline.time();
+      late = deadline.over();
     }
     if (late) {
       if (!taken_) left_.NotifyOne();

@@ -11,9 +11,9 @@
 #include <atomic>
 #include <cstdint>
 
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 
+#include "storage/base/deadline.h"
 #include "storage/base/mutex.h"
 
 namespace understudy::base {
@@ -38,10 +38,10 @@ class IoGate {
   // Lets nobody in from now on; false when requests are still inside after `timeout`. May be repeated.
   bool Close(absl::Duration timeout) {
     state_.fetch_or(kClosed);
-    const absl::Time deadline = absl::Now() + timeout;
+    const Deadline deadline = Deadline::After(timeout);
     MutexLock lock(mutex_);
     while (state_.load() != kClosed) {
-      if (!empty_.WaitUntil(mutex_, deadline) && state_.load() != kClosed) return false;
+      if (!deadline.Wait(empty_, mutex_) && state_.load() != kClosed) return false;
     }
     return true;
   }

@@ -48,14 +48,7 @@ class CondVar {
     condition_.wait(lock);
     lock.release();
   }
-  // False when `deadline` passed first.
-  bool WaitUntil(Mutex& mutex, absl::Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    std::unique_lock<std::mutex> lock(mutex.mutex_, std::adopt_lock);
-    const bool woken =
-        condition_.wait_until(lock, absl::ToChronoTime(deadline)) == std::cv_status::no_timeout;
-    lock.release();
-    return woken;
-  }
+  // False when the time is up first. By the steady clock; until a point in time: base::Deadline.
   bool WaitFor(Mutex& mutex, absl::Duration timeout) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     std::unique_lock<std::mutex> lock(mutex.mutex_, std::adopt_lock);
     const bool woken =

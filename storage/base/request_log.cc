@@ -141,7 +141,7 @@ absl::StatusOr<std::optional<RequestLog::Permit>> RequestLog::Enter(
     } else {
       permit = {.repeated = !first, .before = entry.before};
       entry.state = State::kRunning;
-      entry.changed = now;
+      SetChanged(entry, now);
     }
   }
   if (answer.has_value()) {
@@ -164,7 +164,7 @@ void RequestLog::Leave(const std::string& id, const absl::Status& status,
   {
     const MutexLock lock(mutex_);
     Entry& entry = entries_.at(id);
-    entry.changed = now;
+    SetChanged(entry, now);
     if (entry.durable && status.ok()) line = EndLine(id, now, answer);
     if (status.ok()) {
       entry.answer = answer;
@@ -195,17 +195,23 @@ bool RequestLog::GiveUp(const std::string& id, const Waiter* waiter) {
                        [&](const auto& other) { return other.get() == waiter; }) > 0;
 }
 
+void RequestLog::SetChanged(Entry& entry, absl::Time at) const {
+  entry.changed = at;
+  entry.changed_steady = clock_.MonotonicOf(at);
+}
+
 // The oldest go first; what runs stays.
 void RequestLog::EvictLocked() {
-  const absl::Time oldest = clock_.Now() - kKeptFor;
+  const absl::Duration oldest = clock_.Monotonic() - kKeptFor;
   std::erase_if(entries_, [&](const auto& entry) {
-    return entry.second.state != State::kRunning && entry.second.changed < oldest;
+    return entry.second.state != State::kRunning && entry.second.changed_steady < oldest;
   });
   while (entries_.size() >= kRequestsMax) {
     auto victim = entries_.end();
     for (auto it = entries_.begin(); it != entries_.end(); ++it) {
       if (it->second.state == State::kRunning) continue;
-      if (victim == entries_.end() || it->second.changed < victim->second.changed) victim = it;
+      if (victim == entries_.end() || it->second.changed_steady < victim->second.changed_steady)
+        victim = it;
     }
     if (victim == entries_.end()) return;
     entries_.erase(victim);
@@ -242,7 +248,7 @@ bool RequestLog::Replay(absl::string_view line) {
     entry.state = State::kOpen;
     entry.call = std::move(fields[3]);
     entry.before = std::move(fields[4]);
-    entry.changed = absl::FromUnixMicros(micros);
+    SetChanged(entry, absl::FromUnixMicros(micros));
     return true;
   }
   if (fields.size() != 4) return false;
@@ -255,7 +261,7 @@ bool RequestLog::Replay(absl::string_view line) {
   if (begun == entries_.end()) return true;  // its beginning was damaged: that was said
   begun->second.state = State::kAnswered;
   begun->second.answer = std::move(fields[3]);
-  begun->second.changed = absl::FromUnixMicros(micros);
+  SetChanged(begun->second, absl::FromUnixMicros(micros));
   return true;
 }
 

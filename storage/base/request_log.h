@@ -84,11 +84,13 @@ class RequestLog {
     std::string answer;
     bool durable = true;
     absl::Time changed;
+    absl::Duration changed_steady;  // the same, as Clock::Monotonic()
     std::deque<std::shared_ptr<Waiter>> waiters;
   };
 
   void Load();
   bool Replay(absl::string_view line) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void SetChanged(Entry& entry, absl::Time at) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EvictLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::string LinesLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Append(const std::string& line);

@@ -1,14 +1,12 @@
 #include "storage/base/worker_pool.h"
 
-#include <chrono>
 #include <pthread.h>
+
+#include "storage/base/clock.h"
 
 namespace understudy::base {
 namespace {
-// Delays are measured on the steady clock, expressed as absl::Time only to be comparable.
-absl::Time SteadyNow() {
-  return absl::UnixEpoch() + absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
-}
+absl::Duration SteadyNow() { return Clock::Real().Monotonic(); }
 }  // namespace
 
 WorkerPool::WorkerPool(std::string name, int threads_max)
@@ -46,7 +44,7 @@ void WorkerPool::AddThreadIfNeeded() {
 void WorkerPool::Shutdown() {
   std::vector<std::thread> threads;
   std::deque<Task> dropped_ready;
-  std::multimap<absl::Time, Task>
+  std::multimap<absl::Duration, Task>
       dropped_delayed;  // destroyed outside the lock: captures may own anything
   {
     MutexLock lock(mutex_);
@@ -59,22 +57,22 @@ void WorkerPool::Shutdown() {
   for (std::thread& thread : threads) thread.join();
 }
 
-absl::Time WorkerPool::MoveDueTasks() {
-  const absl::Time now = SteadyNow();
+absl::Duration WorkerPool::MoveDueTasks() {
+  const absl::Duration now = SteadyNow();
   while (!delayed_.empty() && delayed_.begin()->first <= now) {
     auto due = delayed_.extract(delayed_.begin());
     Enqueue(std::move(due.mapped()));
   }
-  return delayed_.empty() ? absl::InfiniteFuture() : delayed_.begin()->first;
+  return delayed_.empty() ? absl::InfiniteDuration() : delayed_.begin()->first;
 }
 
 void WorkerPool::Run() {
   mutex_.Lock();
   while (!stopping_) {
-    const absl::Time next_due = MoveDueTasks();
+    const absl::Duration next_due = MoveDueTasks();
     if (ready_.empty()) {
       ++idle_;
-      if (next_due == absl::InfiniteFuture()) {
+      if (next_due == absl::InfiniteDuration()) {
         wake_.Wait(mutex_);
       } else {
         wake_.WaitFor(mutex_, next_due - SteadyNow());

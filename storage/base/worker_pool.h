@@ -43,15 +43,16 @@ class WorkerPool {
   void Enqueue(Task task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AddThreadIfNeeded() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Run();
-  // Moves delayed tasks that are due to the queue; returns when the next one is due.
-  absl::Time MoveDueTasks() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Moves delayed tasks that are due to the queue; returns when the next one is due, as
+  // Clock::Monotonic().
+  absl::Duration MoveDueTasks() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::string name_;
   const size_t threads_max_;
   Mutex mutex_;
   CondVar wake_;
   std::deque<Task> ready_ ABSL_GUARDED_BY(mutex_);
-  std::multimap<absl::Time, Task> delayed_ ABSL_GUARDED_BY(mutex_);
+  std::multimap<absl::Duration, Task> delayed_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::thread> threads_ ABSL_GUARDED_BY(mutex_);
   size_t idle_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

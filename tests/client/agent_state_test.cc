@@ -9,6 +9,7 @@
 
 #include "storage/base/log.h"
 #include "tests/testing/fault_file_system.h"
+#include "tests/testing/scripted_clock.h"
 
 namespace understudy::client::agent_state_test {
 namespace {
@@ -110,6 +111,25 @@ TEST_F(AgentStateTest, ANewDirectoryThatTakesNothingIsRefusedWithTheRemedy) {
               AllOf(HasSubstr(directory_ + "/state"), HasSubstr("--state-dir")));
 }
 
+TEST_F(AgentStateTest, HowLongAgoItWasStoredIsKnownWithinOneBoot) {
+  testing::ScriptedClock clock;
+  const auto since_stored = [&] {
+    const auto state = AgentState::Open(base::FileSystem::Posix(), directory_ + "/state", clock);
+    return (*state)->SinceStored((*state)->record());
+  };
+  EXPECT_EQ(since_stored(), absl::ZeroDuration());
+  clock.Advance(absl::Seconds(3));
+  clock.Jump(-absl::Hours(1));
+  EXPECT_EQ(since_stored(), absl::Seconds(3));
+  clock.Reboot();
+  EXPECT_EQ(since_stored(), absl::InfiniteDuration());
+  ASSERT_TRUE(base::FileSystem::Posix()
+                  .WriteFileAtomically(directory_ + "/state/agent",
+                                       "version=1\nagent_id=a\nstored=1700000000000000\n")
+                  .ok());
+  EXPECT_EQ(since_stored(), absl::InfiniteDuration()) << "of an older release";
+}
+
 TEST_F(AgentStateTest, ADirectoryInUseIsRefusedByName) {
   const auto first = Open();
   const auto second = Open();
@@ -119,7 +139,7 @@ TEST_F(AgentStateTest, ADirectoryInUseIsRefusedByName) {
 
 TEST_F(AgentStateTest, ADamagedOrNewerFileIsRefusedAndLeftAsItIs) {
   ASSERT_TRUE(Open().ok());
-  for (const char* text : {"version=2\nagent_id=a\n", "version=1\n", "version=1\nagent_id=a\nx\n",
+  for (const char* text : {"version=3\nagent_id=a\n", "version=1\n", "version=1\nagent_id=a\nx\n",
                            "version=1\nagent_id=UPPER\n"}) {
     ASSERT_TRUE(
         base::FileSystem::Posix().WriteFileAtomically(directory_ + "/state/agent", text).ok());

@@ -13,6 +13,7 @@
 #include "client/agent_state.h"
 #include "client/primary.h"
 #include "tests/client/fake_transport.h"
+#include "tests/testing/scripted_clock.h"
 
 namespace understudy::client::handover_test {
 namespace {
@@ -49,7 +50,7 @@ class HandoverTest : public ::testing::Test {
                       .backoff_min = absl::Milliseconds(5),
                       .backoff_max = absl::Milliseconds(20)},
         .volumes = {{.name = "disk0", .disk_path = tee ? disk_ : "", .size_bytes = kDiskBytes}}};
-    auto state = AgentState::Open(base::FileSystem::Posix(), directory_ + "/state");
+    auto state = AgentState::Open(base::FileSystem::Posix(), directory_ + "/state", clock_);
     EXPECT_TRUE(state.ok()) << state.status();
     auto primary =
         Primary::Create(options, base::FileSystem::Posix(), *std::move(state), &transport_);
@@ -98,6 +99,7 @@ class HandoverTest : public ::testing::Test {
 
   FakeTransport transport_;
   std::string directory_;
+  testing::ScriptedClock clock_;  // of the agent's state
   std::string disk_;
   std::unique_ptr<Primary> primary_;
 };
@@ -272,15 +274,12 @@ TEST_F(HandoverTest, AForwardVolumeWhoseAgentWasAwayWhileHandedOverIsNotKnown) {
   ASSERT_TRUE(Write(0, 'a').ok());
   HandOver();
   const std::string path = directory_ + "/state/agent";
-  std::string text;
   ASSERT_TRUE(Eventually([&] {
-    text = *base::FileSystem::Posix().ReadWholeFile(path);
+    const std::string text = *base::FileSystem::Posix().ReadWholeFile(path);
     return text.find("next_sequence=3") != std::string::npos;
   }));
   primary_.reset();  // killed; a day passes, in which the VM runs on with its own disk
-  const std::string then = absl::StrCat(absl::ToUnixMicros(absl::Now() - absl::Hours(24)));
-  text.replace(text.find("stored=") + 7, then.size(), then);
-  ASSERT_TRUE(base::FileSystem::Posix().WriteFileAtomically(path, text).ok());
+  clock_.Advance(absl::Hours(24));
   Refuse(false);  // taken back
   Make(/*tee=*/false);
   ASSERT_TRUE(Eventually([&] { return !primary_->handed_over(); }));

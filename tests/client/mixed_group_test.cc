@@ -14,6 +14,7 @@
 #include "storage/base/reason.h"
 #include "tests/client/fake_transport.h"
 #include "tests/testing/fault_file_system.h"
+#include "tests/testing/scripted_clock.h"
 #include "tests/testing/temp_dir.h"
 
 namespace understudy::client::mixed_group_test {
@@ -54,7 +55,7 @@ class MixedGroupTest : public ::testing::Test {
                            .volumes = {{.name = "disk0", .disk_path = directory_.File("tee.raw")},
                                        {.name = "disk1", .size_bytes = kDiskBytes}}};
     if (other_disk) options.volumes[1].disk_path = directory_.File("other.raw");
-    auto state = AgentState::Open(base::FileSystem::Posix(), directory_.File("state"));
+    auto state = AgentState::Open(base::FileSystem::Posix(), directory_.File("state"), clock_);
     EXPECT_TRUE(state.ok()) << state.status();
     auto primary =
         Primary::Create(options, file_system_, *std::move(state), &transport_, &transport_);
@@ -115,6 +116,7 @@ class MixedGroupTest : public ::testing::Test {
   }
 
   testing::TempDir directory_;
+  testing::ScriptedClock clock_;  // of the agent's state
   testing::FaultFileSystem file_system_;
   FakeTransport transport_;
   std::unique_ptr<Primary> primary_;
@@ -145,11 +147,7 @@ TEST_F(MixedGroupTest, WhoWasAwayForLongKnowsNothingOfTheForwardVolumeOverAKill)
   Started();
   primary_->Shutdown(absl::Seconds(1));
   primary_.reset();
-  const std::string path = directory_.File("state/agent");
-  std::string text = *base::FileSystem::Posix().ReadWholeFile(path);
-  const std::string then = absl::StrCat(absl::ToUnixMicros(absl::Now() - absl::Minutes(1)));
-  text.replace(text.find("stored=") + 7, then.size(), then);
-  ASSERT_TRUE(base::FileSystem::Posix().WriteFileAtomically(path, text).ok());
+  clock_.Advance(absl::Minutes(1));
   for (int run = 0; run < 2; ++run) {  // the second one after a kill
     Make();
     EXPECT_TRUE(primary_->differences().Holds(kForward, {0, kDiskBytes}));

@@ -18,6 +18,7 @@
 #include "client/resync.h"
 #include "tests/client/fake_transport.h"
 #include "tests/testing/fault_file_system.h"
+#include "tests/testing/scripted_clock.h"
 #include "tests/testing/temp_dir.h"
 
 namespace understudy::client {
@@ -37,6 +38,7 @@ class ResyncFixture : public ::testing::Test {
   }
   ~ResyncFixture() override { primary_.reset(); }
 
+  testing::ScriptedClock clock_;  // of the agent's state
   ChecksumSource* source_ = nullptr;
   bool forward_ = false;
   AckMode ack_ = AckMode::kForwarded;
@@ -59,7 +61,7 @@ class ResyncFixture : public ::testing::Test {
     options.forwarder.ack = ack_;
     options.remembered_ranges_max = remembered_ranges_max_;
     if (forward_) options.volumes = {{.name = "disk0", .size_bytes = kDiskBytes}};
-    auto state = AgentState::Open(file_system_, directory_.File("state"));
+    auto state = AgentState::Open(file_system_, directory_.File("state"), clock_);
     EXPECT_TRUE(state.ok()) << state.status();
     auto primary = Primary::Create(options, file_system_, *std::move(state), &transport_,
                                    source_ != nullptr ? source_ : &transport_);

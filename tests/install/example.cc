@@ -15,7 +15,7 @@ int main(int, char** argv) {
                       &stream);
   absl::Status status = forwarder.Start();
   if (status.ok()) status = forwarder.Write(0, 4096, std::string(4096, 'u'));
-  const auto checkpoint = forwarder.Checkpoint(absl::Now() + absl::Seconds(2));
+  const auto checkpoint = forwarder.Checkpoint(understudy::base::Deadline::After(absl::Seconds(2)));
   if (status.ok()) status = checkpoint.status();
   if (status.ok()) std::cout << "committed epoch " << checkpoint->epoch.value() << std::endl;
   std::cerr << status << std::endl;

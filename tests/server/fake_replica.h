@@ -274,7 +274,7 @@ class FakeReplica : public storage::Replica {
     base::MutexLock lock(listener_mutex_);
     listener_->OnScrubEnded({.outcome = outcome, .number = number});
   }
-  absl::Status WaitForJobs(absl::Time) override { return absl::OkStatus(); }
+  absl::Status WaitForJobs(const base::Deadline&) override { return absl::OkStatus(); }
 
   // ---- for tests ------------------------------------------------------------------------------------------------------
 

@@ -256,7 +256,7 @@ TEST(GroupTest, ACheckpointWhoseCallerGaveUpIsWaitedForUnderItsRequestId) {
   const absl::Time soon = absl::Now() + absl::Milliseconds(50);
   EXPECT_EQ(harness.group->Checkpoint({}, soon, "c1").status().code(),
             absl::StatusCode::kDeadlineExceeded);
-  const base::Deadline gone(Soon(), [] { return true; });
+  const auto gone = base::Deadline::After(absl::Seconds(10), [] { return true; });
   EXPECT_EQ(harness.group->Checkpoint({}, gone, "c1").status().code(),
             absl::StatusCode::kCancelled);
   EXPECT_TRUE(harness.group->CheckpointAtWork("c1"));

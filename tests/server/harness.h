@@ -53,9 +53,9 @@ class TestSink : public server::AckSink {
   }
   // False when nothing of the kind came in time.
   bool Await(const std::function<bool()>& condition) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    const absl::Time deadline = Soon();
+    const base::Deadline deadline = Soon();
     while (!condition()) {
-      if (!changed_.WaitUntil(mutex_, deadline) && !condition()) return false;
+      if (!deadline.Wait(changed_, mutex_) && !condition()) return false;
     }
     return true;
   }

@@ -11,6 +11,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/storage/store_fixture.h"
+#include "tests/testing/scripted_clock.h"
 
 namespace understudy::storage::apply_test {
 namespace {
@@ -20,17 +21,6 @@ using ::testing::HasSubstr;
 
 constexpr uint64_t kVolumeBytes = 16 << 20;
 constexpr uint64_t kKiB = 1 << 10;
-
-// Stands still until the test moves it.
-class FakeClock : public base::Clock {
- public:
-  absl::Time Now() const override { return absl::UnixEpoch() + Monotonic(); }
-  absl::Duration Monotonic() const override { return absl::Milliseconds(milliseconds_.load()); }
-  void Advance(absl::Duration by) { milliseconds_ += absl::ToInt64Milliseconds(by); }
-
- private:
-  std::atomic<int64_t> milliseconds_ = 1000000;
-};
 
 struct DiskAccess {
   FileOperation operation;
@@ -303,7 +293,7 @@ TEST_F(ApplyTest, ZeroesAndDiscardsCostNoDataInTheLog) {
 TEST_F(ApplyTest, ItKeepsToTheLimitOnTheRate) {
   constexpr uint64_t kRate = 4 << 20;
   constexpr uint64_t kStep = kRate / 4;
-  FakeClock clock;
+  testing::ScriptedClock clock;
   f_.set_clock(clock);
   f_.options().apply_bytes_per_second = kRate;
   Begin();
@@ -324,7 +314,7 @@ TEST_F(ApplyTest, ItKeepsToTheLimitOnTheRate) {
 
 TEST_F(ApplyTest, GroupsShareTheLimit) {
   constexpr uint64_t kRate = 4 << 20;
-  FakeClock clock;
+  testing::ScriptedClock clock;
   f_.set_clock(clock);
   f_.options().apply_bytes_per_second = kRate;
   f_.files().SetHook(nullptr);

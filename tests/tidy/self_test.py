@@ -130,6 +130,13 @@ class TidyTest(unittest.TestCase):
         self.assert_finds("locks", "client/x.cc", declared + function, "client/x.cc:6: logs under a lock")
         self.assertEqual(self.run_check("locks", files={"client/x.cc": function.replace("FLocked", "F")}).returncode, 0)
 
+    def test_durations_by_the_wall_clock_are_found(self):
+        for code in ("auto end = absl::Now() + wait;", "call.set_deadline(std::chrono::system_clock::now() + wait);",
+                     "auto age = clock_.Now() - stored;", "auto age = stored - parts_.clock->Now();", "until = time(nullptr);"):
+            self.assert_finds("clocks", "client/x.cc", code + "  // absl::Now()\n", "client/x.cc:1: the wall clock jumps")
+        self.assert_finds("clocks", "proto/watch_stream.cc", "\n", "no more: remove it")
+        self.assertEqual(self.run_check("clocks", files={"client/x.cc": "auto at = clock_.Now();  // for the log\n"}).returncode, 0)
+
     def test_misformatted_code_is_found(self):
         if self.run_check("format").returncode == 77:
             self.skipTest("no clang-format")

@@ -66,6 +66,20 @@ WEIGHED = re.compile(r"(storage|client|server)/(?!(.*/)?rpc/).*\.h$")
 HEAVY = re.compile(r"(grpc|grpcpp|grpc\+\+|google/protobuf|google/rpc|rocksdb)/|.*\.pb\.h$")  # may be read in a .cc only
 MADE_OF_MESSAGES = ("client/ctl/invocation.h",)  # a variant of requests: whoever reads it works with them
 
+# The wall clock is for what people read and for records. Whoever else reads it breaks when it is
+# set.
+WALL_CLOCK = re.compile(r"absl::Now\(|system_clock|CLOCK_REALTIME|gettimeofday\(|GetCurrentTimeNanos|[\s(]time\((nullptr|NULL|0)\)"
+                        r"|\bwait_until\(|WaitWithDeadline|\bNow\(\)\s*[-+]|[-+]\s+[\w.>()-]*\bNow\(\)")
+MAY_READ_WALL_CLOCK = {
+    "storage/base/clock.cc": "it is the clock",
+    "storage/base/deadline.h": "takes the time that another one gives, and is a duration from then on",
+    "storage/base/log.cc": "the time of a line",
+    "proto/watch_stream.cc": "the time of a message",
+    "server/rpc/convert.cc": "when a failback map was taken",
+    "client/failback.cc": "the same, at the other end",
+    "storage/replica_history.cc": "when a clone ends, for people; a timer ends it",
+}
+
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 
 
@@ -264,6 +278,23 @@ def check_locks(tree):
     for path, code in codes.items():
         for line in logged_under_lock(code, locked):
             yield f"{path}:{line}: logs under a lock: take what the line says, and say it when the lock is free"
+
+
+def check_clocks(tree):
+    """Durations, deadlines and what is due are measured on the steady clock: base::Clock::Monotonic() and base::Deadline."""
+    unused = set(MAY_READ_WALL_CLOCK)
+    for path in tree.sources:
+        if path.startswith("tests/"):
+            continue
+        for number, line in enumerate(code_only(tree.text(path)).splitlines(), 1):
+            if not WALL_CLOCK.search(line):
+                continue
+            unused.discard(path)
+            if path not in MAY_READ_WALL_CLOCK:
+                yield f"{path}:{number}: the wall clock jumps when it is set: base::Deadline, or Clock::Monotonic()"
+    for path in sorted(unused):
+        if tree.exists(path):
+            yield f"{path}: reads the wall clock no more: remove it from MAY_READ_WALL_CLOCK"
 
 
 def check_format(tree):

@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tests/testing/scripted_clock.h"
 #include "understudy/v1/replication.pb.h"
 
 namespace understudy::ctl::watch_view_test {
@@ -15,7 +16,8 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-const absl::Time kNow = absl::FromUnixSeconds(1'700'000'000);
+const absl::Time kNow = testing::ScriptedClock().Now();
+const absl::Duration kSteady = absl::Hours(1);
 
 v1::WatchEvent Event(v1::WatchKind kind, const std::string& group = "vm1") {
   v1::WatchEvent event;
@@ -46,25 +48,26 @@ int LinesOf(const std::string& text) {
 
 TEST(RateTest, IsTakenOverHalfASecondAndForgottenWhenNobodyLooks) {
   Rate rate;
-  rate.Add(1000, kNow);
-  EXPECT_FALSE(rate.At(kNow).has_value());
-  rate.Add(2000, kNow + absl::Milliseconds(100));  // too soon to say anything
-  EXPECT_FALSE(rate.At(kNow).has_value());
-  rate.Add(3000, kNow + absl::Milliseconds(500));
-  EXPECT_EQ(rate.At(kNow + absl::Seconds(1)), 4000);
-  EXPECT_EQ(rate.At(kNow + absl::Seconds(4)), 0);
-  EXPECT_EQ(rate.Text(kNow + absl::Seconds(1)), "3.9 KiB/s");
-  rate.Add(10, kNow + absl::Seconds(2));  // the daemon was restarted
-  EXPECT_FALSE(rate.At(kNow + absl::Seconds(2)).has_value());
-  rate.Add(20, kNow + absl::Seconds(3));
-  EXPECT_EQ(rate.At(kNow + absl::Seconds(3)), 10);
+  rate.Add(1000, kSteady);
+  EXPECT_FALSE(rate.At(kSteady).has_value());
+  rate.Add(2000, kSteady + absl::Milliseconds(100));  // too soon to say anything
+  EXPECT_FALSE(rate.At(kSteady).has_value());
+  rate.Add(3000, kSteady + absl::Milliseconds(500));
+  EXPECT_EQ(rate.At(kSteady + absl::Seconds(1)), 4000);
+  EXPECT_EQ(rate.At(kSteady + absl::Seconds(4)), 0);
+  EXPECT_EQ(rate.Text(kSteady + absl::Seconds(1)), "3.9 KiB/s");
+  rate.Add(10, kSteady + absl::Seconds(2));  // the daemon was restarted
+  EXPECT_FALSE(rate.At(kSteady + absl::Seconds(2)).has_value());
+  rate.Add(20, kSteady + absl::Seconds(3));
+  EXPECT_EQ(rate.At(kSteady + absl::Seconds(3)), 10);
 }
 
 TEST(WatchViewTest, EachKindOfEventIsALineWithItsTime) {
-  WatchView view;
+  testing::ScriptedClock clock;
+  WatchView view(clock);
   const auto line = [&](const v1::WatchEvent& event) {
-    view.Add(event, kNow);
-    return view.Line(event, kNow);
+    view.Add(event);
+    return view.Line(event);
   };
   v1::WatchEvent checkpoint = Event(v1::WATCH_KIND_CHECKPOINT);
   checkpoint.set_epoch(12);
@@ -100,20 +103,26 @@ TEST(WatchViewTest, EachKindOfEventIsALineWithItsTime) {
 }
 
 TEST(WatchViewTest, TheScreenShowsRatesProgressErrorsAndTheLastEvents) {
-  WatchView view;
-  view.Add(Status(v1::WATCH_KIND_SNAPSHOT, 0), kNow);
+  testing::ScriptedClock clock;
+  WatchView view(clock);
+  view.Add(Status(v1::WATCH_KIND_SNAPSHOT, 0));
   v1::WatchEvent refresh = Status(v1::WATCH_KIND_REFRESH, 3 << 20);
   v1::JobStatus& job = *refresh.mutable_status()->add_jobs();
   job.set_kind("apply");
   job.set_done_bytes(1 << 20);
   job.set_total_bytes(4 << 20);
-  view.Add(refresh, kNow + absl::Seconds(1));
+  clock.Advance(absl::Seconds(1));
+  clock.Jump(
+      -absl::Hours(1));  // somebody sets the clock: a rate is a matter of the time that goes by
+  view.Add(refresh);
   refresh.mutable_status()->mutable_jobs(0)->set_done_bytes(2 << 20);
   refresh.mutable_status()->add_errors()->set_code("INTERNAL");
-  view.Add(refresh, kNow + absl::Seconds(2));
-  view.Add(Event(v1::WATCH_KIND_INCOMPLETE), kNow + absl::Seconds(2));
-  const std::string screen = view.Screen("heading", 40, kNow + absl::Seconds(2));
-  EXPECT_THAT(screen, testing::StartsWith("heading\n\nvm1: SECONDARY, RUNNING\n"));
+  clock.Advance(absl::Seconds(1));
+  clock.Jump(absl::Hours(2));
+  view.Add(refresh);
+  view.Add(Event(v1::WATCH_KIND_INCOMPLETE));
+  const std::string screen = view.Screen("heading", 40);
+  EXPECT_THAT(screen, ::testing::StartsWith("heading\n\nvm1: SECONDARY, RUNNING\n"));
   EXPECT_THAT(screen, HasSubstr("  sync        ASSUMED, connected\n"));
   EXPECT_THAT(screen, HasSubstr("  received    3 MiB in 0 operations, 0 B/s\n"));
   EXPECT_THAT(screen,
@@ -124,36 +133,38 @@ TEST(WatchViewTest, TheScreenShowsRatesProgressErrorsAndTheLastEvents) {
 }
 
 TEST(WatchViewTest, GroupsThatHaveNoRoomGetOneLineEach) {
-  WatchView view;
+  testing::ScriptedClock clock;
+  WatchView view(clock);
   for (int i = 0; i < 6; ++i) {
     v1::WatchEvent event = Status(v1::WATCH_KIND_SNAPSHOT, 0, absl::StrCat("vm", i));
     v1::JobStatus& job = *event.mutable_status()->add_jobs();
     job.set_kind("apply");
     job.set_done_bytes(1);
     job.set_total_bytes(4);
-    view.Add(event, kNow);
-    view.Add(Event(v1::WATCH_KIND_OPENED, absl::StrCat("vm", i)), kNow);
+    view.Add(event);
+    view.Add(Event(v1::WATCH_KIND_OPENED, absl::StrCat("vm", i)));
   }
-  const std::string tall = view.Screen("h", 80, kNow);
+  const std::string tall = view.Screen("h", 80);
   EXPECT_THAT(tall, AllOf(HasSubstr("vm5: SECONDARY"), Not(HasSubstr("GROUP"))));
-  const std::string low = view.Screen("h", 14, kNow);
+  const std::string low = view.Screen("h", 14);
   EXPECT_THAT(low, AllOf(HasSubstr("GROUP  STAGE"), HasSubstr("\nvm5    RUNNING  ASSUMED"),
                          HasSubstr("apply 25 %"), HasSubstr("OPENED       vm5")));
   EXPECT_LE(LinesOf(low), 13);
 }
 
 TEST(WatchViewTest, ARemovedGroupGoesAndAfterAGapThoseThatHaveNoSnapshot) {
-  WatchView view;
+  testing::ScriptedClock clock;
+  WatchView view(clock);
   for (const char* group : {"vm1", "vm2", "vm3"}) {
-    view.Add(Status(v1::WATCH_KIND_SNAPSHOT, 0, group), kNow);
+    view.Add(Status(v1::WATCH_KIND_SNAPSHOT, 0, group));
   }
-  view.Add(Event(v1::WATCH_KIND_REMOVED, "vm1"), kNow);
-  EXPECT_THAT(view.Screen("h", 80, kNow), Not(HasSubstr("vm1: SECONDARY")));
-  view.Add(Event(v1::WATCH_KIND_GAP, ""), kNow);
-  view.Add(Status(v1::WATCH_KIND_SNAPSHOT, 0, "vm2"), kNow);
-  EXPECT_THAT(view.Screen("h", 80, kNow), HasSubstr("vm3: SECONDARY")) << "not known yet";
-  view.Add(Event(v1::WATCH_KIND_CURRENT, ""), kNow);
-  EXPECT_THAT(view.Screen("h", 80, kNow),
+  view.Add(Event(v1::WATCH_KIND_REMOVED, "vm1"));
+  EXPECT_THAT(view.Screen("h", 80), Not(HasSubstr("vm1: SECONDARY")));
+  view.Add(Event(v1::WATCH_KIND_GAP, ""));
+  view.Add(Status(v1::WATCH_KIND_SNAPSHOT, 0, "vm2"));
+  EXPECT_THAT(view.Screen("h", 80), HasSubstr("vm3: SECONDARY")) << "not known yet";
+  view.Add(Event(v1::WATCH_KIND_CURRENT, ""));
+  EXPECT_THAT(view.Screen("h", 80),
               AllOf(HasSubstr("vm2: SECONDARY"), Not(HasSubstr("vm3: SECONDARY")),
                     HasSubstr("events may be missing")));
 }

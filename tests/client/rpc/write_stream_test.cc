@@ -156,10 +156,10 @@ class CountedEvents : public TransportEvents {
     changed_.NotifyAll();
   }
   bool Await(const int& counter, int count, absl::Duration timeout) {
-    const absl::Time deadline = absl::Now() + timeout;
+    const auto deadline = base::Deadline::After(timeout);
     base::MutexLock lock(mutex_);
     while (counter < count) {
-      if (!changed_.WaitUntil(mutex_, deadline) && counter < count) return false;
+      if (!deadline.Wait(changed_, mutex_) && counter < count) return false;
     }
     return true;
   }

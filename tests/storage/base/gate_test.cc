@@ -14,8 +14,9 @@ TEST(GateTest, ACallThatHadToWaitPastItsDeadlineDoesNotGetIn) {
   ASSERT_TRUE(first.ok());
   EXPECT_EQ(gate.Enter(absl::Now() + absl::Milliseconds(5)).status().code(),
             absl::StatusCode::kDeadlineExceeded);
-  EXPECT_EQ(gate.Enter(Deadline(absl::InfiniteFuture(), [] { return true; })).status().code(),
-            absl::StatusCode::kCancelled);
+  EXPECT_EQ(
+      gate.Enter(Deadline::After(absl::InfiniteDuration(), [] { return true; })).status().code(),
+      absl::StatusCode::kCancelled);
 }
 
 TEST(GateTest, AFreeGateAsksNobodyForTheTime) {

@@ -8,6 +8,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tests/testing/scripted_clock.h"
 #include "tests/testing/temp_dir.h"
 
 namespace understudy::base::request_log_test {
@@ -16,17 +17,6 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-
-// Time moves only when the test moves it.
-class TestClock : public Clock {
- public:
-  absl::Time Now() const override { return absl::FromUnixMicros(micros_); }
-  absl::Duration Monotonic() const override { return Now() - absl::UnixEpoch(); }
-  void Advance(absl::Duration by) { micros_ += absl::ToInt64Microseconds(by); }
-
- private:
-  std::atomic<int64_t> micros_ = 1'700'000'000'000'000;
-};
 
 struct TestWaiter : RequestLog::Waiter {
   void OnAnswer(const std::string& answer) override { answers.push_back(answer); }
@@ -57,7 +47,7 @@ class RequestLogTest : public ::testing::Test {
 
   testing::TempDir dir_;
   const std::string path_ = dir_.path() + "/requests";
-  TestClock clock_;
+  testing::ScriptedClock clock_;
   WorkerPool pool_{"sync", 1};
   std::unique_ptr<RequestLog> log_;
   std::shared_ptr<TestWaiter> waiter_;
@@ -169,6 +159,17 @@ TEST_F(RequestLogTest, AnswersAreKeptForAnHourAndTheOldestGoFirst) {
   EXPECT_FALSE(Enter("running")) << "what runs is never forgotten";
   EXPECT_FALSE(Enter("r1000"));
   EXPECT_THAT(waiter_->answers, ElementsAre("x"));
+}
+
+TEST_F(RequestLogTest, AClockThatIsSetForgetsNoAnswerAndKeepsNoneForLonger) {
+  ASSERT_TRUE(Enter("r1"));
+  Answer("r1", "7");
+  clock_.Jump(absl::Hours(2));
+  EXPECT_FALSE(Enter("r1"));
+  clock_.Jump(-absl::Hours(4));
+  EXPECT_FALSE(Enter("r1"));
+  clock_.Advance(absl::Minutes(61));
+  EXPECT_TRUE(Enter("r1"));
 }
 
 TEST_F(RequestLogTest, TheJournalStaysSmallAndIsReadBackWhenItWasWrittenAnew) {
