@@ -386,8 +386,7 @@ absl::StatusOr<EpochInfo> ReplicaImpl::ChooseEpoch(const FailoverOptions& option
   if (options.epoch.has_value()) return FindEpoch(*options.epoch);
   EpochInfo info{.epoch = CommittedEpoch(), .time = absl::FromUnixMicros(record.committed_micros)};
   if (info.epoch > record.committed_epoch && HiddenFailed()) {
-    // With --durability=none the view may be ahead of what is durable: after a failed sync that is
-    // lost. What is durable may be a step of the first sync, which is no state at all.
+    // What was shown before it was durable is lost. What is durable may be a step of the first sync.
     if (!record.valid) return NoCheckpoint(name_);
     info.epoch = record.committed_epoch;
     base::LogWarning("failover_to_older_epoch")
