@@ -473,9 +473,14 @@ ForwarderState Forwarder::StateLocked() const {
                        .volumes = figures_};
   std::optional<absl::Duration> oldest = window_.oldest();
   if (incomplete_) oldest = std::min(oldest.value_or(incomplete_since_), incomplete_since_);
-  if (oldest.has_value()) state.lag = clock_.Monotonic() - *oldest;
+  const absl::Duration now = clock_.Monotonic();
+  if (oldest.has_value()) state.lag = now - *oldest;
   if (running_ && !state.connected && !fenced_ && !HandedOverLocked()) {
-    state.disconnected = clock_.Monotonic() - disconnected_at_;
+    state.disconnected = now - disconnected_at_;
+  }
+  if (running_ && !HandedOverLocked()) {
+    state.silence = now - last_contact_;
+    if (committed_epoch_ != Epoch()) state.checkpoint_age = now - committed_at_;
   }
   for (size_t i = 0; i < state.volumes.size(); ++i) {
     state.volumes[i].unacknowledged_bytes = window_.undurable_bytes(i);

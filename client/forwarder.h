@@ -120,6 +120,11 @@ struct ForwarderState {
   absl::Duration lag;           // age of the oldest write not known durable there; zero: none
   absl::Duration disconnected;  // how long there was no stream; zero: there is, or none is wanted
   absl::Time last_contact = absl::UnixEpoch();
+  // By the steady clock. How long nothing has come from the standby, since the start at most; how
+  // old the newest checkpoint is, if there was one. Nothing while neither is due: not running, or
+  // handed over.
+  std::optional<absl::Duration> silence;
+  std::optional<absl::Duration> checkpoint_age;
   absl::Duration round_trip;  // of the newest heartbeat
   uint64_t sessions_ok = 0;
   uint64_t sessions_failed = 0;
@@ -354,6 +359,7 @@ class Forwarder : private TransportEvents {
   Epoch committed_epoch_ ABSL_GUARDED_BY(mutex_);
   uint64_t committed_sequence_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Time committed_time_ ABSL_GUARDED_BY(mutex_) = absl::UnixEpoch();
+  absl::Duration committed_at_ ABSL_GUARDED_BY(mutex_);  // the same, as Clock::Monotonic()
   uint64_t durable_needed_ ABSL_GUARDED_BY(mutex_) =
       0;  // somebody waits for, or room needs, durable through here
   uint64_t durable_asked_ ABSL_GUARDED_BY(mutex_) = 0;  // the secondary was asked for it

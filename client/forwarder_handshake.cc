@@ -165,6 +165,9 @@ void Forwarder::ResumeLocked(const HandshakeReply& reply) {
   window_.Rewind(reply.received_sequence);
   window_.Durable(reply.durable_sequence);
   durable_asked_ = 0;
+  if (reply.committed_epoch > committed_epoch_) {
+    committed_at_ = clock_.MonotonicOf(reply.committed_time);
+  }
   committed_epoch_ = std::max(committed_epoch_, reply.committed_epoch);
   committed_time_ = std::max(committed_time_, reply.committed_time);
   if (reply.committed_sequence != 0) {

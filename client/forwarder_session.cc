@@ -260,6 +260,7 @@ void Forwarder::CommittedLocked(const CheckpointResult& result) {
   if (result.epoch > committed_epoch_ || !finished.empty()) {
     committed_epoch_ = std::max(committed_epoch_, result.epoch);
     committed_time_ = clock_.Now();
+    committed_at_ = clock_.Monotonic();
   }
   committed_sequence_ = std::max(committed_sequence_, result.sequence);
   EndMissedLocked(committed_sequence_);

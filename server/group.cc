@@ -88,7 +88,10 @@ Group::Group(std::shared_ptr<storage::Replica> replica, const base::Clock& clock
       journal_(journal),
       stop_pool_(stop_pool),
       error_file_(std::move(error_file)),
-      disconnected_since_(clock.Monotonic()) {
+      disconnected_since_(clock.Monotonic()),
+      committed_at_(disconnected_since_) {
+  const storage::ReplicaState state = replica_->state();
+  if (state.committed_epoch != Epoch()) committed_at_ = clock.MonotonicOf(state.committed_time);
   for (size_t i = 0; i < volumes().size(); ++i) io_stats_.push_back(std::make_unique<IoStats>());
 }
 
@@ -151,6 +154,8 @@ absl::StatusOr<StartOutcome> Group::Start(bool secondary, const Expected& expect
       base::MutexLock lock(mutex_);
       resync_complete_ = false;
       disconnected_since_ = clock_.Monotonic();
+      last_contact_ = absl::UnixEpoch();
+      committed_at_ = disconnected_since_;  // the disks as they are now
     }
   }
   const storage::ReplicaState state = replica_->state();
@@ -323,6 +328,12 @@ absl::Status Group::Remove(bool force, const Expected& expected, const base::Dea
   return absl::OkStatus();
 }
 
+void Group::RestoreContact(absl::Time last_contact) {
+  base::MutexLock lock(mutex_);
+  last_contact_ = last_contact;
+  disconnected_since_ = clock_.MonotonicOf(last_contact);
+}
+
 GroupStatus Group::Status() const {
   GroupStatus status{.group = name(),
                      .replica = replica_->state(),
@@ -338,7 +349,9 @@ GroupStatus Group::Status() const {
     status.last_contact = last_contact_;
     status.nbd_connections = connections_;
     status.lag = clock_.Monotonic() - disconnected_since_;
+    status.checkpoint_age = clock_.Monotonic() - committed_at_;
   }
+  status.silence = status.lag;
   status.connected = stream != nullptr;
   const bool wanted = status.replica.stage == Stage::kRunning && !status.replica.handed_over;
   if (wanted && !status.connected) status.disconnected = status.lag;
@@ -346,9 +359,14 @@ GroupStatus Group::Status() const {
                                   stream != nullptr ? stream->told() : SyncState::kNone);
   if (stream != nullptr) {
     status.last_contact = stream->last_word();
+    status.silence = stream->Silence();
     status.lag = stream->UndurableFor();
   }
-  if (status.replica.stage != Stage::kRunning) status.lag = absl::ZeroDuration();
+  const bool running = status.replica.stage == Stage::kRunning;
+  const bool due = running && !status.replica.handed_over;
+  if (!running) status.lag = absl::ZeroDuration();
+  if (!due || status.replica.agent_id.empty()) status.silence.reset();
+  if (!due || !status.replica.valid) status.checkpoint_age.reset();
   return status;
 }
 

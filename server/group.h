@@ -136,6 +136,10 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
   // Checks that the group may go, ends its stream, calls `forget` (the store's half) and, when that succeeds, detaches.
   absl::Status Remove(bool force, const Expected& expected, const base::Deadline& deadline,
                       const std::function<absl::Status()>& forget);
+  // What an earlier process knew: silence and lag are counted from there. Nothing else is known of
+  // a group that was bound to an agent than that it has been silent since this process started.
+  // Before the first stream.
+  void RestoreContact(absl::Time last_contact);
   GroupStatus Status() const;
 
   // ---- the hand-over: server/group_handover.cc -------------------------------------------------------------------------
@@ -355,6 +359,7 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
   std::atomic<bool> write_refused_{false};  // the newest frame, and that was latched
   absl::Time last_contact_ ABSL_GUARDED_BY(mutex_) = absl::UnixEpoch();
   absl::Duration disconnected_since_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration committed_at_ ABSL_GUARDED_BY(mutex_);  // the newest, or Start
 };
 
 }  // namespace understudy::server

@@ -17,6 +17,7 @@ void Group::OnCommitted(const storage::CheckpointResult& result) {
   {
     base::MutexLock lock(mutex_);
     if (result.epoch > last_checkpoint_.epoch) last_checkpoint_ = result;
+    committed_at_ = clock_.Monotonic();
   }
   journal_.Append({.kind = base::EventKind::kCheckpoint,
                    .group = name(),

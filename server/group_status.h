@@ -4,6 +4,7 @@
 #ifndef UNDERSTUDY_SERVER_GROUP_STATUS_H_
 #define UNDERSTUDY_SERVER_GROUP_STATUS_H_
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,8 +25,13 @@ struct GroupStatus {
   bool connected = false;                    // a write stream is attached
   SyncState sync_state = SyncState::kNone;
   std::vector<base::LatchedError> errors;
-  absl::Time last_contact =
-      absl::UnixEpoch();  // any message of an attached stream; the epoch: never
+  // Any message of an attached stream, also of before a restart; the epoch: never.
+  absl::Time last_contact = absl::UnixEpoch();
+  // How long ago that was, and how old the newest checkpoint is (the start, before the first one):
+  // by the steady clock. Nothing while neither word nor checkpoint is due: not RUNNING, or handed
+  // over. Nor before the first call, and during a first sync.
+  std::optional<absl::Duration> silence;
+  std::optional<absl::Duration> checkpoint_age;
   // How far the standby may be behind, as it can know itself: how long the oldest operation it received has waited to be
   // durable; without a stream, the time since it lost the last one (or was started). Zero when not RUNNING.
   absl::Duration lag;

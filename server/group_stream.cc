@@ -32,6 +32,7 @@ void Group::LoseStreamLocked(const absl::Status& why) {
   marker_done_.NotifyAll();
   disconnected_since_ = clock_.Monotonic();
   if (session_ == nullptr) return;
+  disconnected_since_ -= session_->Silence();
   last_contact_ = session_->last_word();
   earlier_.push_back(session_);
   const absl::string_view text = why.ok() ? "the agent has ended its stream" : why.message();

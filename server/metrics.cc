@@ -115,6 +115,10 @@ void DeclareVolumes(Families& families) {
         "Bytes that the commit job after a failover still has to copy; 0 when none runs.");
   gauge("understudy_checkpoint_last_success_timestamp_seconds",
         "When the newest checkpoint was committed, unix time; 0: none yet.");
+  gauge(
+      "understudy_checkpoint_age_seconds",
+      "How old the newest checkpoint is, or the start before the first one: what a failover now "
+      "would lose. None during a first sync, and while none is due: not running, or handed over.");
 }
 
 void DeclareReplication(Families& families) {
@@ -129,8 +133,11 @@ void DeclareReplication(Families& families) {
         "write stream is "
         "attached, the time since the last one (or since Start). 0 when the group is not running.");
   gauge("understudy_replication_last_contact_timestamp_seconds",
-        "When the agent was last heard of, heartbeats included, unix time; 0: never since the "
-        "service started.");
+        "When the agent was last heard of, heartbeats included, unix time, over a restart too; 0: "
+        "never.");
+  gauge("understudy_replication_silence_seconds",
+        "How long the agent has not been heard, over a restart too. None while no word is due: not "
+        "running, handed over, or no agent has called yet.");
   gauge("understudy_replication_connected", "1 while a write stream is attached.");
   gauge("understudy_replication_handed_over",
         "1 while the primary has given up writing and the standby has everything, else 0.");
@@ -173,8 +180,8 @@ void DeclareIoAndStore(Families& families) {
                    "When the last clean scrub of the group ended, unix time; 0: none since the "
                    "service started.");
   families.Declare("understudy_scrub_last_damage_timestamp_seconds", MetricType::Gauge,
-                   "When a scrub of the group last found damage, unix time; 0: never since the "
-                   "service started.");
+                   "When a scrub of the group last found damage, unix time, over a restart too "
+                   "while get-error tells of it; 0: never.");
   counter("understudy_clone_io_requests_total", "Requests to clones of the group.");
   counter("understudy_clone_io_bytes_total", "Bytes of requests to clones that succeeded.");
   counter("understudy_clone_io_errors_total",
@@ -315,11 +322,29 @@ void AddVolume(Families& families, Group& group, const GroupStatus& status,
   families.Add("understudy_replication_lag_seconds", with_peer, absl::ToDoubleSeconds(status.lag));
   families.Add("understudy_replication_last_contact_timestamp_seconds", with_peer,
                absl::ToDoubleSeconds(status.last_contact - absl::UnixEpoch()));
+  if (status.silence.has_value()) {
+    families.Add("understudy_replication_silence_seconds", with_peer,
+                 absl::ToDoubleSeconds(*status.silence));
+  }
+  if (status.checkpoint_age.has_value()) {
+    families.Add("understudy_checkpoint_age_seconds", volume,
+                 absl::ToDoubleSeconds(*status.checkpoint_age));
+  }
   IoStats& io = group.io_stats(info.id);
   AddLatchedErrors(families, info.name, status);
   AddFailures(families, volume, peer, io.replication_errors, 0, 0,
               io.disk_checksum_failures.value());
   AddIo(families, volume, io);
+}
+
+// What a scrub of an earlier process has found is in the errors that it has latched.
+absl::Time LastDamage(const GroupStatus& status) {
+  absl::Time last = status.replica.scrub.last_damage;
+  for (const base::LatchedError& error : status.errors) {
+    if (error.operation == "scrub" && error.code == absl::StatusCode::kDataLoss)
+      last = std::max(last, error.last);
+  }
+  return last;
 }
 
 // 0: never.
@@ -353,7 +378,7 @@ void AddGroup(Families& families, Group& group) {
   families.Add("understudy_scrub_last_clean_timestamp_seconds", labels,
                UnixSeconds(scrub.last_clean));
   families.Add("understudy_scrub_last_damage_timestamp_seconds", labels,
-               UnixSeconds(scrub.last_damage));
+               UnixSeconds(LastDamage(status)));
   result("understudy_failovers_total", labels, "ok", stats.failovers_ok);
   result("understudy_failovers_total", labels, "failed", stats.failovers_failed);
   AddPointInTime(families, labels, status, stats.clone_io);

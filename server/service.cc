@@ -14,6 +14,8 @@
 namespace understudy::server {
 namespace {
 
+constexpr char kContactsFile[] = "/contacts";
+constexpr absl::Duration kContactsInterval = absl::Minutes(1);
 constexpr absl::Duration kShutdownTimeout = absl::Seconds(5);
 constexpr absl::Duration kUndoTimeout = absl::Seconds(5);
 
@@ -98,6 +100,13 @@ Service::Service(storage::Store& store, const base::Clock& clock, base::FileSyst
   const absl::Status enough =
       base::CheckFileLimit("what the groups have yet to open", FilesToCome());
   if (!enough.ok()) base::LogError("file_limit_low").With("status", enough);
+  if (state_dir_.empty()) return;
+  contacts_ = LoadContacts(file_system_, state_dir_ + kContactsFile);
+  for (const auto& group : groups()) {
+    const auto found = contacts_.find(group->replica().state().incarnation);
+    if (found != contacts_.end()) group->RestoreContact(found->second);
+  }
+  KeepContacts();
 }
 
 Service::~Service() { Shutdown(); }
@@ -110,6 +119,32 @@ std::shared_ptr<Group> Service::MakeGroup(std::shared_ptr<storage::Replica> repl
         replica->name());
   }
   return Group::Make(std::move(replica), clock_, stats_, journal_, stop_pool_, std::move(errors));
+}
+
+void Service::StoreContacts() {
+  if (state_dir_.empty()) return;
+  const base::Turn::Hold turn(contacts_turn_);
+  Contacts contacts;
+  for (const auto& group : groups()) {
+    const GroupStatus status = group->Status();
+    if (status.replica.incarnation.none() || status.last_contact == absl::UnixEpoch()) continue;
+    contacts[status.replica.incarnation] = status.last_contact;
+  }
+  if (contacts == contacts_) return;
+  const absl::Status stored =
+      server::StoreContacts(file_system_, state_dir_ + kContactsFile, contacts);
+  if (stored.ok()) contacts_ = std::move(contacts);
+  if (std::exchange(contacts_failing_, !stored.ok()) || stored.ok()) return;
+  base::LogWarning("contacts_not_stored")
+      .With("status", stored)
+      .With("consequence", "after a restart an agent may seem silent for longer than it is");
+}
+
+void Service::KeepContacts() {
+  stop_pool_.SubmitAfter(kContactsInterval, [this] {
+    StoreContacts();
+    KeepContacts();
+  });
 }
 
 void Service::Add(const std::shared_ptr<Group>& group) {
@@ -343,6 +378,7 @@ bool Service::Shutdown() {
     }
     group->StoreErrors();
   }
+  StoreContacts();
   timer_pool_.Shutdown();
   return quiet;
 }

@@ -19,6 +19,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 
+#include "server/contacts.h"
 #include "server/export.h"
 #include "server/group.h"
 #include "server/refusal_log.h"
@@ -113,6 +114,10 @@ class Service {
   void UndoOpen(const std::shared_ptr<Group>& group, const std::vector<std::string>& created);
   std::shared_ptr<Group> MakeGroup(std::shared_ptr<storage::Replica> replica);
   void Add(const std::shared_ptr<Group>& group);
+  // Stores when each agent was last heard, when that has changed; once a minute from KeepContacts()
+  // on.
+  void StoreContacts();
+  void KeepContacts();
 
   storage::Store& store_;
   const base::Clock& clock_;
@@ -126,6 +131,9 @@ class Service {
   base::EventJournal journal_;
   base::IoGate io_gate_;
   base::Gate open_gate_;
+  base::Turn contacts_turn_;  // guards the two below
+  Contacts contacts_;         // as stored
+  bool contacts_failing_ = false;
 
   mutable base::Mutex mutex_;
   std::map<std::string, std::shared_ptr<Group>> groups_ ABSL_GUARDED_BY(mutex_);
@@ -138,7 +146,8 @@ class Service {
   // Last: their threads use everything above. One stream each; a stream that waits to join holds one for at most 10 s.
   base::WorkerPool timer_pool_{"stream-timer", 1};
   base::WorkerPool stream_pool_{"stream", 1024};
-  base::WorkerPool stop_pool_{"stop", 1024};  // one planned stop each, as long as it takes
+  // One planned stop each, as long as it takes; contacts.
+  base::WorkerPool stop_pool_{"stop", 1025};
 };
 
 }  // namespace understudy::server

@@ -225,6 +225,12 @@ absl::Time StreamSession::last_word() const {
   return last_word_;
 }
 
+absl::Duration StreamSession::Silence() const {
+  const absl::Duration now = clock_.Monotonic();
+  base::MutexLock lock(mutex_);
+  return reading_ ? now - last_word_monotonic_ : absl::ZeroDuration();
+}
+
 absl::Duration StreamSession::UndurableFor() const {
   const absl::Duration now = clock_.Monotonic();
   base::MutexLock lock(mutex_);

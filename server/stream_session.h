@@ -98,6 +98,8 @@ class StreamSession : public std::enable_shared_from_this<StreamSession> {
   uint64_t stream_id() const { return handshake_.stream_id; }
   const std::string& agent_id() const { return handshake_.agent_id; }
   absl::Time last_word() const;
+  // How long ago that was; zero while nobody listens, as the queue is full.
+  absl::Duration Silence() const;
   // What the agent knows of the disks: kAssumed, kInSync, kDiverged.
   SyncState told() const { return told_.load(std::memory_order_relaxed); }
   // How long the oldest operation that is received and not durable has waited; zero when there is none.

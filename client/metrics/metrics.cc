@@ -44,7 +44,11 @@ constexpr Series kSeries[] = {
     {"understudy_replication_lag_target_seconds", MetricType::Gauge,
      "Configured recovery point objective; 0: none."},
     {"understudy_replication_last_contact_timestamp_seconds", MetricType::Gauge,
-     "When the peer was last heard of, heartbeats included, unix time; 0: never."},
+     "When the peer was last heard of, heartbeats included, unix time; 0: never since the agent "
+     "started."},
+    {"understudy_replication_silence_seconds", MetricType::Gauge,
+     "How long the peer has not been heard, since the agent's start at most. None while no word is "
+     "due: not running, or handed over."},
     {"understudy_replication_connected", MetricType::Gauge, "1 while the write stream is up."},
     {"understudy_replication_handed_over", MetricType::Gauge,
      "1 while this primary has given up writing: its VM's writes fail with EIO. Else 0."},
@@ -75,6 +79,9 @@ constexpr Series kSeries[] = {
      "End of the last verify that found no difference, unix time; 0: none since the start."},
     {"understudy_verify_different_bytes", MetricType::Gauge,
      "What the newest verify found different."},
+    {"understudy_verify_refuted", MetricType::Gauge,
+     "1 since a verify has found a difference and until a full sync has mended it, over restarts "
+     "too; else 0."},
     {"understudy_intent_bytes", MetricType::Gauge,
      "Marked in the write-intent log: what would be compared after a crash; all disks while the "
      "state directory takes nothing."},
@@ -87,6 +94,9 @@ constexpr Series kSeries[] = {
     {"understudy_checkpoints_total", MetricType::Counter, "Checkpoints of the group, by result."},
     {"understudy_checkpoint_last_success_timestamp_seconds", MetricType::Gauge,
      "When the newest checkpoint was known to be committed, unix time; 0: none yet."},
+    {"understudy_checkpoint_age_seconds", MetricType::Gauge,
+     "How old the newest checkpoint is: what a failover now would lose. None while none is known, "
+     "and while none is due: not running, or handed over."},
     {"understudy_checkpoint_interval_target_seconds", MetricType::Gauge,
      "Configured checkpoint interval; 0: on demand only."},
 };
@@ -179,6 +189,10 @@ void AddReplication(Families& families, const Labels& with_peer, const Forwarder
                Number(figures.unacknowledged_bytes + missing_bytes));
   families.Add("understudy_replication_last_contact_timestamp_seconds", with_peer,
                UnixSeconds(state.last_contact));
+  if (state.silence.has_value()) {
+    families.Add("understudy_replication_silence_seconds", with_peer,
+                 absl::ToDoubleSeconds(*state.silence));
+  }
   const auto sent = [&](const char* kind, uint64_t bytes) {
     families.Add("understudy_replication_sent_bytes_total", With(with_peer, "kind", kind),
                  Number(bytes));
@@ -208,10 +222,12 @@ void AddSync(Families& families, const Labels& with_peer, const Primary& primary
 }
 
 void AddVerify(Families& families, const Labels& group, const Primary& primary) {
-  const VerifyState verify = primary.resync().verify();
+  const Resync& resync = primary.resync();
+  const VerifyState verify = resync.verify();
   families.Add("understudy_verify_last_equal_timestamp_seconds", group,
                UnixSeconds(verify.last_equal));
   families.Add("understudy_verify_different_bytes", group, Number(verify.different_bytes));
+  families.Add("understudy_verify_refuted", group, resync.proof() == Proof::kRefuted);
   if (primary.intents() == nullptr) return;
   families.Add("understudy_intent_bytes", group, Number(primary.intents()->set_bytes()));
   families.Add("understudy_intent_log_lost", group, primary.intents()->lost() ? 1 : 0);
@@ -289,6 +305,10 @@ std::vector<prometheus::MetricFamily> Metrics::Collect() const {
     AddSync(families, with_peer, primary_, index);
     families.Add("understudy_checkpoint_last_success_timestamp_seconds", labels,
                  UnixSeconds(state.committed_time));
+    if (state.checkpoint_age.has_value()) {
+      families.Add("understudy_checkpoint_age_seconds", labels,
+                   absl::ToDoubleSeconds(*state.checkpoint_age));
+    }
     families.Add("understudy_checkpoint_interval_target_seconds", labels,
                  absl::ToDoubleSeconds(checkpoint_interval_));
     AddIo(families, labels, volume->figures());

@@ -46,6 +46,22 @@ def unexplained(rules):
     )
 
 
+def unlisted(rules):
+    """Alerts without a row in the table of docs/operations.md."""
+    rows = re.findall(r"^\| \[(\w+)\]", (RUNBOOKS.parent / "operations.md").read_text(), re.MULTILINE)
+    return [f"{alert}: not in docs/operations.md" for alert in re.findall(r"- alert: (\w+)", rules.read_text()) if alert not in rows]
+
+
+def by_the_wall_clock(rules):
+    """Alerts that measure an age with the clock of Prometheus and a host's: they fire, or do not, when one of them is off."""
+    named = {"UnderstudyScrubOverdue", "UnderstudyClockSkew"}  # days; the clock itself
+    return [
+        f"{name}: an age by two clocks: let the daemon count it"
+        for name, expression in expressions.of_rules(rules)
+        if re.search(r"\btime(stamp)?\(", expression) and name not in named
+    ]
+
+
 def unparsable(dashboards):
     """Panel expressions that Prometheus would not parse: each becomes a recording rule, which promtool reads."""
     rules = [
@@ -67,7 +83,7 @@ def main():
     for rules in expressions.RULES:
         tests = rules.with_name(rules.name.replace(".rules.", ".test."))
         problems += promtool("check", "rules", rules) + promtool("test", "rules", tests)
-        problems += untested(rules, tests) + unexplained(rules)
+        problems += untested(rules, tests) + unexplained(rules) + unlisted(rules) + by_the_wall_clock(rules)
     checked = [path.name for path in expressions.RULES + expressions.DASHBOARDS]
     print("\n".join(problems) or f"{' and '.join(checked)}: well")
     return 1 if problems else 0

@@ -44,6 +44,34 @@ class MetricsTest(lib.Case):
         self.assertEqual(self.states(self.standby), {**everything, "done": 1})
         self.assertEqual(self.standby.metric("understudy_failovers_total", result="ok"), 1)
 
+    def test_a_restart_makes_nobody_seem_younger_or_less_silent(self):
+        """What alerts look at: each age is at least what it was when the other end died."""
+        qemu_io(self.host.uri(), "write -P 1 0 64k")
+        self.host.call("checkpoint", "vm1")
+        names = [f"understudy_{name}_seconds" for name in ("replication_silence", "checkpoint_age", "replication_lag")]
+
+        def ages(daemon):
+            return {name: daemon.metric(name) for name in names}
+
+        self.host.kill()
+        lib.wait_for(lambda: ages(self.standby)["understudy_replication_silence_seconds"] > 2, "the service to miss the agent")
+        last_contact = self.standby.metric("understudy_replication_last_contact_timestamp_seconds")
+        before = ages(self.standby)
+        self.assertEqual(self.standby.daemon.end(), 0)
+        self.standby.restart()
+        after = ages(self.standby)
+        for name in names:
+            self.assertGreaterEqual(after[name], before[name] - 0.1, name)
+            self.assertLess(after[name], lib.PATIENCE_SECONDS * 5, name)
+        self.assertAlmostEqual(
+            self.standby.metric("understudy_replication_last_contact_timestamp_seconds"), last_contact, delta=0.001
+        )
+
+        # Killed, it knows at least how long it has run.
+        self.standby.kill()
+        self.standby.restart()
+        lib.wait_for(lambda: ages(self.standby)["understudy_replication_silence_seconds"] > 1, "the silence to be counted")
+
     def test_every_metric_of_dashboard_and_rules_exists(self):
         qemu_io(self.host.uri(), "write -P 1 0 64k")
         self.host.call("checkpoint", "vm1")

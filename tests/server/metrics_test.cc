@@ -126,6 +126,16 @@ TEST(MetricsTest, TheSeriesSayWhatHappened) {
   }
 }
 
+TEST(MetricsTest, DamageThatAScrubFoundBeforeARestartIsToldUntilACleanOne) {
+  Harness harness;
+  harness.Start();
+  const std::string line = "understudy_scrub_last_damage_timestamp_seconds{group=\"vm1\"} ";
+  harness.group->Latch(VolumeId(0), "scrub", {}, absl::ResourceExhaustedError("no memory"));
+  EXPECT_TRUE(Has(Scrape(harness.service), line + "0"));
+  harness.group->Latch(VolumeId(0), "scrub", {0, 512}, absl::DataLossError("checksum mismatch"));
+  EXPECT_FALSE(Has(Scrape(harness.service), line + "0"));
+}
+
 // Or a sum over the volumes would count one failure several times.
 TEST(MetricsTest, AFailureIsCountedOnceWhateverTheGroupHolds) {
   testing::FakeStore store;

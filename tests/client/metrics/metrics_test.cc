@@ -17,8 +17,10 @@
 namespace understudy::client::metrics_test {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::Contains;
 using ::testing::Key;
+using ::testing::Not;
 
 constexpr uint64_t kDiskBytes = 1 << 20;
 
@@ -138,6 +140,23 @@ TEST_F(MetricsTest, AGroupThatIsNotDeclaredYetIsAReasonOfItsOwn) {
       "understudy_replication_errors_total{group=vm1,volume=vda,peer=standby,reason=";
   EXPECT_TRUE(Eventually([&] { return Scrape().at(errors + "not_declared}") > 0; }));
   EXPECT_EQ(Scrape().at(errors + "protocol}"), 0);
+}
+
+TEST_F(MetricsTest, SilenceAndTheAgeOfACheckpointAreThereWhileTheyMeanSomething) {
+  const std::string silence =
+      "understudy_replication_silence_seconds{group=vm1,volume=vda,peer=standby}";
+  const std::string age = "understudy_checkpoint_age_seconds{group=vm1,volume=vda}";
+  EXPECT_THAT(Scrape(), AllOf(Not(Contains(Key(silence))), Not(Contains(Key(age)))));
+  ASSERT_TRUE(primary_->Start(false, Soon()).ok());
+  EXPECT_THAT(Scrape(), AllOf(Contains(Key(silence)), Not(Contains(Key(age)))))
+      << "counted from the start on, and no checkpoint yet";
+  ASSERT_TRUE(primary_->Checkpoint(Soon()).ok());
+  const double before = Scrape().at(age);
+  absl::SleepFor(absl::Milliseconds(2));
+  EXPECT_GT(Scrape().at(age), before);
+  EXPECT_LT(Scrape().at(age), 60);
+  ASSERT_TRUE(primary_->Stop(/*failover=*/false, Soon()).ok());
+  EXPECT_THAT(Scrape(), AllOf(Not(Contains(Key(silence))), Not(Contains(Key(age)))));
 }
 
 TEST_F(MetricsTest, AHandoverShows) {
