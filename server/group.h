@@ -56,6 +56,7 @@ struct StartOutcome {
   bool ignored = false;
   Incarnation incarnation;
   Term term;
+  std::string warning = {};  // it has started, and nothing will come of it: why. Empty: none
 };
 
 struct CheckpointAnswer {

@@ -202,6 +202,18 @@ absl::StatusOr<OpenOutcome> Service::Open(Mode mode, const storage::GroupSpec& s
 absl::StatusOr<StartOutcome> Service::Start(Mode mode, const storage::GroupSpec& spec,
                                             const Expected& expected,
                                             const base::Deadline& deadline) {
+  absl::StatusOr<StartOutcome> started = OpenAndStart(mode, spec, expected, deadline);
+  if (!started.ok() || started->ignored) return started;
+  if (const absl::Status room = store_.CheckRoom(); !room.ok()) {
+    started->warning = absl::StrCat("nothing can be received: ", room.message());
+    base::LogWarning("no_room_to_receive").With("group", spec.name).With("status", room);
+  }
+  return started;
+}
+
+absl::StatusOr<StartOutcome> Service::OpenAndStart(Mode mode, const storage::GroupSpec& spec,
+                                                   const Expected& expected,
+                                                   const base::Deadline& deadline) {
   RETURN_IF_ERROR(CheckMode(mode));
   const absl::StatusOr<std::shared_ptr<Group>> known = FindGroup(spec.name);
   // A primary has no disks here: of a group that is known, the stage answers.

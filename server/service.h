@@ -59,6 +59,7 @@ class Service {
                                    const base::Deadline& deadline);
   // With volumes in `spec`: opens the group first; when it cannot be started, forgets it again and deletes the disks that this
   // very call has created.
+  // When there is no room to receive anything, it starts and warns of it.
   absl::StatusOr<StartOutcome> Start(Mode mode, const storage::GroupSpec& spec,
                                      const Expected& expected, const base::Deadline& deadline);
   // `failback_mark`: as Store::Remove().
@@ -106,6 +107,9 @@ class Service {
   absl::StatusOr<StartOutcome> StartGroup(Group& group, Mode mode, const Expected& expected,
                                           const base::Deadline& deadline);
   absl::StatusOr<OpenOutcome> OpenLocked(Mode mode, const storage::GroupSpec& spec);
+  absl::StatusOr<StartOutcome> OpenAndStart(Mode mode, const storage::GroupSpec& spec,
+                                            const Expected& expected,
+                                            const base::Deadline& deadline);
   absl::Status RemoveLocked(const std::shared_ptr<Group>& group, bool force,
                             const Expected& expected, const base::Deadline& deadline,
                             std::optional<uint64_t> failback_mark = std::nullopt);

@@ -93,6 +93,9 @@ class SegmentPool {
   absl::StatusOr<std::shared_ptr<Segment>> Adopt(const SegmentFile& found);
   void Release(const SegmentFile& found);
 
+  // kResourceExhausted, with the remedy, when the next segment would leave the index or the reserve
+  // too little.
+  absl::Status CheckRoom() const;
   // A segment for the log (group, role) with this ordinal, its header durable.
   absl::StatusOr<std::shared_ptr<Segment>> Take(uint64_t group, LogRole role, uint32_t ordinal);
 
@@ -116,9 +119,6 @@ class SegmentPool {
   void Recycle(uint64_t number, std::unique_ptr<base::File> file);
   void AddFree(uint64_t number, uint64_t allocated_bytes);
   absl::StatusOr<std::unique_ptr<base::File>> OpenFreeOrNew(uint64_t* number);
-  // kResourceExhausted, with the remedy, when the next segment would leave the index too little.
-  absl::Status CheckRoom() const;
-
   base::FileSystem& file_system_;
   const std::string directory_;
   const uint64_t segment_bytes_;

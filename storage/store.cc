@@ -82,6 +82,7 @@ class StoreImpl : public Store {
   std::vector<std::shared_ptr<Replica>> List() const override;
   absl::Status Remove(const std::string& group, std::optional<uint64_t> failback_mark) override;
   absl::StatusOr<StoreSpace> Space() const override;
+  absl::Status CheckRoom() const override { return segments_.CheckRoom(); }
 
  private:
   static std::vector<std::string> DiskDirs(const StoreOptions& options) {

@@ -105,6 +105,10 @@ class Store {
   virtual absl::Status Remove(const std::string& group,
                               std::optional<uint64_t> failback_mark = std::nullopt) = 0;
   virtual absl::StatusOr<StoreSpace> Space() const = 0;
+  // Whether there is room for one more segment, without which nothing can be received:
+  // kResourceExhausted, with figures and remedy, when the file system is full, or when what is kept
+  // free on it for the index and for sparse secondary disks is more than is free.
+  virtual absl::Status CheckRoom() const = 0;
 };
 
 }  // namespace understudy::storage

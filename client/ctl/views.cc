@@ -317,8 +317,13 @@ std::string StartView(const std::string& group, const v1::StartResponse& respons
     return absl::StrCat(group, ": ", Name(response.stage()),
                         ", the secondary has not been reached yet\n");
   }
-  return absl::StrCat(group, ": ", Name(response.stage()), ", term ", response.term(),
-                      ", incarnation ", absl::BytesToHexString(response.incarnation()), "\n");
+  std::string text =
+      absl::StrCat(group, ": ", Name(response.stage()), ", term ", response.term(),
+                   ", incarnation ", absl::BytesToHexString(response.incarnation()), "\n");
+  for (const std::string& warning : response.warnings()) {
+    absl::StrAppend(&text, "warning: ", warning, "\n");
+  }
+  return text;
 }
 
 std::string CheckpointView(const v1::CheckpointRequest& request,

@@ -4,6 +4,7 @@
 #include "server/rpc/convert.h"
 #include "server/rpc/repeats.h"
 #include "storage/base/status_macros.h"
+#include "storage/base/text.h"
 
 namespace understudy::server {
 
@@ -22,6 +23,7 @@ grpc::ServerUnaryReactor* StartHandler::Handle(grpc::CallbackServerContext* cont
         response->set_ignored(outcome.ignored);
         response->set_incarnation(ToBytes(outcome.incarnation));
         response->set_term(outcome.term.value());
+        if (!outcome.warning.empty()) response->add_warnings(base::ToUtf8(outcome.warning));
         return absl::OkStatus();
       },
       RepeatOf(service_, *request));

@@ -123,6 +123,16 @@ class RefusedCallsTest(lib.Case):
         agent.call("checkpoint", "vm1")
         self.assertEqual(self.read_disk(self.standby.uri())[:4096], b"\1" * 4096)
 
+    def test_a_thin_image_larger_than_its_file_system_is_warned_of(self):
+        """It would be accepted, and nothing ever be replicated."""
+        size = 8 << 40  # ext4 takes no larger file
+        answer = self.standby.start_group(f"vda,disk={self.dir}/thin.raw,size={size},create")
+        self.assertEqual(answer["stage"], "RUNNING")
+        (warning,) = answer["warnings"]
+        self.assertIn("--reserve-disk-space=false", warning)
+        people = lib.run(CTL, "--server", self.standby.address, "start", "vm2", "--mode", "secondary", "--volume", self.good)
+        self.assertIn("\nwarning: nothing can be received: ", people.stdout)
+
     def test_nobody_listens(self):
         answer = lib.ctl(f"unix:{self.dir}/nobody", "status", timeout="2s")
         self.assertEqual(answer.status, 1)

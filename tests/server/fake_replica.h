@@ -546,7 +546,10 @@ class FakeStore : public storage::Store {
                                .extent_cold_reads = 6};
   }
 
+  absl::Status CheckRoom() const override { return room; }
+
   std::map<std::string, std::shared_ptr<FakeReplica>> replicas;
+  absl::Status room;
   absl::Status open_error;   // of the next Open()
   absl::Status start_error;  // of groups opened from now on
   std::function<void(const storage::GroupSpec&)> on_open;

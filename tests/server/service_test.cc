@@ -81,6 +81,18 @@ TEST(ServiceTest, AStartAsPrimaryIsAnsweredByTheStageWithVolumesToo) {
   EXPECT_TRUE(done->ignored);
 }
 
+// A thin image that is larger than its file system: the agent would connect, and no frame be taken.
+TEST(ServiceTest, AStartWithoutRoomToReceiveAnythingWarnsOfIt) {
+  FakeStore store;
+  Service service(store, base::Clock::Real());
+  EXPECT_EQ(service.Start(Mode::kSecondary, OneVolume("vm1"), {}, Soon())->warning, "");
+  store.room = absl::ResourceExhaustedError("5 bytes are free; make room");
+  const auto started = service.Start(Mode::kSecondary, OneVolume("vm2"), {}, Soon());
+  ASSERT_TRUE(started.ok()) << started.status();
+  EXPECT_EQ(started->stage, Stage::kRunning);
+  EXPECT_EQ(started->warning, "nothing can be received: 5 bytes are free; make room");
+}
+
 TEST(ServiceTest, AStartThatFailsLeavesNoGroupBehind) {
   FakeStore store;
   store.start_error = WithReason(absl::FailedPreconditionError("another disk"), kReasonWrongDisk);

@@ -388,9 +388,11 @@ TEST_F(RoomTest, SpaceOfSparseDisksIsReserved) {
   const absl::Status refused = f_.PrimaryWrite(0, 0, f_.Bytes(4096));
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(refused.message(), HasSubstr("--reserve-disk-space=false"));
+  EXPECT_THAT(f_.store().CheckRoom().message(), HasSubstr("--reserve-disk-space=false"));
   f_.CloseStore();
   f_.options().reserve_disk_space = false;
   ASSERT_EQ(f_.OpenStore(), absl::OkStatus());
+  EXPECT_EQ(f_.store().CheckRoom(), absl::OkStatus());
   EXPECT_EQ(f_.PrimaryWrite(0, 0, f_.Bytes(4096)), absl::OkStatus());
 }
 

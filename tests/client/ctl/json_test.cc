@@ -21,8 +21,9 @@ TEST(JsonTest, EnumsLoseTheirPrefixAndBytesAreHexadecimal) {
   response.set_stage(v1::STAGE_FAILOVER_FAILED);
   response.set_incarnation(std::string("\x00\x01\xab\xff", 4));
   response.set_term(std::numeric_limits<uint64_t>::max());
-  EXPECT_EQ(ToJson(response), R"({"stage": "FAILOVER_FAILED", "ignored": false, )"
-                              R"("incarnation": "0001abff", "term": 18446744073709551615})");
+  EXPECT_EQ(ToJson(response),
+            R"({"stage": "FAILOVER_FAILED", "ignored": false, )"
+            R"("incarnation": "0001abff", "term": 18446744073709551615, "warnings": []})");
 }
 
 TEST(JsonTest, EnumNamesOfEveryType) {

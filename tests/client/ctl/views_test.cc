@@ -223,5 +223,16 @@ TEST(AnswerViewTest, SaysWhatWasDoneAndWhatWasNot) {
   EXPECT_THAT(StartView("vm1", {}), HasSubstr("has not been reached yet"));
 }
 
+TEST(ViewsTest, AStartThatWillNotWorkSaysSoBelowIt) {
+  v1::StartResponse response;
+  response.set_stage(v1::STAGE_RUNNING);
+  response.set_incarnation("\1");
+  response.set_term(1);
+  EXPECT_EQ(StartView("vm1", response), "vm1: RUNNING, term 1, incarnation 01\n");
+  response.add_warnings("nothing can be received: make room");
+  EXPECT_EQ(StartView("vm1", response),
+            "vm1: RUNNING, term 1, incarnation 01\nwarning: nothing can be received: make room\n");
+}
+
 }  // namespace
 }  // namespace understudy::ctl::views_test
