@@ -23,7 +23,13 @@ absl::Status CheckVolumes(const FailbackMap& map, const std::vector<VolumeSpec>&
     });
   });
   if (missing == volumes.end() && map.volumes.size() == volumes.size()) return absl::OkStatus();
-  return absl::InvalidArgumentError("the failback maps are of other volumes than this agent's");
+  const std::string which =
+      missing != volumes.end()
+          ? absl::StrCat("none is ", missing->name, " of ", missing->size_bytes, " bytes")
+          : absl::StrCat("they are ", map.volumes.size(), ", not ", volumes.size());
+  return absl::InvalidArgumentError(
+      absl::StrCat("the failback maps are of other volumes than this agent's: ", which,
+                   "; give none, and everything is compared"));
 }
 
 // What the state directory of an agent that has ended says.

@@ -67,6 +67,26 @@ bool SectorIntact(absl::string_view sector) {
          base::Crc32c(sector.data() + sizeof(start.crc32c), sector.size() - sizeof(start.crc32c));
 }
 
+// "vda of 1048576 bytes, vdb of 512 bytes": the volumes of an intact header.
+std::string VolumesOf(absl::string_view header) {
+  HeaderStart start;
+  std::memcpy(&start, header.data(), sizeof(start));
+  absl::string_view rest = header.substr(sizeof(start));
+  std::string text;
+  for (uint32_t i = 0; i < start.volumes; ++i) {
+    uint64_t size_bytes = 0;
+    uint32_t name_bytes = 0;
+    if (rest.size() < sizeof(size_bytes) + sizeof(name_bytes)) break;
+    std::memcpy(&size_bytes, rest.data(), sizeof(size_bytes));
+    std::memcpy(&name_bytes, rest.data() + sizeof(size_bytes), sizeof(name_bytes));
+    rest.remove_prefix(sizeof(size_bytes) + sizeof(name_bytes));
+    absl::StrAppend(&text, i == 0 ? "" : ", ", rest.substr(0, name_bytes), " of ", size_bytes,
+                    " bytes");
+    rest.remove_prefix(std::min<size_t>(name_bytes, rest.size()));
+  }
+  return text;
+}
+
 // Whether `file` begins with the header of these volumes; else why not.
 absl::Status CheckHeader(absl::string_view file, absl::string_view expected) {
   HeaderStart start;
@@ -90,7 +110,9 @@ absl::Status CheckHeader(absl::string_view file, absl::string_view expected) {
     return absl::DataLossError("its header is damaged");
   }
   if (file.substr(0, bytes) != expected) {
-    return absl::FailedPreconditionError("it is of other volumes, or of another size of one");
+    return absl::FailedPreconditionError(absl::StrCat(
+        "it is of ", VolumesOf(file.substr(0, bytes)), ", and the agent has ", VolumesOf(expected),
+        "; if one has grown or was added: docs/runbooks.md, \"Grow a disk, add a disk\""));
   }
   return absl::OkStatus();
 }

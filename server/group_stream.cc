@@ -150,7 +150,8 @@ absl::StatusOr<std::vector<uint32_t>> Group::MatchVolumes(const Handshake& hands
   // Of what the operator declares at both ends, not of a malformed handshake.
   const auto other = [this](absl::StatusCode code, const std::string& how) {
     return WithReason(absl::Status(code, absl::StrCat(how, "; remedy: declare group ", name(),
-                                                      " alike at both ends")),
+                                                      " alike at both ends, docs/runbooks.md, "
+                                                      "\"Grow a disk, add a disk\"")),
                       kReasonOtherVolumes);
   };
   std::vector<uint32_t> ids;

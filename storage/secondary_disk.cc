@@ -57,6 +57,18 @@ absl::Status CheckSize(const VolumeSpec& spec, uint64_t disk_bytes) {
       " is declared with ", size, " bytes, ", spec.disk_path, " has ", disk_bytes));
 }
 
+// What it has beyond its declared length nobody has written to here.
+absl::Status Grown(const VolumeRecord& record, uint64_t disk_bytes) {
+  return WithReason(
+      absl::FailedPreconditionError(absl::StrCat(
+          "volume ", record.name, ": ", record.disk_path, " has ", disk_bytes,
+          " bytes and was declared with ", record.size_bytes,
+          ": give it its length back (a file: "
+          "truncate -s ",
+          record.size_bytes, "), and see docs/runbooks.md, \"Grow a disk, add a disk\"")),
+      kReasonWrongDisk);
+}
+
 // A file that tells something of a disk. It lies beside the disk; in the data directory for a device, beside which there is nothing that
 // lasts, and for a file in whose directory nothing can be made.
 class Note {
@@ -321,7 +333,9 @@ absl::StatusOr<std::unique_ptr<SecondaryDisk>> SecondaryDisk::Open(base::FileSys
   ASSIGN_OR_RETURN(base::FileIdentity found, (*opened)->Identity());
   ASSIGN_OR_RETURN(const uint64_t size_bytes, (*opened)->Size());
   const Marked marked = MarkedAs(file_system, group, volume, found, data_dir);
-  if (size_bytes != volume.size_bytes || !IsDiskOf(group, volume, found, marked)) {
+  const bool known = IsDiskOf(group, volume, found, marked);
+  if (known && size_bytes > volume.size_bytes) return Grown(volume, size_bytes);
+  if (!known || size_bytes != volume.size_bytes) {
     return WithReason(absl::FailedPreconditionError(
                           absl::StrCat("volume ", volume.name, ": ", volume.disk_path,
                                        " is not the disk that was declared (file system, inode or "

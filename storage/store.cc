@@ -319,6 +319,17 @@ std::string StoreImpl::Resolved(const std::string& path) const {
   return file_system_.Resolve(path).value_or(path);
 }
 
+absl::Status OtherDeclaration(const GroupRecord& known) {
+  const auto volume = [](std::string* out, const VolumeRecord& record) {
+    absl::StrAppend(out, record.name, " (", record.size_bytes, " bytes of ", record.disk_path, ")");
+  };
+  return absl::AlreadyExistsError(
+      absl::StrCat("group ", known.name,
+                   " is open with other volumes: ", absl::StrJoin(known.volumes, ", ", volume),
+                   "; stop and remove it first, docs/runbooks.md, "
+                   "\"Grow a disk, add a disk\""));
+}
+
 bool StoreImpl::SameDeclaration(const GroupRecord& record, const GroupSpec& spec) const {
   if (record.volumes.size() != spec.volumes.size()) return false;
   for (size_t i = 0; i < spec.volumes.size(); ++i) {
@@ -392,9 +403,7 @@ absl::StatusOr<std::shared_ptr<Replica>> StoreImpl::Open(
     if (known != replicas_.end()) {
       if (known->second->volumes().empty()) return known->second->damage();
       if (SameDeclaration(known->second->record(), spec)) return known->second;
-      return absl::AlreadyExistsError(absl::StrCat(
-          "group ", spec.name,
-          " is open with other volumes: remove it first (understudyctl remove ", spec.name, ")"));
+      return OtherDeclaration(known->second->record());
     }
   }
   GroupRecord record{.name = spec.name};
