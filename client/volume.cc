@@ -78,6 +78,15 @@ absl::Status Volume::CheckRequest(const base::IoGate::Pass& pass, uint64_t offse
   return absl::OkStatus();
 }
 
+absl::Status Volume::CheckSectors(uint64_t offset, uint64_t length) const {
+  if (length != 0 && offset % kSectorBytes == 0 && length % kSectorBytes == 0) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat("volume ", options_.name, ": request at ", offset,
+                                                 " of ", length,
+                                                 " bytes is empty or not sector-aligned"));
+}
+
 absl::Status Volume::CheckMayChange() const {
   // Without a local disk the VM may go on with its own: the forwarder refuses the write, and notes that it is missing.
   if (!tee() || !handed_over_.load(std::memory_order_acquire)) return absl::OkStatus();
@@ -117,6 +126,7 @@ absl::Status Volume::AfterForward(IoKind kind, const absl::Status& status) {
 absl::Status Volume::Read(uint64_t offset, std::span<char> out) {
   const base::IoGate::Pass pass(*gate_);
   RETURN_IF_ERROR(CheckRequest(pass, offset, out.size()));
+  RETURN_IF_ERROR(CheckSectors(offset, out.size()));
   Count(IoKind::kRead, out.size());
   if (!tee()) {
     if (!read_refused_.exchange(true)) {
@@ -136,11 +146,7 @@ absl::Status Volume::Change(IoKind kind, uint64_t offset, uint64_t length, bool 
                             absl::FunctionRef<absl::Status(uint64_t* ticket)> forward) {
   const base::IoGate::Pass pass(*gate_);
   RETURN_IF_ERROR(CheckRequest(pass, offset, length));
-  if (length == 0 || offset % kSectorBytes != 0 || length % kSectorBytes != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("volume ", options_.name, ": request at ",
-                                                   offset, " of ", length,
-                                                   " bytes is empty or not sector-aligned"));
-  }
+  RETURN_IF_ERROR(CheckSectors(offset, length));
   RETURN_IF_ERROR(CheckMayChange());
   if (before_write_) RETURN_IF_ERROR(before_write_());
   Count(kind, length);

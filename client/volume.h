@@ -104,6 +104,8 @@ class Volume {
 
  private:
   absl::Status CheckRequest(const base::IoGate::Pass& pass, uint64_t offset, uint64_t length);
+  // Reads, too: the service's exports refuse them, and a VM is to see the same at both ends.
+  absl::Status CheckSectors(uint64_t offset, uint64_t length) const;
   absl::Status Change(IoKind kind, uint64_t offset, uint64_t length, bool fua,
                       absl::FunctionRef<absl::Status()> locally,
                       absl::FunctionRef<absl::Status(uint64_t* ticket)> forward);

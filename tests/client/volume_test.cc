@@ -123,6 +123,19 @@ TEST_F(VolumeTest, TeeModeWritesLocallyInEveryStageAndForwardsWhileRunning) {
   EXPECT_EQ(Local()[0], 'a');
 }
 
+// The service's exports refuse them, too; a VM is to see the same at both ends.
+TEST_F(VolumeTest, NoRequestEndsWithinASector) {
+  Make(/*tee=*/true);
+  char buffer[512];
+  for (const auto& status :
+       {Disk().Read(0, std::span(buffer, 100)), Disk().Read(100, std::span(buffer, 512)),
+        Disk().Write(0, std::span(buffer, 100), false), Disk().WriteZeroes(100, 512, false),
+        Disk().Discard(0, 100, false)}) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+  }
+  EXPECT_TRUE(Disk().Read(512, std::span(buffer, 512)).ok());
+}
+
 TEST_F(VolumeTest, OverlappingConcurrentWritesHaveTheSameOrderOnDiskAndInTheStream) {
   stall_timeout_ = absl::Seconds(20);
   Primary& primary = Make(/*tee=*/true);

@@ -6,6 +6,7 @@ import socket
 
 import lib
 from lib import AGENT, CTL, MIB, SERVICE, Agent, Service, qemu_io
+from nbd import Disk, errno_of
 
 SIZE = MIB
 
@@ -132,6 +133,21 @@ class RefusedCallsTest(lib.Case):
         self.assertIn("--reserve-disk-space=false", warning)
         people = lib.run(CTL, "--server", self.standby.address, "start", "vm2", "--mode", "secondary", "--volume", self.good)
         self.assertIn("\nwarning: nothing can be received: ", people.stdout)
+
+    def test_a_request_within_a_sector_is_refused_alike_at_both_ends(self):
+        """Reads, too, on a disk that could do it: a VM is moved from one to the other."""
+        self.standby.start_group(self.good)
+        agent = self.agent(self.standby, f"vda,disk={self.disk('p.raw', SIZE)}").wait_connected()
+        for end in (self.standby, agent):
+            with self.subTest(end.name), Disk(end.nbd_socket, "vm1/vda") as disk:
+                for request in (
+                    lambda: disk.read(0, 100), lambda: disk.read(100, 512),
+                    lambda: disk.write(0, bytes(100)), lambda: disk.write(100, bytes(512)),
+                    lambda: disk.write_zeroes(100, 512), lambda: disk.trim(0, 100),
+                ):  # fmt: skip
+                    self.assertEqual(errno_of(request), "EINVAL")
+                self.assertEqual(disk.read(0, 512), bytes(512))
+            self.assertEqual(end.call_errors(), [], "the caller's affair")
 
     def test_nobody_listens(self):
         answer = lib.ctl(f"unix:{self.dir}/nobody", "status", timeout="2s")
