@@ -18,6 +18,7 @@ constexpr absl::string_view kVersionPrefix = "understudy ";
 constexpr absl::string_view kIncompatiblePrefix = "incompatible: ";
 constexpr absl::string_view kReadOnlyPrefix = "read-only: ";
 constexpr absl::string_view kCompatiblePrefix = "compatible: ";
+constexpr char kUnfinished[] = "unfinished";
 
 absl::Status Damaged() {
   return absl::DataLossError(
@@ -53,6 +54,16 @@ absl::StatusOr<DataVersion> DataVersion::Parse(absl::string_view text) {
   return found;
 }
 
+DataVersion DataVersion::Unfinished() {
+  DataVersion version;
+  version.incompatible = {kUnfinished};
+  return version;
+}
+
+bool DataVersion::unfinished() const {
+  return version == kFormatVersion && incompatible == std::vector<std::string>{kUnfinished};
+}
+
 std::string DataVersion::ToString() const {
   std::string text = absl::StrCat(kVersionPrefix, version, "\n");
   AddLine(kIncompatiblePrefix, incompatible, &text);
@@ -68,6 +79,10 @@ absl::Status DataVersion::CheckReadable() const {
                      ": use the newer release that wrote it; nothing was touched"));
   }
   if (incompatible.empty()) return absl::OkStatus();
+  if (unfinished()) {
+    return absl::FailedPreconditionError(
+        "its first start did not end, and nothing is in it: start understudyd again");
+  }
   return absl::FailedPreconditionError(
       absl::StrCat("the data uses ", absl::StrJoin(incompatible, ", "),
                    ", which this release cannot read: use the newer release that wrote it; nothing "

@@ -9,7 +9,8 @@
 //                                 understudy-inspect reads
 //   compatible: NAME ...          may be ignored
 //
-// Lines of a class without names are left out. No feature is defined so far, so a new directory says just "understudy 1".
+// Lines of a class without names are left out. The only name so far is `unfinished`, incompatible: the first start of the directory
+// has not ended, see data_directory.h. Afterwards it says just "understudy 1".
 #ifndef UNDERSTUDY_STORAGE_DATA_VERSION_H_
 #define UNDERSTUDY_STORAGE_DATA_VERSION_H_
 
@@ -33,7 +34,9 @@ struct DataVersion {
 
   // kDataLoss, without the file's name, when `text` is not such a file.
   static absl::StatusOr<DataVersion> Parse(absl::string_view text);
+  static DataVersion Unfinished();
   std::string ToString() const;  // the file
+  bool unfinished() const;
 
   // kFailedPrecondition, naming what is too new and the remedy.
   absl::Status CheckReadable() const;

@@ -256,7 +256,7 @@ std::string Encode(const OverlayRecord& record) {
   for (const CoveredBytes& covered : record.covered) writer.Add(covered.all).Add(covered.data);
   writer.Add(static_cast<uint32_t>(record.segments.size()));
   for (const SegmentRange& range : record.segments) writer.Add(range.first).Add(range.last);
-  return writer.Take();
+  return writer.Add(record.segment_incarnations).Take();
 }
 
 absl::StatusOr<OverlayRecord> DecodeOverlayRecord(absl::string_view bytes) {
@@ -283,6 +283,7 @@ absl::StatusOr<OverlayRecord> DecodeOverlayRecord(absl::string_view bytes) {
     range.last = reader.Get<uint32_t>();
     record.segments.push_back(range);
   }
+  if (!reader.AtEnd()) record.segment_incarnations = reader.Get<uint64_t>();
   if (!reader.AtEnd()) return Damaged("overlay");
   return record;
 }

@@ -213,6 +213,7 @@ struct OverlayRecord {
   // By its extents in the index; empty: there are none yet.
   std::vector<CoveredBytes> covered;   // by VolumeId
   std::vector<SegmentRange> segments;  // that they may name
+  uint64_t segment_incarnations = 0;   // theirs, XOR; 0: not known, the record is of release 0.1
 };
 
 // How far the index mirrors a log, and what the stream had reached there.

@@ -19,7 +19,9 @@
 #include "storage/base/mutex.h"
 #include "storage/base/status_macros.h"
 #include "storage/extent_map.h"
+#include "storage/index_check.h"
 #include "storage/index_log.h"
+#include "storage/synced_file.h"
 
 namespace understudy::storage {
 
@@ -117,26 +119,6 @@ class DeadExtentFilterFactory : public rocksdb::CompactionFilterFactory {
   const std::shared_ptr<LiveOverlays> live_;
 };
 
-absl::Status FromRocks(const rocksdb::Status& status) {
-  if (status.ok()) return absl::OkStatus();
-  const std::string message = absl::StrCat("index: ", status.ToString());
-  if (status.IsNotFound()) return absl::NotFoundError(message);
-  if (status.IsCorruption()) return absl::DataLossError(message);
-  if (status.IsNoSpace()) return absl::ResourceExhaustedError(message);
-  return absl::InternalError(message);
-}
-
-// Puts the file and the way out in front of what RocksDB says of a database that it cannot open.
-absl::Status OpenError(const std::string& directory, const rocksdb::Status& status) {
-  const absl::Status opened = FromRocks(status);
-  if (!absl::IsDataLoss(opened)) return opened;
-  return absl::DataLossError(
-      absl::StrCat(directory, " is damaged: ", status.ToString(),
-                   ": going on would lose what was promised. Restore the data directory as a "
-                   "whole, or remove it "
-                   "and start the groups afresh: their secondary disks alone may be torn"));
-}
-
 std::string OverlayKey(OverlayId id) {
   return absl::StrCat(std::string(1, kOverlayPrefix), EncodeExtentPrefix(id));
 }
@@ -166,8 +148,6 @@ rocksdb::Options DatabaseOptions(rocksdb::Env* env, uint64_t memory_bytes, bool 
   if (env != nullptr) options.env = env;
   options.disable_auto_compactions = !background_io;
   if (!background_io) options.max_file_opening_threads = 1;
-  options.create_if_missing = true;
-  options.create_missing_column_families = true;
   options.track_and_verify_wals_in_manifest = true;
   options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
   options.max_total_wal_size = 64 << 20;
@@ -175,40 +155,6 @@ rocksdb::Options DatabaseOptions(rocksdb::Env* env, uint64_t memory_bytes, bool 
   options.max_background_jobs = 2;
   options.info_log_level = rocksdb::InfoLogLevel::WARN_LEVEL;
   return options;
-}
-
-// `db` has read the log that `log` is about.
-absl::Status CheckKept(const std::string& directory, const IndexLogReport& log,
-                       const rocksdb::DB& db) {
-  const uint64_t reached = db.GetLatestSequenceNumber();
-  if (reached >= log.synced_through) return absl::OkStatus();
-  return OpenError(directory, rocksdb::Status::Corruption(absl::StrCat(
-                                  log.damaged, " the write-ahead log can be read up to ", reached,
-                                  ", and was synced up to ", log.synced_through)));
-}
-
-absl::Status OpenForReading(const rocksdb::Options& options, const std::string& directory,
-                            std::vector<rocksdb::ColumnFamilyHandle*>* families,
-                            std::unique_ptr<rocksdb::DB>* db) {
-  const std::vector<rocksdb::ColumnFamilyDescriptor> descriptors = {
-      {rocksdb::kDefaultColumnFamilyName, rocksdb::ColumnFamilyOptions()},
-      {"extents", rocksdb::ColumnFamilyOptions()}};
-  rocksdb::DB* opened = nullptr;
-  RETURN_IF_ERROR(OpenError(
-      directory, rocksdb::DB::OpenForReadOnly(options, directory, descriptors, families, &opened)));
-  db->reset(opened);
-  return absl::OkStatus();
-}
-
-// Before the index is opened for writing, which makes what it has read of its log the truth.
-absl::Status CheckLog(const rocksdb::Options& options, const std::string& directory) {
-  ASSIGN_OR_RETURN(const IndexLogReport log, ReadIndexLog(*options.env, directory));
-  if (log.damaged.empty() || log.synced_through == 0) return absl::OkStatus();
-  std::vector<rocksdb::ColumnFamilyHandle*> families;
-  std::unique_ptr<rocksdb::DB> db;
-  RETURN_IF_ERROR(OpenForReading(options, directory, &families, &db));
-  for (rocksdb::ColumnFamilyHandle* family : families) db->DestroyColumnFamilyHandle(family);
-  return CheckKept(directory, log, *db);
 }
 
 }  // namespace
@@ -267,9 +213,28 @@ bool Index::Batch::empty() const { return batch_->Count() == 0; }
 
 // ---- index ---------------------------------------------------------------------------------------------------------------
 
+absl::Status Index::Create(const std::string& directory, rocksdb::Env* env) {
+  rocksdb::Options options = DatabaseOptions(env, 0, /*background_io=*/false);
+  options.create_if_missing = true;
+  options.error_if_exists = true;
+  options.create_missing_column_families = true;
+  const std::vector<rocksdb::ColumnFamilyDescriptor> descriptors = {
+      {rocksdb::kDefaultColumnFamilyName, rocksdb::ColumnFamilyOptions()},
+      {kExtentsFamily, rocksdb::ColumnFamilyOptions()}};
+  std::vector<rocksdb::ColumnFamilyHandle*> families;
+  rocksdb::DB* made = nullptr;
+  RETURN_IF_ERROR(Annotate(
+      FromRocks(rocksdb::DB::Open(options, directory, descriptors, &families, &made)), directory));
+  const std::unique_ptr<rocksdb::DB> db(made);
+  for (rocksdb::ColumnFamilyHandle* family : families) db->DestroyColumnFamilyHandle(family);
+  return Annotate(FromRocks(db->Close()), directory);
+}
+
 absl::StatusOr<std::unique_ptr<Index>> Index::Open(const std::string& directory,
                                                    uint64_t memory_bytes, rocksdb::Env* env,
-                                                   bool background_io) {
+                                                   bool background_io, SyncedFile* synced) {
+  // To open it for writing makes what is read of its log the truth, and leaves files even where it fails.
+  RETURN_IF_ERROR(OpenReadOnly(directory, env, synced == nullptr ? 0 : synced->Read()).status());
   std::unique_ptr<Index> index(new Index);
   index->live_ = std::make_shared<LiveOverlays>();
   rocksdb::ColumnFamilyOptions extents;
@@ -284,17 +249,19 @@ absl::StatusOr<std::unique_ptr<Index>> Index::Open(const std::string& directory,
   // Automatic compactions must not meet the filter before it knows which overlays live.
   extents.disable_auto_compactions = true;
   rocksdb::Options options = DatabaseOptions(env, memory_bytes, background_io);
-  RETURN_IF_ERROR(CheckLog(options, directory));
   const std::vector<rocksdb::ColumnFamilyDescriptor> families = {
       {rocksdb::kDefaultColumnFamilyName, rocksdb::ColumnFamilyOptions(options)},
-      {"extents", extents}};
+      {kExtentsFamily, extents}};
   rocksdb::DB* db = nullptr;
   index->guard_ = std::make_shared<CompactionGuard>();
   options.listeners.push_back(index->guard_);
-  RETURN_IF_ERROR(OpenError(
-      directory, rocksdb::DB::Open(options, directory, families, &index->families_, &db)));
+  RETURN_IF_ERROR(
+      Annotate(FromRocks(rocksdb::DB::Open(options, directory, families, &index->families_, &db)),
+               directory));
   index->db_.reset(db);
   RETURN_IF_ERROR(Annotate(index->LoadLiveOverlays(), directory));
+  if (synced != nullptr) synced->Begin(db->GetLatestSequenceNumber());
+  index->synced_ = synced;
   if (!background_io) return index;
   RETURN_IF_ERROR(
       FromRocks(db->SetOptions(index->families_[1], {{"disable_auto_compactions", "false"}})));
@@ -324,14 +291,15 @@ absl::Status Index::LoadLiveOverlays() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<Index>> Index::OpenReadOnly(const std::string& directory) {
+absl::StatusOr<std::unique_ptr<Index>> Index::OpenReadOnly(const std::string& directory,
+                                                           rocksdb::Env* env,
+                                                           uint64_t synced_through) {
   std::unique_ptr<Index> index(new Index);
   index->live_ = std::make_shared<LiveOverlays>();
-  const rocksdb::Options options = DatabaseOptions(nullptr, 0, /*background_io=*/false);
-  ASSIGN_OR_RETURN(const IndexLogReport log, ReadIndexLog(*options.env, directory));
-  RETURN_IF_ERROR(OpenForReading(options, directory, &index->families_, &index->db_));
-  RETURN_IF_ERROR(CheckKept(directory, log, *index->db_));
+  RETURN_IF_ERROR(OpenChecked(DatabaseOptions(env, 0, /*background_io=*/false), directory,
+                              synced_through, &index->families_, &index->db_));
   RETURN_IF_ERROR(Annotate(index->LoadLiveOverlays(), directory));
+  RETURN_IF_ERROR(Annotate(index->Groups().status(), directory));
   return index;
 }
 
@@ -371,6 +339,7 @@ absl::Status Index::Write(Batch batch, bool sync) {
   RETURN_IF_ERROR(Note(FromRocks(db_->Write(options, batch.batch_.get()))));
   if (sync) {
     WriteSyncedMark(sequence);
+    if (synced_ != nullptr) synced_->Write(sequence);
   } else {
     unsynced_.store(true);
   }

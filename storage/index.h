@@ -12,8 +12,8 @@
 // Threads  any.
 // Errors   kDataLoss for a damaged index: never a silent step back (a term could go back with it). Damage of its files as a
 //          whole (write-ahead log, MANIFEST, the records of the groups) fails Open(); a damaged block of extents fails what
-//          reads it, and nothing else: compactions stop rather than take the index down. A write-ahead log that has lost what
-//          was synced is found before anything is written: index_log.h.
+//          reads it, and nothing else: compactions stop rather than take the index down. A part that is missing, or a write-ahead
+//          log that has lost what was synced, is found before anything is written: index_log.h, synced_file.h.
 //          After a failed write or sync nobody knows what the write-ahead log holds: every later one fails with the same error,
 //          until a restart.
 #ifndef UNDERSTUDY_STORAGE_INDEX_H_
@@ -45,6 +45,7 @@ namespace understudy::storage {
 
 class CompactionGuard;  // keeps damage that a compaction meets from stopping every write
 class LiveOverlays;     // the ids that compactions must keep
+class SyncedFile;
 struct ExtentEntry;
 struct ExtentMutation;
 
@@ -92,13 +93,21 @@ class Index {
     std::vector<OverlayId> deleted_;
   };
 
-  // `env` nullptr: the real one. Without `background_io` nothing is compacted, and the same calls make the same I/Os.
+  // A new index in `directory`, which is missing or empty; durable once that directory is synced. `env` nullptr: the real one.
+  static absl::Status Create(const std::string& directory, rocksdb::Env* env = nullptr);
+  // Touches nothing unless OpenReadOnly() is content. Without `background_io` nothing is compacted, and the same calls make the
+  // same I/Os. `synced`, unless nullptr, outlives the index, which keeps it up.
   static absl::StatusOr<std::unique_ptr<Index>> Open(const std::string& directory,
                                                      uint64_t memory_bytes,
                                                      rocksdb::Env* env = nullptr,
-                                                     bool background_io = true);
-  // For looking at it: nothing is written, Write() and the Next...() calls fail. The caller has the directory's lock.
-  static absl::StatusOr<std::unique_ptr<Index>> OpenReadOnly(const std::string& directory);
+                                                     bool background_io = true,
+                                                     SyncedFile* synced = nullptr);
+  // For looking at it: nothing is written, Write() and the Next...() calls fail. The caller has the directory's lock. kDataLoss,
+  // naming what is wrong and the remedy, when a part is missing or damaged, or less can be read than was synced: by its own
+  // marks, or `synced_through`.
+  static absl::StatusOr<std::unique_ptr<Index>> OpenReadOnly(const std::string& directory,
+                                                             rocksdb::Env* env = nullptr,
+                                                             uint64_t synced_through = 0);
   ~Index();
 
   // All or nothing; durable when it returns if `sync`, else with the next synced one.
@@ -145,6 +154,7 @@ class Index {
   std::shared_ptr<LiveOverlays> live_;
   std::shared_ptr<CompactionGuard> guard_;
   std::unique_ptr<rocksdb::DB> db_;
+  SyncedFile* synced_ = nullptr;
   std::vector<rocksdb::ColumnFamilyHandle*> families_;  // default, extents
   mutable base::Mutex mutex_;
   absl::Status broken_ ABSL_GUARDED_BY(mutex_);  // the first error of a write or a sync

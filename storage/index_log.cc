@@ -54,12 +54,9 @@ size_t FindDamage(absl::string_view block) {
 
 uint64_t NewestMark(absl::string_view block) {
   uint64_t newest = 0;
-  for (size_t at = block.find(kMarkMagic);
-       at != absl::string_view::npos && block.size() - at >= kMarkBytes;
+  for (size_t at = block.find(kMarkMagic); at != absl::string_view::npos;
        at = block.find(kMarkMagic, at + 1)) {
-    const char* const crc = block.data() + at + kMarkBytes - sizeof(uint32_t);
-    if (ReadInteger<uint32_t>(crc) != base::Crc32c(block.data() + at, kMarkBytes - 4)) continue;
-    newest = std::max(newest, ReadInteger<uint64_t>(crc - sizeof(uint64_t)));
+    newest = std::max(newest, DecodeSyncedMark(block.substr(at, kMarkBytes)));
   }
   return newest;
 }
@@ -110,6 +107,15 @@ std::string EncodeSyncedMark(uint64_t sequence) {
   return mark.append(reinterpret_cast<const char*>(&crc), sizeof(crc));
 }
 
+uint64_t DecodeSyncedMark(absl::string_view mark) {
+  if (mark.size() != kMarkBytes || !absl::StartsWith(mark, kMarkMagic)) return 0;
+  const char* const crc = mark.data() + kMarkBytes - sizeof(uint32_t);
+  if (ReadInteger<uint32_t>(crc) != base::Crc32c(mark.data(), kMarkBytes - sizeof(uint32_t))) {
+    return 0;
+  }
+  return ReadInteger<uint64_t>(crc - sizeof(uint64_t));
+}
+
 absl::StatusOr<IndexLogReport> ReadIndexLog(rocksdb::Env& env, const std::string& directory) {
   IndexLogReport report;
   std::vector<std::string> names;
@@ -118,7 +124,9 @@ absl::StatusOr<IndexLogReport> ReadIndexLog(rocksdb::Env& env, const std::string
   RETURN_IF_ERROR(FromRocks(directory, listed));
   std::sort(names.begin(), names.end());
   for (const std::string& name : names) {
-    if (absl::EndsWith(name, ".log")) RETURN_IF_ERROR(ReadFile(env, directory, name, &report));
+    if (!absl::EndsWith(name, ".log")) continue;
+    report.found = true;
+    RETURN_IF_ERROR(ReadFile(env, directory, name, &report));
   }
   return report;
 }

@@ -8,7 +8,8 @@
 //
 // Shape    a mark is a blob of a write batch (rocksdb::WriteBatch::PutLogData()), found by its magic wherever the bytes around
 //          it are damaged; bytes: docs/on_disk_format.md#synced-marks. Records: RocksDB's log format, blocks of 32 KiB.
-// Limits   damage of the newest synced batch alone, when its mark is lost, too, cannot be told from a torn end.
+// Limits   damage of the newest synced batch alone, when its mark is lost, too, cannot be told from a torn end; a file that is
+//          gone says nothing either. synced_file.h tells.
 // Threads  any. Memory: a block.
 #ifndef UNDERSTUDY_STORAGE_INDEX_LOG_H_
 #define UNDERSTUDY_STORAGE_INDEX_LOG_H_
@@ -17,6 +18,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 
 namespace rocksdb {
 class Env;
@@ -25,8 +27,10 @@ class Env;
 namespace understudy::storage {
 
 std::string EncodeSyncedMark(uint64_t sequence);
+uint64_t DecodeSyncedMark(absl::string_view mark);  // its sequence number; 0: it is not one
 
 struct IndexLogReport {
+  bool found = false;           // there is a log file
   uint64_t synced_through = 0;  // the highest sequence number of a mark in any file; 0: none
   std::string damaged;  // "000012.log at 4711": the first record that is not whole; empty: none
 };

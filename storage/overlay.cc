@@ -20,6 +20,31 @@ constexpr size_t kNoLimit = std::numeric_limits<size_t>::max();
 
 }  // namespace
 
+absl::StatusOr<std::vector<std::shared_ptr<Segment>>> SegmentsOf(
+    const OverlayRecord& record,
+    absl::FunctionRef<std::shared_ptr<Segment>(uint32_t ordinal)> find) {
+  std::vector<std::shared_ptr<Segment>> segments;
+  uint64_t incarnations = 0;
+  for (const SegmentRange& range : record.segments) {
+    for (uint32_t ordinal = range.first; ordinal <= range.last; ++ordinal) {
+      std::shared_ptr<Segment> segment = find(ordinal);
+      if (segment == nullptr) {
+        return absl::DataLossError(
+            absl::StrCat("epoch ", record.epoch.value(), ": segment ", ordinal, " is missing"));
+      }
+      incarnations ^= segment->header().incarnation;
+      segments.push_back(std::move(segment));
+    }
+  }
+  if (record.segment_incarnations == 0 || record.segment_incarnations == incarnations) {
+    return segments;
+  }
+  return absl::DataLossError(absl::StrCat(
+      "epoch ", record.epoch.value(),
+      ": a segment is not the one that the index names: it, or the index, is of another copy of "
+      "the data directory"));
+}
+
 Overlay::Overlay(OverlayId id, OverlayRecord record, size_t volume_count, Index& index,
                  ExtentMemory& memory, Origin origin)
     : id_(id),
@@ -110,9 +135,11 @@ OverlayRecord Overlay::RecordAfter(std::span<const CoveredBytes> covered) const 
   OverlayRecord record = record_;
   record.covered.assign(covered.begin(), covered.end());
   record.segments.clear();
+  record.segment_incarnations = 0;
   base::ReaderLock lock(mutex_);
   for (const auto& [ordinal, segment] : segments_) {
     if (retired_.contains(ordinal)) continue;
+    record.segment_incarnations ^= segment->header().incarnation;
     if (record.segments.empty() || record.segments.back().last + 1 != ordinal) {
       record.segments.push_back({ordinal, ordinal});
     }

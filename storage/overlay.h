@@ -28,6 +28,7 @@
 #include <vector>
 
 #include "absl/container/inlined_vector.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
@@ -56,6 +57,12 @@ struct OverlayExtent {
   Extent extent;
   std::shared_ptr<Segment> segment;  // nullptr: zeroes
 };
+
+// The segments that `record` names, each as `find` knows it by its ordinal. kDataLoss when one is missing, or is not the one that
+// the record was written with.
+absl::StatusOr<std::vector<std::shared_ptr<Segment>>> SegmentsOf(
+    const OverlayRecord& record,
+    absl::FunctionRef<std::shared_ptr<Segment>(uint32_t ordinal)> find);
 
 class Overlay : private ExtentMemory::Holder {
  public:

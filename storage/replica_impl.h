@@ -100,6 +100,11 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   // What its disks on this file system may still grow by.
   uint64_t HoleBytes(const std::string& on_file_system) const;
   const absl::Status& damage() const { return damage_; }
+  // All that the index says it has is there; its disks may not be.
+  bool whole() const {
+    base::MutexLock lock(mutex_);
+    return damage_.ok() && without_disks_.value_or(failed_).ok();
+  }
 
   const std::string& name() const override { return name_; }
   const std::vector<VolumeInfo>& volumes() const override { return volumes_; }

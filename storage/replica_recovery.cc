@@ -147,16 +147,9 @@ absl::StatusOr<std::shared_ptr<Overlay>> ReplicaImpl::LoadOverlay(OverlayId id,
                                                                   const OverlayRecord& record) {
   auto overlay = MakeOverlay(id, record, Overlay::Origin::kIndex);
   const SegmentLog& log = record.role == LogRole::kHidden ? hidden_log_ : active_log_;
-  for (const SegmentRange& range : record.segments) {
-    for (uint32_t ordinal = range.first; ordinal <= range.last; ++ordinal) {
-      const std::shared_ptr<Segment> segment = log.Adopted(ordinal);
-      if (segment == nullptr) {
-        return absl::DataLossError(
-            absl::StrCat("epoch ", record.epoch.value(), ": segment ", ordinal, " is missing"));
-      }
-      overlay->HoldSegment(segment);
-    }
-  }
+  ASSIGN_OR_RETURN(const auto segments,
+                   SegmentsOf(record, [&](uint32_t ordinal) { return log.Adopted(ordinal); }));
+  for (const std::shared_ptr<Segment>& segment : segments) overlay->HoldSegment(segment);
   return overlay;
 }
 

@@ -107,21 +107,22 @@ std::string SegmentPool::Path(uint64_t number) const {
 absl::StatusOr<std::vector<SegmentFile>> SegmentPool::Scan() {
   ASSIGN_OR_RETURN(const std::vector<SegmentFile> files,
                    ListSegmentFiles(file_system_, directory_));
-  std::vector<SegmentFile> logs;
+  std::vector<SegmentFile> sound;
   for (const SegmentFile& file : files) {
     {
       base::MutexLock lock(mutex_);
       next_number_ = std::max(next_number_, file.number + 1);
     }
-    if (file.content == SegmentFile::Content::kLog) logs.push_back(file);
-    if (file.content == SegmentFile::Content::kBlank) Release(file);
-    if (file.content != SegmentFile::Content::kDamaged) continue;
+    if (file.content != SegmentFile::Content::kDamaged) {
+      sound.push_back(file);
+      continue;
+    }
     base::LogError("segment_damaged")
         .With("file", file.path)
         .With("consequence",
               "left alone; a group that misses it says so: remove the file when none does");
   }
-  return logs;
+  return sound;
 }
 
 absl::StatusOr<std::shared_ptr<Segment>> SegmentPool::Adopt(const SegmentFile& found) {

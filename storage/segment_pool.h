@@ -87,8 +87,8 @@ class SegmentPool {
   // before any Take().
   void SetReserve(std::function<uint64_t()> reserve) { reserve_ = std::move(reserve); }
 
-  // Lists the directory. Blank files are free; damaged ones are left alone for good, since a group may miss them. Call
-  // Adopt() for each of the others, or Release(), or leave it alone.
+  // Lists the directory. Damaged files are left alone for good, since a group may miss them. Call Adopt() for each log among the
+  // others, or Release(), or leave it alone; a blank one is free, unless a group misses a segment.
   absl::StatusOr<std::vector<SegmentFile>> Scan();
   absl::StatusOr<std::shared_ptr<Segment>> Adopt(const SegmentFile& found);
   void Release(const SegmentFile& found);

@@ -13,12 +13,13 @@
 #include "storage/base/mutex.h"
 #include "storage/base/status_macros.h"
 #include "storage/base/worker_pool.h"
-#include "storage/data_version.h"
+#include "storage/data_directory.h"
 #include "storage/extent_memory.h"
 #include "storage/index.h"
 #include "storage/replica_impl.h"
 #include "storage/secondary_disk.h"
 #include "storage/segment_pool.h"
+#include "storage/synced_file.h"
 
 namespace understudy::storage {
 namespace {
@@ -55,6 +56,7 @@ class StoreImpl : public Store {
                   options.free_segment_bytes_max, random()),
         checker_(file_system, DiskDirs(options)),
         extent_memory_(options.index_memory_max - IndexShare(options)),
+        synced_(file_system, Path("SYNCED")),
         write_back_(options.worker_pool != nullptr
                         ? options.worker_pool
                         : std::make_shared<base::WorkerPool>("write-back", kWriteBackThreads)),
@@ -103,13 +105,13 @@ class StoreImpl : public Store {
   using RemainsByGroup = std::map<uint64_t, ReplicaImpl::Remains>;  // by the group's number
 
   uint64_t DiskReserve() const;
-  absl::Status CheckVersion();
-  absl::Status AdoptSegments(bool groups_known, RemainsByGroup* remains);
+  // `free`: what nobody misses if every group is whole.
+  absl::Status AdoptSegments(RemainsByGroup* remains, std::vector<SegmentFile>* free);
+  void ReleaseSegments(const std::vector<SegmentFile>& free);
   void AssignDamaged(const FoundOverlay& overlay, const std::vector<FoundGroup>& groups,
                      RemainsByGroup* remains);
   absl::Status RecoverGroup(const FoundGroup& group, RemainsByGroup* remains);
   void LogRecovery(absl::Duration took);
-  absl::Status SyncAncestors();
   absl::Status CheckNames(const GroupSpec& spec) const;
   // Without links, as far as it exists.
   std::string Resolved(const std::string& path) const;
@@ -129,6 +131,7 @@ class StoreImpl : public Store {
   DiskChecker checker_;
   ExtentMemory extent_memory_;
   std::unique_ptr<base::File> lock_;
+  SyncedFile synced_;
   std::unique_ptr<Index> index_;
   const std::shared_ptr<base::WorkerPool> write_back_;
   const std::shared_ptr<base::WorkerPool> jobs_;
@@ -138,56 +141,17 @@ class StoreImpl : public Store {
   std::map<std::string, std::shared_ptr<ReplicaImpl>> replicas_ ABSL_GUARDED_BY(mutex_);
 };
 
-absl::Status StoreImpl::CheckVersion() {
-  const std::string path = Path("VERSION");
-  if (!file_system_.Exists(path)) {
-    if (!file_system_.Exists(Path("index"))) {
-      RETURN_IF_ERROR(SyncAncestors());
-      return file_system_.WriteFileAtomically(path, DataVersion().ToString());
-    }
-    return absl::DataLossError(absl::StrCat(
-        path, " is missing, but there is an index; nothing was touched: restore the file"));
-  }
-  ASSIGN_OR_RETURN(const DataVersion found, ReadDataVersion(file_system_, options_.data_dir));
-  return Annotate(found.CheckWritable(), absl::StrCat("data directory ", options_.data_dir));
-}
-
-// The data directory's own name, and that of every directory above it, may be as new as it is.
-absl::Status StoreImpl::SyncAncestors() {
-  ASSIGN_OR_RETURN(std::string path, file_system_.Resolve(options_.data_dir));
-  while (path.size() > 1) {
-    path.resize(std::max<size_t>(path.rfind('/'), 1));
-    const absl::Status synced = file_system_.SyncDirectory(path);
-    // One that we may not read is none that we have made.
-    if (synced.code() != absl::StatusCode::kPermissionDenied) RETURN_IF_ERROR(synced);
-  }
-  return absl::OkStatus();
-}
-
 absl::Status StoreImpl::OpenDirectory() {
-  RETURN_IF_ERROR(Annotate(file_system_.CreateDirectory(options_.data_dir), "data directory"));
-  absl::StatusOr<std::unique_ptr<base::File>> lock =
-      file_system_.Open(Path("LOCK"), {.create = true, .lock = true});
-  if (lock.status().code() == absl::StatusCode::kFailedPrecondition) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "data directory ", options_.data_dir,
-        " is in use by another understudyd: stop that one, or give this one its own --data-dir"));
-  }
-  RETURN_IF_ERROR(Annotate(lock.status(), "data directory"));
-  lock_ = *std::move(lock);
-  RETURN_IF_ERROR(CheckVersion());
-  for (const char* const name : {"index", "segments"}) {
-    RETURN_IF_ERROR(file_system_.CreateDirectory(Path(name)));
-  }
-  if (options_.disk_dirs.empty()) RETURN_IF_ERROR(file_system_.CreateDirectory(Path("disks")));
-  RETURN_IF_ERROR(file_system_.SyncDirectory(options_.data_dir));
+  ASSIGN_OR_RETURN(lock_, OpenDataDirectory(file_system_, options_.data_dir, options_.index_env));
   ASSIGN_OR_RETURN(index_, Index::Open(Path("index"), IndexShare(options_), options_.index_env,
-                                       options_.index_background_io));
-  return absl::OkStatus();
+                                       options_.index_background_io, &synced_));
+  if (!options_.disk_dirs.empty()) return absl::OkStatus();
+  RETURN_IF_ERROR(file_system_.CreateDirectory(Path("disks")));
+  return file_system_.SyncDirectory(options_.data_dir);
 }
 
-// The segments in use, each with its group's remains. Those of no group are free, unless it may be one that cannot be read.
-absl::Status StoreImpl::AdoptSegments(bool groups_known, RemainsByGroup* remains) {
+// The segments in use, each with its group's remains.
+absl::Status StoreImpl::AdoptSegments(RemainsByGroup* remains, std::vector<SegmentFile>* free) {
   ASSIGN_OR_RETURN(const std::vector<SegmentFile> found, segments_.Scan());
   for (const SegmentFile& file : found) {
     // No clone outlives its process. Its ordinals are those of a log of its own: among the group's they would hide segments.
@@ -195,9 +159,10 @@ absl::Status StoreImpl::AdoptSegments(bool groups_known, RemainsByGroup* remains
       segments_.Release(file);
       continue;
     }
-    const auto owner = remains->find(file.header.group);
+    const auto owner = file.content == SegmentFile::Content::kLog ? remains->find(file.header.group)
+                                                                  : remains->end();
     if (owner == remains->end()) {
-      if (groups_known) segments_.Release(file);
+      free->push_back(file);
       continue;
     }
     ASSIGN_OR_RETURN(auto segment, segments_.Adopt(file));
@@ -206,6 +171,15 @@ absl::Status StoreImpl::AdoptSegments(bool groups_known, RemainsByGroup* remains
     segments.push_back(std::move(segment));
   }
   return absl::OkStatus();
+}
+
+// A group that misses a segment, or cannot be read, may be repaired by putting it back, or hold one of these.
+void StoreImpl::ReleaseSegments(const std::vector<SegmentFile>& free) {
+  base::MutexLock lock(mutex_);
+  for (const auto& [name, replica] : replicas_) {
+    if (!replica->whole()) return;
+  }
+  for (const SegmentFile& file : free) segments_.Release(file);
 }
 
 // An overlay whose record does not decode belongs to the group that names it, or whose log does. If none is found it may be any
@@ -246,7 +220,8 @@ absl::Status StoreImpl::Recover() {
     if (group.record.ok()) remains[group.record->number];
     groups_known = groups_known && group.record.ok();
   }
-  RETURN_IF_ERROR(AdoptSegments(groups_known, &remains));
+  std::vector<SegmentFile> free;
+  RETURN_IF_ERROR(AdoptSegments(&remains, &free));
   Index::Batch orphans(*index_);
   for (const FoundOverlay& overlay : overlays) {
     if (!overlay.record.ok()) {
@@ -259,6 +234,7 @@ absl::Status StoreImpl::Recover() {
   }
   if (!orphans.empty()) RETURN_IF_ERROR(index_->Write(std::move(orphans), /*sync=*/false));
   for (const FoundGroup& group : groups) RETURN_IF_ERROR(RecoverGroup(group, &remains));
+  ReleaseSegments(free);
   LogRecovery(clock_.Monotonic() - begun);
   return absl::OkStatus();
 }

@@ -10,7 +10,9 @@
 #include "absl/strings/str_cat.h"
 
 #include "storage/base/status_macros.h"
+#include "storage/overlay.h"
 #include "storage/segment_pool.h"
+#include "storage/synced_file.h"
 #include "storage/verifier.h"
 
 namespace understudy::storage {
@@ -40,7 +42,9 @@ class Inspector {
     RETURN_IF_ERROR(Annotate(report_.version.CheckReadable(),
                              absl::StrCat("data directory ", options_.data_dir)));
     RETURN_IF_ERROR(TakeLock());
-    ASSIGN_OR_RETURN(index_, Index::OpenReadOnly(absl::StrCat(options_.data_dir, "/index")));
+    const SyncedFile synced(file_system_, absl::StrCat(options_.data_dir, "/SYNCED"));
+    ASSIGN_OR_RETURN(index_, Index::OpenReadOnly(absl::StrCat(options_.data_dir, "/index"),
+                                                 /*env=*/nullptr, synced.Read()));
     ASSIGN_OR_RETURN(const std::vector<FoundGroup> groups, index_->Groups());
     ASSIGN_OR_RETURN(overlays_, index_->Overlays());
     RETURN_IF_ERROR(OpenSegments(groups));
@@ -145,13 +149,16 @@ class Inspector {
     overlay.open = id == group->record.hidden || id == group->record.active;
     const std::vector<VolumeInfo> volumes = VolumesOf(group->record);
     const Log& log = LogOf(*group, record.role);
-    Verifier verifier(
-        *index_, volumes, id,
-        [&](uint32_t ordinal) {
-          const auto segment = log.find(ordinal);
-          return segment == log.end() ? nullptr : segment->second;
-        },
-        options_.verify ? Verifier::Depth::kData : Verifier::Depth::kRecords);
+    const auto find = [&](uint32_t ordinal) {
+      const auto segment = log.find(ordinal);
+      return segment == log.end() ? nullptr : segment->second;
+    };
+    if (const absl::Status found = SegmentsOf(record, find).status(); !found.ok()) {
+      AddDamage(
+          {.group = group->name, .epoch = record.epoch, .message = std::string(found.message())});
+    }
+    Verifier verifier(*index_, volumes, id, find,
+                      options_.verify ? Verifier::Depth::kData : Verifier::Depth::kRecords);
     verifier.SetVisitor([&](const FoundExtent& extent) {
       if (options_.extents) overlay.listed.push_back(extent);
       if (!extent.extent.ok() || extent.extent->start >= extent.key.end) return;

@@ -109,6 +109,7 @@ void MeasureLookups(const std::string& directory) {
   std::filesystem::create_directories(absl::StrCat(directory, "/segments"));
   SegmentPool pool(base::FileSystem::Posix(), absl::StrCat(directory, "/segments"), 4 << 20, 0, 1);
   const std::shared_ptr<Segment> segment = Check(pool.Take(1, LogRole::kHidden, 1));
+  Check(Index::Create(path));
   {
     auto index = Check(Index::Open(path, 96 << 20));
     ExtentMemory memory(1 << 30);

@@ -114,7 +114,8 @@ TEST(FormatExampleTest, OverlaysAndPositionsAreAsDocumented) {
                               .end = {.ordinal = 1, .offset = 0x3000},
                               .unix_micros = 1700000000000000,
                               .covered = {{.all = 1024, .data = 1024}, {.all = 4096, .data = 0}},
-                              .segments = {{.first = 1, .last = 1}}};
+                              .segments = {{.first = 1, .last = 1}},
+                              .segment_incarnations = 0x2245bd5fbb686f68};
   EXPECT_EQ(Documented("overlay"), Dump(Encode(overlay)));
   const IndexedPosition position{.position = {.ordinal = 1, .offset = 0x3000},
                                  .stream_id = 0x1122334455667788,

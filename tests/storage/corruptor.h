@@ -66,6 +66,8 @@ inline void Flip(const std::string& path, uint64_t offset) {
 // vm1 is the first group of the directory: its number is the lowest. Its segments by ordinal.
 inline std::vector<SegmentFile> Segments(const std::string& data_dir, LogRole role) {
   auto files = *ListSegmentFiles(base::FileSystem::Posix(), data_dir + "/segments");
+  std::erase_if(
+      files, [](const SegmentFile& file) { return file.content == SegmentFile::Content::kBlank; });
   uint64_t number = ~0ULL;
   for (const SegmentFile& file : files) number = std::min(number, file.header.group);
   std::erase_if(files, [&](const SegmentFile& file) {

@@ -115,6 +115,7 @@ TEST_F(DeviceTest, ItsMarkerLiesInTheDataDirectoryUntilDone) {
 }
 
 // What is restored is the index, and the marker is of a later life of the group.
+// Where SYNCED has been lost with it, and the service starts.
 TEST_F(DeviceTest, AnOlderIndexIsIsolated) {
   Begin();
   f_.CloseStore();
@@ -124,6 +125,7 @@ TEST_F(DeviceTest, AnOlderIndexIsIsolated) {
     f_.CloseStore();
     std::filesystem::remove_all(index);
     std::filesystem::copy(index + ".older", index, std::filesystem::copy_options::recursive);
+    std::filesystem::remove(f_.options().data_dir + "/SYNCED");
     const std::vector<absl::Status> said = Reopen();
     ASSERT_EQ(said.size(), 1u);
     EXPECT_EQ(said[0].code(), absl::StatusCode::kDataLoss);

@@ -36,6 +36,7 @@ class IndexLogTest : public ::testing::Test {
   }
   // First the synced writes, then the others.
   void Make(int synced, int unsynced) {
+    ASSERT_EQ(Index::Create(made_), absl::OkStatus());
     auto index = Index::Open(made_, kMemory);
     ASSERT_TRUE(index.ok()) << index.status();
     for (int i = 0; i < synced; ++i) Write(**index, /*sync=*/true);
@@ -181,6 +182,7 @@ TEST(IndexSyncTest, CoversWhatAKilledProcessHadNotSynced) {
       ASSERT_EQ(index.Write(std::move(batch), sync), absl::OkStatus());
     };
     const auto epoch = [](const Index& index) { return index.Groups()->front().record->epoch; };
+    ASSERT_EQ(Index::Create("/index", env.get()), absl::OkStatus());
     auto index = Index::Open("/index", kMemory, env.get(), /*background_io=*/false);
     ASSERT_TRUE(index.ok()) << index.status();
     write(**index, 1, /*sync=*/true);

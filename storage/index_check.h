@@ -1,0 +1,39 @@
+// storage/index_check.h
+//
+// Whether an index is all there, found out without touching it. RocksDB, opened for writing, makes what it has read of its
+// write-ahead log the truth, and leaves files behind even where it refuses the database; opened for reading it does neither.
+//
+// Checked  that the files which the MANIFEST names are there and can be opened; that the write-ahead log begins where the tables end,
+//          has no gap, and reaches as far as its own synced marks (index_log.h) and the data directory's (synced_file.h) say.
+#ifndef UNDERSTUDY_STORAGE_INDEX_CHECK_H_
+#define UNDERSTUDY_STORAGE_INDEX_CHECK_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace rocksdb {
+class ColumnFamilyHandle;
+class DB;
+struct Options;
+class Status;
+}  // namespace rocksdb
+
+namespace understudy::storage {
+
+inline constexpr char kExtentsFamily[] = "extents";  // beside RocksDB's default one
+
+absl::Status FromRocks(const rocksdb::Status& status);
+
+// Opens the database for reading. kDataLoss, naming what is wrong and the remedy, when it is not all there.
+absl::Status OpenChecked(rocksdb::Options options, const std::string& directory,
+                         uint64_t synced_through,
+                         std::vector<rocksdb::ColumnFamilyHandle*>* families,
+                         std::unique_ptr<rocksdb::DB>* db);
+
+}  // namespace understudy::storage
+
+#endif  // UNDERSTUDY_STORAGE_INDEX_CHECK_H_
