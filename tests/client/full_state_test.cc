@@ -124,6 +124,26 @@ TEST_F(FullStateTest, WhereNothingCanBeWrittenEverythingIsSuspectAndTold) {
   ExpectEqualAfterCheckpoint();
 }
 
+// Without a local disk there is no such log: what the stream goes on from is cut off.
+TEST_F(FullStateTest, AnAgentWithoutALocalDiskComesUpAndUsesNoSequenceTwice) {
+  forward_ = true;
+  Make();
+  ASSERT_TRUE(primary_->Start(false, Soon()).ok());
+  Write(0, 'a');
+  primary_->Shutdown(absl::Seconds(5));
+  FillUp();
+  Make();
+  Write(kMiB, 'b');
+  ASSERT_TRUE(Eventually([&] { return transport_.disk(0)[kMiB] == 'b'; }));
+  CrashOnFullFileSystem();
+  FillUp();
+  transport_.Set([](auto& b) { b.reachable = true; });
+  Make();
+  Write(2 * kMiB, 'c');
+  ASSERT_TRUE(Eventually([&] { return transport_.disk(0)[2 * kMiB] == 'c'; }));
+  EXPECT_THAT(transport_.seen().violations, ::testing::IsEmpty());
+}
+
 // A write-intent log that is missing says that everything may differ: it must not be there again before that has been stored.
 TEST_F(FullStateTest, ALostLogIsMadeAnewOnlyWhenItsMeaningIsStored) {
   StartAndFill();

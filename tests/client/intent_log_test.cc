@@ -393,5 +393,43 @@ TEST_F(IntentLogTest, ManyThreadsLoseNoBit) {
   EXPECT_EQ(Open()->Loaded(0), log->SetRanges(0));
 }
 
+// The same while the file is lost and made anew all the time: whoever is between Begin and End finds no file, or its bit in it.
+TEST_F(IntentLogTest, ManyThreadsLoseNoBitWithTheFile) {
+  base::SetLogSinkForTest([](base::LogLevel, absl::string_view) {});
+  const uint64_t seed = testing::TestSeed();
+  const auto log = Open(/*regions_max=*/4);
+  std::atomic<int> running{4};
+  std::atomic<int> seen{0};
+  std::atomic<int> missed{0};
+  std::vector<std::thread> threads;
+  for (int i = running.load(); i > 0; --i) {
+    threads.emplace_back([&, random = std::mt19937_64(seed + static_cast<uint64_t>(i))]() mutable {
+      for (int write = 0; write < 200 || seen.load() < 20; ++write) {
+        const uint64_t region = 2 * (random() % 8);
+        EXPECT_TRUE(log->Begin(0, In(region)).ok());
+        const auto file = base::FileSystem::Posix().Open(path_, {.read_only = true});
+        char byte = 0;
+        if (file.ok() && (*file)->Read(kSectorBytes + 8 + region / 8, {&byte, 1}).ok()) {
+          ++((static_cast<uint8_t>(byte) >> region % 8 & 1) != 0 ? seen : missed);
+        }
+        log->End(0, In(region), 1);
+      }
+      running.fetch_sub(1);
+    });
+  }
+  std::thread owner([&] {
+    while (running.load() > 0) {
+      EXPECT_TRUE(log->Lose(absl::InternalError("no room")).ok());
+      EXPECT_TRUE(log->Make().ok());
+      EXPECT_TRUE(log->Clear(log->Cleanable(1, Nothing)).ok());
+    }
+  });
+  for (std::thread& thread : threads) thread.join();
+  owner.join();
+  EXPECT_EQ(missed.load(), 0);
+  EXPECT_EQ(Open()->Loaded(0), log->SetRanges(0));
+  base::SetLogSinkForTest(nullptr);
+}
+
 }  // namespace
 }  // namespace understudy::client::intent_log_test
