@@ -129,8 +129,8 @@ TEST_F(VolumeTest, NoRequestEndsWithinASector) {
   char buffer[512];
   for (const auto& status :
        {Disk().Read(0, std::span(buffer, 100)), Disk().Read(100, std::span(buffer, 512)),
-        Disk().Write(0, std::span(buffer, 100), false), Disk().WriteZeroes(100, 512, false),
-        Disk().Discard(0, 100, false)}) {
+        Disk().Write(0, std::span(buffer, 100), false),
+        Disk().WriteZeroes(100, 512, ZeroedSpace::kKept, false), Disk().Discard(0, 100, false)}) {
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
   }
   EXPECT_TRUE(Disk().Read(512, std::span(buffer, 512)).ok());
