@@ -75,7 +75,8 @@ using Request =
 
 struct Invocation {
   std::string server;
-  std::string ctl;  // "understudyctl", with the --server that was given: what a hint begins with
+  // What a hint begins with: also the --server that was given.
+  std::string ctl = "understudyctl";
   std::string request_id;  // empty: one is made up
   absl::Duration timeout;
   bool json = false;

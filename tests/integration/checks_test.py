@@ -94,7 +94,7 @@ class StartChecksTest(lib.Case):
         files = {path.name: path.stat().st_size for path in self.dir.iterdir() if path.suffix in (".raw", ".understudy")}
         groups, _ = stub.call(self.standby.address, "GetStatus")
         for group in groups["groups"]:
-            group["errors"], group["lag_seconds"] = [], 0
+            group["errors"], group["lag_seconds"], group["disconnected_seconds"] = [], 0, 0
         return files, groups, self.standby.export_names()
 
     def test_each_row(self):
