@@ -1,5 +1,6 @@
 #include "client/agent_state.h"
 
+#include <algorithm>
 #include <random>
 #include <utility>
 
@@ -10,6 +11,7 @@
 #include "absl/strings/str_split.h"
 
 #include "client/differences.h"
+#include "storage/base/crc32c.h"
 #include "storage/base/log.h"
 #include "storage/base/status_macros.h"
 
@@ -45,12 +47,24 @@ bool ApplyIncarnation(absl::string_view value, Incarnation& incarnation) {
   return decoded.ok();
 }
 
-bool Apply(absl::string_view key, absl::string_view value, uint64_t& version, uint64_t& term,
-           AgentRecord& record) {
-  if (key == "version") return absl::SimpleAtoi(value, &version);
-  if (key == "term") return absl::SimpleAtoi(value, &term);
+// What says how to read the file, and the term.
+struct Numbers {
+  uint64_t version = 0;
+  uint64_t lines = 0;  // 0: an older file does not say
+  uint64_t term = 0;
+};
+
+bool Apply(absl::string_view key, absl::string_view value, Numbers& numbers, AgentRecord& record) {
+  if (key == "version") return absl::SimpleAtoi(value, &numbers.version);
+  if (key == "lines") return absl::SimpleAtoi(value, &numbers.lines);
+  if (key == "term") return absl::SimpleAtoi(value, &numbers.term);
   if (key == "stream_id") return absl::SimpleAtoi(value, &record.resume.stream_id);
   if (key == "next_sequence") return absl::SimpleAtoi(value, &record.resume.next_sequence);
+  if (key == "intent") return absl::SimpleHexAtoi(value, &record.intent);
+  if (key == "differences") {
+    record.differences = std::string(value);
+    return true;
+  }
   if (key == "stored") return absl::SimpleAtoi(value, &record.stored_micros);
   if (key == "boot_id") {
     record.stored_at.boot_id = std::string(value);
@@ -92,6 +106,35 @@ bool Apply(absl::string_view key, absl::string_view value, uint64_t& version, ui
   return false;
 }
 
+uint64_t LinesOf(absl::string_view text) {
+  return static_cast<uint64_t>(std::count(text.begin(), text.end(), '\n'));
+}
+
+// That the state file is new, not lost. Touches nothing.
+absl::Status CheckNotLost(base::FileSystem& file_system, const std::string& directory) {
+  const auto path = [&](absl::string_view name) { return absl::StrCat(directory, "/", name); };
+  if (file_system.Exists(path("agent"))) return absl::OkStatus();
+  for (const char* const name : {kIntentFile, kDifferencesFile, "errors", "requests"}) {
+    if (!file_system.Exists(path(name))) continue;
+    return absl::DataLossError(absl::StrCat(
+        "state file ", path("agent"), " is missing, but there is ", path(name),
+        "; nothing was touched (remedy: put it back, or remove the state directory and take over: "
+        "then the whole disks are compared)"));
+  }
+  return absl::OkStatus();
+}
+
+std::string MarkOf(absl::string_view differences) {
+  return absl::StrCat(absl::Hex(base::Crc32c(differences.data(), differences.size())));
+}
+
+// Whether the record names the file; that of an older release names any.
+bool Names(const AgentRecord& record, absl::string_view differences) {
+  const std::vector<std::string> marks = absl::StrSplit(record.differences, ',');
+  return record.differences.empty() ||
+         std::count(marks.begin(), marks.end(), MarkOf(differences)) > 0;
+}
+
 }  // namespace
 
 std::string NewAgentId() {
@@ -100,11 +143,11 @@ std::string NewAgentId() {
 }
 
 std::string EncodeAgentRecord(const AgentRecord& record) {
-  std::string text = absl::StrCat(
-      "version=", kStateVersion, "\nagent_id=", record.agent_id,
-      "\nstage=", StageName(record.stage), "\nincarnation=", record.grant.incarnation.ToHex(),
-      "\nterm=", record.grant.term.value(), "\nfenced=", record.fenced ? "1" : "0",
-      "\nhanded_over=", record.handed_over ? "1" : "0", "\n");
+  std::string text =
+      absl::StrCat("agent_id=", record.agent_id, "\nstage=", StageName(record.stage),
+                   "\nincarnation=", record.grant.incarnation.ToHex(),
+                   "\nterm=", record.grant.term.value(), "\nfenced=", record.fenced ? "1" : "0",
+                   "\nhanded_over=", record.handed_over ? "1" : "0", "\n");
   if (!record.pair.none()) {
     absl::StrAppend(&text, "pair=", record.pair.ToHex(), "\npair_agent=", record.pair_agent, "\n");
   }
@@ -117,6 +160,12 @@ std::string EncodeAgentRecord(const AgentRecord& record) {
   }
   if (!record.forward.empty()) absl::StrAppend(&text, "forward=", record.forward, "\n");
   if (!record.disks.empty()) absl::StrAppend(&text, "disks=", record.disks, "\n");
+  if (!record.differences.empty()) {
+    absl::StrAppend(&text, "differences=", record.differences, "\n");
+  }
+  if (record.intent != 0) absl::StrAppend(&text, "intent=", absl::Hex(record.intent), "\n");
+  text = absl::StrCat("version=", kStateVersion, "\nlines=", LinesOf(text) + 2, "\n", text);
+  // From here on it may be cut off.
   if (record.stored_micros != 0) absl::StrAppend(&text, "stored=", record.stored_micros, "\n");
   if (!record.stored_at.boot_id.empty()) {
     absl::StrAppend(&text, "boot_id=", record.stored_at.boot_id,
@@ -124,33 +173,36 @@ std::string EncodeAgentRecord(const AgentRecord& record) {
   }
   if (record.clean) absl::StrAppend(&text, "clean=1\n");
   if (record.resume.stream_id != 0) {
-    absl::StrAppend(&text, "stream_id=", record.resume.stream_id,
-                    "\nnext_sequence=", record.resume.next_sequence, "\n");
+    absl::StrAppend(&text, "next_sequence=", record.resume.next_sequence,
+                    "\nstream_id=", record.resume.stream_id, "\n");
   }
   return text;
 }
 
 absl::StatusOr<AgentRecord> DecodeAgentRecord(absl::string_view text) {
   AgentRecord record;
-  uint64_t version = 0;
-  uint64_t term = 0;
+  Numbers numbers;
   for (absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
     const std::pair<absl::string_view, absl::string_view> field =
         absl::StrSplit(line, absl::MaxSplits('=', 1));
-    if (version > kStateVersion) break;
-    if (!Apply(field.first, field.second, version, term, record)) {
+    if (numbers.version > kStateVersion) break;
+    if (!Apply(field.first, field.second, numbers, record)) {
       return absl::DataLossError(absl::StrCat("line \"", line, "\" is not understood"));
     }
   }
-  if (version > kStateVersion) {
+  if (numbers.version > kStateVersion) {
     return absl::FailedPreconditionError(absl::StrCat("it was written by a newer release (version ",
-                                                      version, ", this one knows ", kStateVersion,
-                                                      ")"));
+                                                      numbers.version, ", this one knows ",
+                                                      kStateVersion, ")"));
   }
-  if (version == 0 || record.agent_id.empty()) {
+  if (numbers.lines != 0 && (LinesOf(text) < numbers.lines || text.back() != '\n')) {
+    return absl::DataLossError(absl::StrCat("it is cut short behind line ", LinesOf(text)));
+  }
+  if (numbers.version == 0 || record.agent_id.empty()) {
     return absl::DataLossError("version or agent_id is missing");
   }
-  record.grant.term = Term(term);
+  if (record.resume.stream_id == 0) record.resume = {};  // that line was cut off
+  record.grant.term = Term(numbers.term);
   return record;
 }
 
@@ -171,6 +223,7 @@ absl::StatusOr<std::unique_ptr<AgentState>> AgentState::Open(base::FileSystem& f
     state->record_.agent_id = NewAgentId();
     return state;
   }
+  RETURN_IF_ERROR(CheckNotLost(file_system, directory));
   if (const absl::Status made = file_system.CreateDirectory(directory); !made.ok()) {
     return NewDirectory(directory, made);
   }
@@ -196,6 +249,8 @@ absl::StatusOr<std::unique_ptr<AgentState>> AgentState::Open(base::FileSystem& f
                     absl::StrCat("state file ", state->path_,
                                  " (remedy: restore it, or remove it and take over)"));
   }
+  // No power cut brings back the file before it, whose id of the write-intent log is an older one.
+  file_system.SyncDirectory(directory).IgnoreError();
   base::MutexLock lock(state->mutex_);
   state->record_ = *std::move(record);
   return state;
@@ -263,7 +318,9 @@ absl::StatusOr<bool> LoadDifferences(base::FileSystem& file_system, const AgentS
   absl::Status loaded = absl::DataLossError("a file of the state directory is missing");
   if (has_intents && file_system.Exists(path)) {
     ASSIGN_OR_RETURN(const std::string encoded, file_system.ReadWholeFile(path));
-    loaded = differences->DecodeAll(encoded);
+    loaded = Names(state.record(), encoded)
+                 ? differences->DecodeAll(encoded)
+                 : absl::DataLossError("it is of another copy of the state directory");
   }
   if (loaded.ok()) return true;
   if (!absl::IsDataLoss(loaded)) {
@@ -274,6 +331,22 @@ absl::StatusOr<bool> LoadDifferences(base::FileSystem& file_system, const AgentS
       .With("status", loaded)
       .With("consequence", "everything is compared, and sent where it differs");
   return false;
+}
+
+// A crash between two of the three leaves a file that the record names.
+absl::Status StoreDifferences(base::FileSystem& file_system, AgentState& state,
+                              const Differences& differences) {
+  const std::string path = state.PathOf(kDifferencesFile);
+  const std::string encoded = differences.EncodeAll();
+  const std::string mark = MarkOf(encoded);
+  std::string marks = mark;
+  const absl::StatusOr<std::string> before = file_system.ReadWholeFile(path);
+  if (before.ok() && Names(state.record(), *before)) {
+    absl::StrAppend(&marks, ",", MarkOf(*before));
+  }
+  RETURN_IF_ERROR(state.Update([&](AgentRecord& record) { record.differences = marks; }));
+  RETURN_IF_ERROR(Annotate(file_system.WriteFileAtomically(path, encoded), "agent state"));
+  return state.Update([&](AgentRecord& record) { record.differences = mark; });
 }
 
 }  // namespace understudy::client

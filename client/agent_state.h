@@ -4,6 +4,7 @@
 // atomically:
 //
 //     version=2            of this layout; a newer one is refused
+//     lines=               as far as intent=: a file that was cut short before is found out
 //     agent_id=...         made at first use; the secondary binds the primaryship to it
 //     stage=RUNNING        NONE, RUNNING or DONE
 //     incarnation=, term=  the grant; stored before it is used
@@ -15,19 +16,24 @@
 //     proof=PROVED         or REFUTED, of the pair with this grant: see Proof; none: the disks were declared equal
 //     forward=A,B          the volumes that had no local disk: nobody followed it
 //     disks=A:IDENTITY:MODIFIED,B:...   the local disks, as they were when the run began, or with clean=1 ended
+//     differences=         the CRC32C of that file; while it is replaced, also of the one before it
+//     intent=              the id of that file
 //     stored=              when this file was written, in unix microseconds
 //     boot_id=, since_boot=   the same by the host's clock since its boot, in microseconds: measures
 //                          an absence. An older file has neither: it is not known then
 //     clean=1              ended in order: `differences` says all that may differ at the secondary
-//     stream_id=, next_sequence=   only after a clean shutdown: the stream goes on here
+//     next_sequence=, stream_id=   only after a clean shutdown: the stream goes on here
 //
 // clean, stream_id and next_sequence are gone from the file before the first write after a start is queued; so after a crash they are missing, a new stream
 // begins, and the secondary knows that operations may be missing. They come last, with the time, so that they can be cut off where a
 // full file system has no room for a new file.
 //
-// Tee mode keeps two files more. `STATE-DIR/differences` (client/differences.h) never says less than what differs but for what was
-// written since, and `STATE-DIR/intent` (client/intent_log.h) says where that was. Where there is no `intent`, neither `differences`
-// nor what comes last in `agent` counts: everything may differ. So whoever cannot store what the next start must know removes it.
+// Tee mode keeps two files more. `STATE-DIR/differences` (client/differences.h) never says less
+// than what differs but for what was written since, and `STATE-DIR/intent` (client/intent_log.h)
+// says where that was. One that is not the one this file names is as good as none. Where there is
+// no `intent`, neither `differences` nor what comes last in `agent` counts: everything may differ.
+// So whoever cannot store what the next start must know removes it. `agent` itself is not made anew
+// beside any of the others: it was lost.
 //
 // Beside it lie `STATE-DIR/errors`, what is latched (storage/base/error_file.h), and `STATE-DIR/requests`, the answers to request ids
 // (storage/base/request_log.h).
@@ -76,6 +82,8 @@ struct AgentRecord {
   bool failback_new = false;
   int64_t stored_micros = 0;
   base::BootTime stored_at;
+  std::string differences;
+  uint64_t intent = 0;
   friend bool operator==(const AgentRecord& a, const AgentRecord& b) = default;
 };
 
@@ -87,9 +95,9 @@ absl::StatusOr<AgentRecord> DecodeAgentRecord(absl::string_view text);
 
 class AgentState {
  public:
-  // Reads or makes `directory`. Empty: nothing is kept, the agent id is new at every start. kFailedPrecondition when another
-  // agent uses the directory; kDataLoss, naming the file and the remedy, when it is damaged.
-  // `file_system` and `clock` outlive this.
+  // Reads or makes `directory`. Empty: nothing is kept, the agent id is new at every start.
+  // kFailedPrecondition when another agent uses the directory; kDataLoss, naming the file and the
+  // remedy, when it is damaged or lost. `file_system` and `clock` outlive this.
   static absl::StatusOr<std::unique_ptr<AgentState>> Open(
       base::FileSystem& file_system, const std::string& directory,
       const base::Clock& clock = base::Clock::Real());
@@ -128,10 +136,16 @@ class AgentState {
 // What could not be stored in a directory that has nothing yet, with the remedy.
 absl::Status NewDirectory(absl::string_view directory, const absl::Status& status);
 
-// Adds what `STATE-DIR/differences` says. False, and logged: it or the other file, which `has_intents` tells of, is lost or damaged, so
-// nothing is known. kFailedPrecondition, naming file and remedy, when it is of other volumes or of a newer release.
+// Adds what `STATE-DIR/differences` says. False, and logged: it or the other file, which
+// `has_intents` tells of, is lost, damaged, or of another copy of the directory, so nothing is
+// known. kFailedPrecondition, naming file and remedy, when it is of other volumes or of a newer
+// release.
 absl::StatusOr<bool> LoadDifferences(base::FileSystem& file_system, const AgentState& state,
                                      bool has_intents, Differences* differences);
+// Replaces it, durably. On error it is as it was, or replaced, and the record names it. One at a
+// time. REQUIRES: state.kept().
+absl::Status StoreDifferences(base::FileSystem& file_system, AgentState& state,
+                              const Differences& differences);
 
 }  // namespace understudy::client
 

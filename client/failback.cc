@@ -35,12 +35,12 @@ absl::Status CheckVolumes(const FailbackMap& map, const std::vector<VolumeSpec>&
 // What the state directory of an agent that has ended says.
 absl::Status LoadAll(base::FileSystem& file_system, const AgentState& state,
                      const std::vector<VolumeSpec>& volumes, Differences* differences) {
-  const std::string intent_path = state.PathOf(kIntentFile);
-  ASSIGN_OR_RETURN(const bool known, LoadDifferences(file_system, state,
-                                                     file_system.Exists(intent_path), differences));
+  ASSIGN_OR_RETURN(const auto intents, IntentLog::Open(file_system, state.PathOf(kIntentFile),
+                                                       volumes, 1, state.record().intent));
+  ASSIGN_OR_RETURN(const bool known,
+                   LoadDifferences(file_system, state, !intents->was_missing(), differences));
   if (!known) differences->SuspectAll();
   if (!known || state.record().clean) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const auto intents, IntentLog::Open(file_system, intent_path, volumes, 1));
   for (uint32_t i = 0; i < volumes.size(); ++i) {
     for (const ByteRange& range : intents->Loaded(i)) differences->AddSuspect(i, range);
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <random>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -76,10 +77,7 @@ std::string VolumesOf(absl::string_view header) {
   for (uint32_t i = 0; i < start.volumes; ++i) {
     uint64_t size_bytes = 0;
     uint32_t name_bytes = 0;
-    if (rest.size() < sizeof(size_bytes) + sizeof(name_bytes)) break;
-    std::memcpy(&size_bytes, rest.data(), sizeof(size_bytes));
-    std::memcpy(&name_bytes, rest.data() + sizeof(size_bytes), sizeof(name_bytes));
-    rest.remove_prefix(sizeof(size_bytes) + sizeof(name_bytes));
+    if (!Take(rest, size_bytes) || !Take(rest, name_bytes)) break;
     absl::StrAppend(&text, i == 0 ? "" : ", ", rest.substr(0, name_bytes), " of ", size_bytes,
                     " bytes");
     rest.remove_prefix(std::min<size_t>(name_bytes, rest.size()));
@@ -87,8 +85,29 @@ std::string VolumesOf(absl::string_view header) {
   return text;
 }
 
-// Whether `file` begins with the header of these volumes; else why not.
-absl::Status CheckHeader(absl::string_view file, absl::string_view expected) {
+std::string EncodeIds(uint64_t id, uint64_t before) {
+  std::string ids;
+  Append(id, ids);
+  Append(before, ids);
+  ids.resize(kBitmapBytes);
+  return EncodeSector(ids);
+}
+
+// `sector`: what there is of it; an older file has none.
+bool HasId(absl::string_view sector, uint64_t id) {
+  if (sector.size() != kSectorBytes || !SectorIntact(sector)) return false;
+  uint64_t ids[2];
+  std::memcpy(ids, sector.data() + sizeof(SectorStart), sizeof(ids));
+  return ids[0] == id || ids[1] == id;
+}
+
+uint64_t NewId() {
+  std::random_device device;
+  return uint64_t{device()} << 32 | device() | 1;  // not 0
+}
+
+// Whether `file` is one of these volumes, and whole. `size`: without the sector of the ids.
+absl::Status CheckFile(absl::string_view file, absl::string_view expected, uint64_t size) {
   HeaderStart start;
   if (file.size() < sizeof(start)) return absl::DataLossError("it is cut short");
   std::memcpy(&start, file.data(), sizeof(start));
@@ -114,6 +133,8 @@ absl::Status CheckHeader(absl::string_view file, absl::string_view expected) {
         "it is of ", VolumesOf(file.substr(0, bytes)), ", and the agent has ", VolumesOf(expected),
         "; if one has grown or was added: docs/runbooks.md, \"Grow a disk, add a disk\""));
   }
+  if (file.size() < size) return absl::DataLossError("it is cut short");
+  if (file.size() > size + kSectorBytes) return absl::DataLossError("it is too long");
   return absl::OkStatus();
 }
 
@@ -128,7 +149,8 @@ IntentLog::IntentLog(base::FileSystem& file_system, std::string path,
       path_(std::move(path)),
       header_(EncodeHeader(volumes)),
       regions_max_(regions_max),
-      on_lost_(std::move(on_lost)) {
+      on_lost_(std::move(on_lost)),
+      id_(NewId()) {
   base::MutexLock lock(mutex_);
   uint64_t sector = header_.size() / kSectorBytes;
   for (VolumeSpec& spec : volumes) {
@@ -149,26 +171,26 @@ IntentLog::~IntentLog() = default;
 absl::StatusOr<std::unique_ptr<IntentLog>> IntentLog::Open(base::FileSystem& file_system,
                                                            const std::string& path,
                                                            std::vector<VolumeSpec> volumes,
-                                                           uint64_t regions_max, OnLost on_lost) {
+                                                           uint64_t regions_max, uint64_t kept_id,
+                                                           OnLost on_lost) {
   auto log = std::unique_ptr<IntentLog>(
       new IntentLog(file_system, path, std::move(volumes), regions_max, std::move(on_lost)));
-  log->was_missing_ = !file_system.Exists(path);
+  std::string file;
+  if (file_system.Exists(path)) {
+    ASSIGN_OR_RETURN(file, file_system.ReadWholeFile(path));
+    RETURN_IF_ERROR(Annotate(
+        CheckFile(file, log->header_, log->id_offset()),
+        absl::StrCat("write-intent log ", path,
+                     " (remedy: restore it, or remove it: then the whole disks are compared)")));
+    if (!log->IsKept(file, kept_id)) file.clear();
+  }
+  log->Load(file);
+  log->was_missing_ = file.empty();
   if (log->was_missing_) {
-    log->Load("");
     base::MutexLock lock(log->mutex_);
     log->lost_ = true;
     return log;
   }
-  ASSIGN_OR_RETURN(const std::string file, file_system.ReadWholeFile(path));
-  absl::Status fits = CheckHeader(file, log->header_);
-  if (fits.ok() && file.size() < log->sectors_ * kSectorBytes) {
-    fits = absl::DataLossError("it is cut short");
-  }
-  RETURN_IF_ERROR(Annotate(
-      fits,
-      absl::StrCat("write-intent log ", path,
-                   " (remedy: restore it, or remove it: then the whole disks are compared)")));
-  log->Load(file);
   ASSIGN_OR_RETURN(log->file_, file_system.Open(path, {}));
   // Also what was read is written anew: a process that died between write and sync, or after a failed sync, has left bits in
   // the page cache that no later sync makes durable. In place: that needs no space.
@@ -178,9 +200,26 @@ absl::StatusOr<std::unique_ptr<IntentLog>> IntentLog::Open(base::FileSystem& fil
     sectors = log->AllSectorsLocked();
   }
   absl::Status written = log->file_->Write(log->header_.size(), sectors);
+  const bool grows = file.size() < log->id_offset() + kSectorBytes;
+  if (written.ok()) written = log->WriteId(kept_id, grows);
   if (written.ok()) written = log->file_->Sync();
   if (!written.ok()) RETURN_IF_ERROR(log->Lose(written));
   return log;
+}
+
+bool IntentLog::IsKept(absl::string_view file, uint64_t kept_id) const {
+  if (kept_id == 0 || HasId(file.substr(id_offset()), kept_id)) return true;
+  base::LogWarning("intent_log_of_another_copy")
+      .With("path", path_)
+      .With("consequence", "everything is compared, and sent where it differs");
+  return false;
+}
+
+absl::Status IntentLog::WriteId(uint64_t kept_id, bool grows) {
+  const absl::Status written = file_->Write(id_offset(), EncodeIds(id_, kept_id));
+  if (written.ok() || !grows) return written;
+  id_ = 0;
+  return absl::OkStatus();
 }
 
 void IntentLog::Load(absl::string_view file) {
@@ -426,7 +465,7 @@ absl::Status IntentLog::Make() {
   if (!lost_ || !failure_.ok()) return failure_;
   busy_ = true;
   const uint64_t round = next_round_++;
-  const std::string contents = header_ + AllSectorsLocked();
+  const std::string contents = header_ + AllSectorsLocked() + EncodeIds(id_, 0);
   unsynced_.clear();
   mutex_.Unlock();
   absl::Status made = file_system_.WriteFileAtomically(path_, contents);

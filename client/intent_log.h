@@ -22,6 +22,12 @@
 //                     volume {size_bytes u64, name length u32, name}; the last four bytes: CRC32C of all before
 //            volumes  for each, sectors of 512 bytes: crc32c u32 of the 508 that follow | zero u32 | 504 bytes of bitmap, 4032 regions,
 //                     the lowest bit first
+//            ids      one sector: crc32c u32 of the 508 that follow | zero u32 | id u64 | the id
+//                     before it u64 | zeroes. Each opening makes a new id, and the owner keeps it
+//                     elsewhere: so a file of another copy is found out. The file has both ids
+//                     until the next opening, for the owner keeps the new one later, or cannot. A
+//                     file that is made has one, which the owner has kept before. An older file has
+//                     no such sector; where it cannot grow it stays so.
 //
 //          A write is torn at a sector's edge at worst, so it damages nothing. A sector with a bad CRC counts as all its
 //          regions set, and a log line says so.
@@ -72,22 +78,29 @@ class IntentLog {
   // Why the file is lost; may come from any thread, without the mutex.
   using OnLost = std::function<void(const absl::Status&)>;
 
-  // Reads `path`; without it the log is lost, and Make() makes it. While more than `regions_max` are set, recently written regions
-  // are proposed, too; Begin() does not wait for it. kFailedPrecondition, naming the file and the remedy, when it is of other
-  // volumes or of a newer release; kDataLoss likewise when its header is damaged. `file_system` outlives the log.
+  // Reads `path`; without it, or when it has not the id that the owner has kept (0: none), the log
+  // is lost, and Make() makes it. While more than `regions_max` are set, recently written regions
+  // are proposed, too; Begin() does not wait for it. kFailedPrecondition, naming the file and the
+  // remedy, when it is of other volumes or of a newer release; kDataLoss likewise when its header
+  // is damaged or its size is not right. `file_system` outlives the log.
   static absl::StatusOr<std::unique_ptr<IntentLog>> Open(base::FileSystem& file_system,
                                                          const std::string& path,
                                                          std::vector<VolumeSpec> volumes,
-                                                         uint64_t regions_max, OnLost on_lost = {});
+                                                         uint64_t regions_max, uint64_t kept_id = 0,
+                                                         OnLost on_lost = {});
   ~IntentLog();
 
-  // Open() found no file: what differs is not known from it.
+  // Open() found no file, or another one: what differs is not known from it.
   bool was_missing() const { return was_missing_; }
-  // There is no file: everything is to be compared after the owner's next end.
+  // For the owner to keep: when Open() has found the file, at any time after that; else before
+  // Make(). 0: the file has none.
+  uint64_t id() const { return id_; }
+  // There is no file that counts: everything is to be compared after the owner's next end.
   bool lost() const;
   // Removes the file, durably: the owner could not store what the bits do not say. An error: it is still there.
   absl::Status Lose(const absl::Status& why);
-  // Makes a lost file anew with what is set, durably; else it stays lost. REQUIRES: what differs elsewhere has been stored.
+  // Makes a lost file anew with what is set, durably; else it stays lost. REQUIRES: what differs
+  // elsewhere has been stored, and id() kept.
   absl::Status Make();
   // What was set when it was opened, coalesced, in order: the suspects after a crash.
   const std::vector<ByteRange>& Loaded(uint32_t volume) const { return loaded_[volume]; }
@@ -158,6 +171,11 @@ class IntentLog {
 
   static ByteRange RegionRange(const Volume& volume, uint64_t region);
   static std::vector<ByteRange> Ranges(const Volume& volume);
+  uint64_t id_offset() const { return sectors_ * kSectorBytes; }
+  // Whether the file that was read has the owner's id; logs when not.
+  bool IsKept(absl::string_view file, uint64_t kept_id) const;
+  // Beside the kept one, in place; goes on without an id where the file `grows` by it, and cannot.
+  absl::Status WriteId(uint64_t kept_id, bool grows);
   // Takes over what the file, unless it is empty, says.
   void Load(absl::string_view file);
   std::vector<DamagedSector> ReadBitsLocked(absl::string_view file)
@@ -189,8 +207,9 @@ class IntentLog {
   const uint64_t regions_max_;
   const OnLost on_lost_;
   // Constant once Open() has returned.
+  uint64_t id_;
   bool was_missing_ = false;
-  uint64_t sectors_ = 0;  // of the whole file
+  uint64_t sectors_ = 0;  // of the file, without that of the ids
   std::vector<std::vector<ByteRange>> loaded_;
   // Of whoever has the turn; null: lost.
   std::unique_ptr<base::File> file_;

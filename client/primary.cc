@@ -140,6 +140,7 @@ absl::Status Primary::Resume() {
         std::make_unique<IntentCleaner>(intents_.get(), forwarder_.get(), differences_.get(),
                                         std::move(volumes), [this] { return TakeUpTrack(); });
   }
+  RETURN_IF_ERROR(BeginRun(record));
   if (record.stage != Stage::kRunning) return absl::OkStatus();
   if (record.fenced) {
     SetFenced(true);
@@ -148,16 +149,7 @@ absl::Status Primary::Resume() {
     if (!told) forwarder_->errors().Latch("", "connect", FencedError());
     return absl::OkStatus();
   }
-  // Good for this one run: its first operation, be it a marker, makes it untrue. Who has handed over queues none before it is taken
-  // back, which forgets it as well. Nor is a forward volume followed by anybody when this run is killed, had it written or not.
   const bool forward = any(/*tee=*/false);
-  if ((record.resume.stream_id != 0 || (record.clean && forward)) && !record.handed_over) {
-    const absl::Status stored = state_->Update([&](AgentRecord& next) {
-      next.resume = {};
-      next.clean = next.clean && !forward;
-    });
-    if (!stored.ok()) RETURN_IF_ERROR(BeforeWrite());
-  }
   const bool away = forward && WasAway(record);
   // Without any file of differences only the standby can know that a stream does not go on, and not one that never had a stream.
   const bool forgotten = forward && intents_ == nullptr && record.resume.stream_id == 0;
@@ -170,6 +162,28 @@ absl::Status Primary::Resume() {
        .resume = away || lost ? ResumePoint() : record.resume,
        .incomplete = (any(/*tee=*/true) || away || forgotten) && !differences_->empty(),
        .covered = intents_ != nullptr});
+}
+
+absl::Status Primary::BeginRun(const AgentRecord& record) {
+  // A resume point is good for this one run: its first operation, be it a marker, makes it untrue.
+  // Who has handed over queues none before it is taken back, which forgets it as well. Nor is a
+  // forward volume followed by anybody when this run is killed, had it written or not; its clean
+  // end keeps its time until it is forgotten, see WasAway().
+  const bool forward = any(/*tee=*/false);
+  const bool end_of_forward = record.clean && forward;
+  const bool forgets = record.stage == Stage::kRunning && !record.fenced && !record.handed_over &&
+                       (record.resume.stream_id != 0 || end_of_forward);
+  const uint64_t kept = state_->record().intent;
+  const uint64_t id = intents_ != nullptr ? intents_->id() : kept;
+  const bool keeps = id != kept && !end_of_forward;
+  if (!forgets && !keeps) return absl::OkStatus();
+  const absl::Status stored = state_->Update([&](AgentRecord& next) {
+    if (forgets) next.resume = {};
+    if (forgets) next.clean = next.clean && !forward;
+    next.intent = id;
+  });
+  // The write-intent log has the id that is kept, too.
+  return stored.ok() || !forgets ? absl::OkStatus() : BeforeWrite();
 }
 
 void Primary::Shutdown(absl::Duration grace) {

@@ -142,6 +142,9 @@ class Primary : private ForwarderListener {
   void OnMissed(uint32_t volume, ByteRange range) override;
   absl::Status OnUnknown() override;
   absl::Status OpenIntents(base::FileSystem& file_system, const PrimaryOptions& options);
+  // Forgets what of the last end is good for one run only, and keeps the id of the write-intent
+  // log.
+  absl::Status BeginRun(const AgentRecord& record);
   absl::StatusOr<bool> TakeFailback();  // true: the differences are those of failback_
   absl::Status LoadDifferences(const AgentRecord& record);
   bool WasAway(const AgentRecord& record) const;

@@ -41,10 +41,11 @@ absl::Status Primary::SyncDisks() {
 }
 
 absl::Status Primary::OpenIntents(base::FileSystem& file_system, const PrimaryOptions& options) {
-  ASSIGN_OR_RETURN(intents_,
-                   IntentLog::Open(file_system, state_->PathOf(kIntentFile),
-                                   forwarder_->options().volumes, options.intent_regions,
-                                   [this](const absl::Status& why) { LatchTrackLost(why); }));
+  ASSIGN_OR_RETURN(
+      intents_,
+      IntentLog::Open(file_system, state_->PathOf(kIntentFile), forwarder_->options().volumes,
+                      options.intent_regions, state_->record().intent,
+                      [this](const absl::Status& why) { LatchTrackLost(why); }));
   return absl::OkStatus();
 }
 
@@ -90,6 +91,7 @@ absl::Status Primary::TakeUpTrack() {
   const base::MutexLock lock(store_mutex_);
   RETURN_IF_ERROR(state_->MarkUnclean());
   RETURN_IF_ERROR(StoreDifferencesLocked());
+  RETURN_IF_ERROR(state_->Update([&](AgentRecord& record) { record.intent = intents_->id(); }));
   RETURN_IF_ERROR(intents_->Make());
   forwarder_->errors().ClearState();
   return absl::OkStatus();
@@ -131,15 +133,20 @@ absl::StatusOr<bool> Primary::TakeFailback() {
       .With("pair", failback_[0].incarnation.ToHex())
       .With("to_compare_bytes", differences_->bytes());
   RETURN_IF_ERROR(state_->Update([&](AgentRecord& stored) {
-    stored = {.agent_id = stored.agent_id,
-              .clean = true,
-              .failback_of = failback_[0].incarnation,
-              .failback_new = true};
+    AgentRecord next;
+    next.agent_id = stored.agent_id;
+    next.clean = true;
+    next.failback_of = failback_[0].incarnation;
+    next.failback_new = true;
+    next.differences = stored.differences;
+    next.intent = stored.intent;
+    stored = std::move(next);
   }));
   return true;
 }
 
-// A new state directory has neither of the two files, a used one has both: whoever has lost one of them knows nothing.
+// A new state directory has neither of the two files, and no run has noted its disks. A used one
+// has both: whoever has lost one of them knows nothing.
 absl::Status Primary::LoadDifferences(const AgentRecord& record) {
   if (intents_ == nullptr) {
     // Nobody follows now what the standby misses: who comes back to tee mode must know that it knows nothing.
@@ -150,7 +157,8 @@ absl::Status Primary::LoadDifferences(const AgentRecord& record) {
     return file_system_.SyncDirectory(state_->PathOf(""));
   }
   const std::string path = state_->PathOf(kDifferencesFile);
-  const bool fresh = !file_system_.Exists(path) && intents_->was_missing() && record.grant.none();
+  const bool fresh = !file_system_.Exists(path) && intents_->was_missing() && record.grant.none() &&
+                     record.disks.empty();
   bool known = fresh;
   if (!fresh) {
     ASSIGN_OR_RETURN(known, client::LoadDifferences(file_system_, *state_, !intents_->was_missing(),
@@ -309,9 +317,7 @@ void Primary::StoreProgress() {
 }
 
 absl::Status Primary::StoreDifferencesLocked() {
-  return Annotate(
-      file_system_.WriteFileAtomically(state_->PathOf(kDifferencesFile), differences_->EncodeAll()),
-      "agent state");
+  return client::StoreDifferences(file_system_, *state_, *differences_);
 }
 
 void Primary::OnMissed(uint32_t volume, ByteRange range) {

@@ -3,6 +3,8 @@
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
+#include <set>
+#include <string>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -97,6 +99,40 @@ TEST_F(AgentStateTest, AFullFileSystemDoesNotKeepAnUncleanMarkFromBeingDurable) 
   EXPECT_EQ(written.stored_micros, 0) << "it would be of before what is written now";
   EXPECT_TRUE((*Open())->record() == written);
   base::SetLogSinkForTest(nullptr);
+}
+
+// Goal: no part of a file is read as a whole one. What comes last may be missing, which only means
+// more comparing.
+TEST(AgentRecordTest, AFileThatWasCutSaysNothingElse) {
+  const AgentRecord whole{.agent_id = "agent-1",
+                          .stage = Stage::kRunning,
+                          .clean = true,
+                          .disks = "vda:1:2",
+                          .resume = {.stream_id = 77, .next_sequence = 1234},
+                          .stored_micros = 1700000000000000,
+                          .stored_at = {.boot_id = "b", .since_boot = absl::Seconds(9)},
+                          .differences = "1a2b3c4d,5e6f",
+                          .intent = 0xabcdef};
+  const std::string text = EncodeAgentRecord(whole);
+  ASSERT_TRUE(*DecodeAgentRecord(text) == whole);
+  std::set<std::string> rest;
+  for (size_t length = 0; length < text.size(); ++length) {
+    const auto cut = DecodeAgentRecord(text.substr(0, length));
+    if (!cut.ok()) {
+      EXPECT_TRUE(absl::IsDataLoss(cut.status())) << cut.status();
+      continue;
+    }
+    AgentRecord expected = whole;
+    if (cut->resume.stream_id == 0) expected.resume = {};
+    expected.clean = cut->clean;
+    if (cut->stored_at.since_boot == absl::ZeroDuration()) expected.stored_at.since_boot = {};
+    if (cut->stored_at.boot_id.empty()) expected.stored_at = {};
+    if (cut->stored_micros == 0) expected.stored_micros = 0;
+    EXPECT_TRUE(*cut == expected) << text.substr(0, length);
+    rest.insert(text.substr(length, text.find('=', length) - length));
+  }
+  EXPECT_THAT(rest, ::testing::ElementsAre("boot_id", "clean", "next_sequence", "since_boot",
+                                           "stored", "stream_id"));
 }
 
 TEST_F(AgentStateTest, ANewDirectoryThatTakesNothingIsRefusedWithTheRemedy) {

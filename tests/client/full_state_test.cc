@@ -91,6 +91,7 @@ TEST_F(FullStateTest, TheFirstWriteIsDoneAndKnownAfterACrash) {
   FillUp();
   transport_.Set([](auto& b) { b.reachable = true; });
   Make();
+  EXPECT_FALSE(primary_->intents()->was_missing()) << "it was not known again";
   ExpectEqualAfterCheckpoint();
 }
 

@@ -1,5 +1,6 @@
-// The rule of the write-intent log, against power cuts: whatever was lost, a region in which the local disk and the standby differ is
-// among those that the log names when it is opened again.
+// The rule of the write-intent log, against power cuts: whatever was lost, a region in which the
+// local disk and the standby differ is among those that the log names when it is opened again. And
+// its owner, who keeps its id, knows it again.
 //
 // Method   a primary in miniature (writes with Begin and End, a log that is lost and made anew, some without a place in the stream, a resync that carries those, a comparison
 //          of the suspects after a crash, cleaning in its three steps, new streams, everything interleaved) runs on a simulated disk;
@@ -18,6 +19,7 @@
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include <gtest/gtest.h>
 
@@ -38,6 +40,7 @@ constexpr uint64_t kRegion = IntentLog::kRegionBytes;
 constexpr uint32_t kVolumes = 2;
 constexpr uint64_t kSize = 5 * kRegion + 7 * kSectorBytes;
 constexpr char kIntent[] = "/state/intent";
+constexpr char kKept[] = "/state/id";  // where the owner keeps the log's
 
 std::string DiskPath(uint32_t volume) { return absl::StrCat("/disks/", volume); }
 
@@ -87,11 +90,16 @@ class Primary {
       : disk_(disk), standby_(standby), random_(seed) {}
 
   absl::Status Open() {
+    const auto kept = disk_.ReadWholeFile(kKept);
+    if (kept.ok() && !absl::SimpleAtoi(*kept, &kept_id_)) return absl::DataLossError(*kept);
+    disk_.SyncDirectory("/state").IgnoreError();
+    const bool there = disk_.Exists(kIntent);
     auto log = IntentLog::Open(
-        disk_, kIntent, {{.name = "a", .size_bytes = kSize}, {.name = "b", .size_bytes = kSize}},
-        3);
+        disk_, kIntent, {{.name = "a", .size_bytes = kSize}, {.name = "b", .size_bytes = kSize}}, 3,
+        kept_id_);
     if (!log.ok()) return log.status();
     log_ = *std::move(log);
+    refused_ = there && log_->was_missing();
     // Without the file everything may differ; what a real owner stores elsewhere is said by bits here.
     for (uint32_t volume = 0; log_->was_missing() && volume < kVolumes; ++volume) {
       for (uint64_t at = 0; at < kSize; at += kRegion) {
@@ -100,7 +108,8 @@ class Primary {
         if (log_->Begin(volume, region).ok()) log_->End(volume, region, 0);
       }
     }
-    if (Below(4) > 0) log_->Make().IgnoreError();
+    if (Below(4) > 0) KeepId();
+    if (Below(4) > 0) Make();
     for (uint32_t volume = 0; volume < kVolumes; ++volume) {
       auto file = disk_.Open(DiskPath(volume), {});
       if (!file.ok()) return file.status();
@@ -114,6 +123,8 @@ class Primary {
     return absl::OkStatus();
   }
 
+  bool refused() const { return refused_; }  // a log that was there
+
   void Step() {
     const uint64_t dice = Below(100);
     if (dice < 20) return BeginWrite();
@@ -122,7 +133,8 @@ class Primary {
     if (dice < 70) return Compare();
     if (dice < 82) return Acknowledge();
     if (dice < 84) return NewStream();
-    if (dice < 88) return log_->Make().IgnoreError();  // if it is lost
+    if (dice < 86) return KeepId();
+    if (dice < 90) return Make();
     Clean();
   }
 
@@ -151,6 +163,16 @@ class Primary {
     ByteRange range;
     bool written = false;
   };
+
+  void KeepId() {
+    if (log_->id() == kept_id_) return;
+    if (disk_.WriteFileAtomically(kKept, absl::StrCat(log_->id())).ok()) kept_id_ = log_->id();
+  }
+  void Make() {
+    if (!log_->lost()) return;
+    KeepId();
+    if (log_->id() == kept_id_) log_->Make().IgnoreError();
+  }
 
   // Where writes go: few sectors, so that they meet again, at both edges of each region.
   static std::vector<uint64_t> Places() {
@@ -298,6 +320,8 @@ class Primary {
   Standby& standby_;
   std::mt19937_64 random_;
   std::unique_ptr<IntentLog> log_;
+  uint64_t kept_id_ = 0;
+  bool refused_ = false;
   std::array<std::unique_ptr<base::File>, kVolumes> files_;
   std::vector<Write> writes_;
   std::map<Sector, uint64_t> dirty_;  // to the sequence that carries it; 0: none yet
@@ -355,14 +379,19 @@ Outcome RunOne(const Run& run) {
   std::mt19937_64 random(run.seed);
   Outcome outcome;
   bool reached = false;
-  // Lives one, two and three; the last two begin with what the one before has left.
-  for (int life = 0; life < 3; ++life) {
-    disk.SetHook(FaultAt(run, life == 0 ? run.io : 1 + random() % 60,
-                         life == 0 ? run.fault : SimFault::kPowerCut, &reached));
+  // All but the first of four lives begin with what the one before has left. A kill is followed by
+  // another one.
+  for (int life = 0; life < 4; ++life) {
+    const bool kills = run.fault == SimFault::kKill && life < 2;
+    const SimFault fault = life == 0 || kills ? run.fault : SimFault::kPowerCut;
+    disk.SetHook(FaultAt(run, life == 0 ? run.io : 1 + random() % 60, fault, &reached));
     {
       Primary primary(disk, standby, random());
       if (primary.Open().ok()) {
         outcome.violation = primary.Violation(standby.Through(standby.durable), "durable");
+        if (primary.refused() && run.lie == nullptr) {
+          outcome.violation = "its own log was taken for that of another copy";
+        }
         if (!outcome.violation) {
           outcome.violation = primary.Violation(standby.Through(standby.received), "received");
         }
@@ -372,7 +401,7 @@ Outcome RunOne(const Run& run) {
         for (int step = 0; step < 150 && !disk.dead(); ++step) primary.Step();
       }
       if (life == 0) outcome.reached = reached;
-      if (!disk.dead()) life == 0 && run.fault == SimFault::kKill ? disk.Kill() : disk.CutPower();
+      if (!disk.dead()) kills ? disk.Kill() : disk.CutPower();
     }
     disk.SetHook(nullptr);
     disk.Restart();

@@ -233,9 +233,9 @@ TEST_F(IntentLogTest, ThoseWhoWaitShareOneSyncAndNobodyReturnsBeforeItsEnd) {
 TEST_F(IntentLogTest, AFileThatCannotBeSyncedIsRemovedAndMadeAnew) {
   base::SetLogSinkForTest([](base::LogLevel, absl::string_view) {});
   std::vector<std::string> told;
-  auto log = *IntentLog::Open(files_, path_, volumes_, kNoLimit, [&told](const absl::Status& why) {
-    told.emplace_back(why.message());
-  });
+  auto log =
+      *IntentLog::Open(files_, path_, volumes_, kNoLimit, 0,
+                       [&told](const absl::Status& why) { told.emplace_back(why.message()); });
   ASSERT_EQ(log->Make(), absl::OkStatus());
   Write(*log, In(1), 1);
   FailSyncs();
@@ -304,6 +304,59 @@ TEST_F(IntentLogTest, OpeningItNeedsNoSpace) {
   Write(*log, In(5), 1);
   files_.SetHook(nullptr);
   EXPECT_THAT(Open()->Loaded(0), ElementsAre(Whole(3), Whole(5)));
+}
+
+// Its owner keeps the id later than the file gets it, or not at all.
+TEST_F(IntentLogTest, AFileOfAnotherCopyIsAsGoodAsNone) {
+  base::SetLogSinkForTest([](base::LogLevel, absl::string_view) {});
+  auto log = Open();
+  Write(*log, In(3), 1);
+  const uint64_t first = log->id();
+  const std::string older = *files_.ReadWholeFile(path_);
+  const auto open = [this](uint64_t kept) {
+    return *IntentLog::Open(files_, path_, volumes_, kNoLimit, kept);
+  };
+  for (int start = 0; start < 3; ++start) log = open(first);
+  EXPECT_THAT(log->Loaded(0), ElementsAre(Whole(3)));
+  const uint64_t second = log->id();
+  EXPECT_NE(second, first);
+  EXPECT_FALSE(open(second)->was_missing());
+  ASSERT_TRUE(files_.WriteFileAtomically(path_, older).ok());
+  for (int start = 0; start < 2; ++start) {
+    log = open(second);
+    EXPECT_TRUE(log->was_missing());
+    EXPECT_TRUE(log->lost());
+    EXPECT_THAT(log->Loaded(0), IsEmpty());
+    EXPECT_EQ(*files_.ReadWholeFile(path_), older);
+  }
+  ASSERT_EQ(log->Make(), absl::OkStatus());
+  EXPECT_TRUE(open(second)->was_missing()) << "what it was before does not count any more";
+  EXPECT_FALSE(open(log->id())->was_missing());
+  base::SetLogSinkForTest(nullptr);
+}
+
+TEST_F(IntentLogTest, AnOlderFileIsTakenAndGetsAnIdWhereItCanGrow) {
+  base::SetLogSinkForTest([](base::LogLevel, absl::string_view) {});
+  Write(*Open(), In(3), 1);
+  const uint64_t with_id = files_.ReadWholeFile(path_)->size();
+  for (const uint64_t cut : {512U, 100U}) {  // 100: it was killed while it grew
+    ASSERT_TRUE((*files_.Open(path_, {}))->Truncate(with_id - cut).ok());
+    files_.SetRangeHook([&](FileOperation operation, const std::string& path, ByteRange range) {
+      const bool grows = operation == FileOperation::kWrite && range.end > with_id - cut;
+      return grows ? base::ErrnoStatus(ENOSPC, path) : absl::OkStatus();
+    });
+    const auto without = Open();
+    EXPECT_EQ(without->id(), 0U);
+    EXPECT_FALSE(without->lost());
+    EXPECT_THAT(without->Loaded(0), ElementsAre(Whole(3)));
+    files_.SetHook(nullptr);
+    const auto grown = Open();
+    EXPECT_FALSE(grown->was_missing());
+    EXPECT_NE(grown->id(), 0U);
+    EXPECT_EQ(files_.ReadWholeFile(path_)->size(), with_id);
+    EXPECT_FALSE((*IntentLog::Open(files_, path_, volumes_, kNoLimit, grown->id()))->was_missing());
+  }
+  base::SetLogSinkForTest(nullptr);
 }
 
 TEST_F(IntentLogTest, AFileOfOtherVolumesIsRefusedWithTheRemedy) {
