@@ -263,10 +263,12 @@ AgentRecord AgentState::record() const {
 
 absl::Status AgentState::Update(const std::function<void(AgentRecord&)>& change) {
   base::MutexLock io_lock(io_mutex_);
-  AgentRecord next = record();
+  const AgentRecord before = record();
+  AgentRecord next = before;
   change(next);
   next.stored_micros = absl::ToUnixMicros(clock_.Now());
-  next.stored_at = clock_.SinceBoot();
+  // A clean end keeps its time for as long as it stands: see WasAway().
+  if (!before.clean || !next.clean) next.stored_at = clock_.SinceBoot();
   if (kept()) {
     RETURN_IF_ERROR(
         Annotate(file_system_.WriteFileAtomically(path_, EncodeAgentRecord(next)), "agent state"));
@@ -308,6 +310,8 @@ absl::Status AgentState::CutOffEnd() {
   ASSIGN_OR_RETURN(const std::unique_ptr<base::File> file, file_system_.Open(path_, {}));
   RETURN_IF_ERROR(file->Truncate(text.size()));
   RETURN_IF_ERROR(file->Sync());
+  // The update that failed may have put the file there, and only its name is not durable.
+  RETURN_IF_ERROR(file_system_.SyncDirectory(base::DirectoryOf(path_)));
   Take(std::move(next));
   return absl::OkStatus();
 }

@@ -427,10 +427,9 @@ void IntentLog::EndTurnLocked(const absl::Status& status, const absl::Status& re
 absl::Status IntentLog::RemoveFile(const absl::Status& why) {
   file_ = nullptr;
   absl::Status removed;
-  if (file_system_.Exists(path_)) {
-    removed = file_system_.Remove(path_);
-    if (removed.ok()) removed = file_system_.SyncDirectory(base::DirectoryOf(path_));
-  }
+  if (file_system_.Exists(path_)) removed = file_system_.Remove(path_);
+  // Also when it is gone already: the sync that should have made that durable may have failed.
+  if (removed.ok()) removed = file_system_.SyncDirectory(base::DirectoryOf(path_));
   base::LogError("intent_log_lost")
       .With("path", path_)
       .With("error", why)

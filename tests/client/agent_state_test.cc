@@ -101,6 +101,35 @@ TEST_F(AgentStateTest, AFullFileSystemDoesNotKeepAnUncleanMarkFromBeingDurable) 
   base::SetLogSinkForTest(nullptr);
 }
 
+// The file is there, but a power cut may bring back the one before it, which says that all is clean.
+TEST_F(AgentStateTest, AnUncleanMarkWhoseNameIsNotDurableIsNone) {
+  testing::FaultFileSystem files;
+  const auto state = *AgentState::Open(files, directory_ + "/state");
+  ASSERT_TRUE(state->Update([](AgentRecord& record) { record.clean = true; }).ok());
+  files.SetHook([](testing::FileOperation operation, const std::string& path) {
+    return operation == testing::FileOperation::kSyncDirectory ? base::ErrnoStatus(EIO, path)
+                                                               : absl::OkStatus();
+  });
+  EXPECT_FALSE(state->MarkUnclean().ok());
+  EXPECT_FALSE(state->MarkUnclean().ok()) << "forgotten after the first try";
+  files.SetHook(nullptr);
+  EXPECT_TRUE(state->MarkUnclean().ok());
+}
+
+TEST_F(AgentStateTest, ACleanEndKeepsItsTimeForAsLongAsItStands) {
+  testing::ScriptedClock clock;
+  const auto state = *AgentState::Open(base::FileSystem::Posix(), directory_ + "/state", clock);
+  const auto update = [&](bool clean) {
+    ASSERT_TRUE(state->Update([&](AgentRecord& record) { record.clean = clean; }).ok());
+  };
+  update(true);
+  clock.Advance(absl::Minutes(10));
+  update(true);
+  EXPECT_EQ(state->SinceStored(state->record()), absl::Minutes(10));
+  update(false);
+  EXPECT_EQ(state->SinceStored(state->record()), absl::ZeroDuration());
+}
+
 // Goal: no part of a file is read as a whole one. What comes last may be missing, which only means
 // more comparing.
 TEST(AgentRecordTest, AFileThatWasCutSaysNothingElse) {

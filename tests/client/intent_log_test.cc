@@ -285,6 +285,16 @@ TEST_F(IntentLogTest, AFileThatCannotBeReadBackOrRemovedHoldsWritesToWhatIsNotMa
   EXPECT_THAT(Indexes(proposed), ElementsAre(1U));
   EXPECT_FALSE(log->Clear(proposed).ok());
   EXPECT_THAT(log->SetRanges(0), ElementsAre(Whole(1)));
+  // Gone, but not durably.
+  files_.SetHook([](FileOperation operation, const std::string&) {
+    return operation == FileOperation::kSyncDirectory ? absl::InternalError("disk on fire")
+                                                      : absl::OkStatus();
+  });
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_FALSE(log->Lose(absl::InternalError("another try")).ok());
+    EXPECT_FALSE(log->lost());
+  }
+  files_.SetHook(nullptr);
   EXPECT_EQ(log->Lose(absl::InternalError("another try")), absl::OkStatus());
   EXPECT_FALSE(files_.Exists(path_));
   Write(*log, In(7), 3);

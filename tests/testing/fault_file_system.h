@@ -27,6 +27,7 @@ enum class FileOperation {
   kZeroRange,
   kClone,
   kSync,
+  kSyncDirectory,
   kTruncate,
   kRemove
 };
@@ -83,7 +84,10 @@ class FaultFileSystem : public base::FileSystem {
   absl::Status CreateDirectory(const std::string& path) override {
     return real_.CreateDirectory(path);
   }
-  absl::Status SyncDirectory(const std::string& path) override { return real_.SyncDirectory(path); }
+  absl::Status SyncDirectory(const std::string& path) override {
+    const absl::Status fault = Ask(FileOperation::kSyncDirectory, path, {});
+    return fault.ok() ? real_.SyncDirectory(path) : fault;
+  }
   absl::StatusOr<std::vector<std::string>> List(const std::string& path) override {
     return real_.List(path);
   }
