@@ -15,12 +15,16 @@ void Primary::ClearErrors() {
 
 // What is not in the state of the group was an event: if it happens again it is latched again.
 std::string Primary::CauseOf(const base::LatchedError& error) const {
-  const ForwarderState state = forwarder_->state();
-  if (!state.running) return "";
-  if (error.reason == kReasonFenced) {
+  if (error.reason == kReasonFenced && fenced()) {
     return "the standby has another primary, or none any more; remedy: stop this one, or start it "
            "with takeover";
   }
+  if (error.operation == "state" && intents_ != nullptr && intents_->lost()) {
+    return "the state directory still takes nothing; remedy: free space there, or give it a disk "
+           "that works";
+  }
+  const ForwarderState state = forwarder_->state();
+  if (!state.running) return "";
   if (error.operation == "verify" && sync_state() == SyncState::kDiverged) {
     return absl::StrCat("the disks differ; remedy: understudyctl sync ", group(), " --full --wait");
   }

@@ -92,9 +92,10 @@ absl::Status Primary::TakeUpTrack() {
   RETURN_IF_ERROR(state_->MarkUnclean());
   RETURN_IF_ERROR(StoreDifferencesLocked());
   RETURN_IF_ERROR(state_->Update([&](AgentRecord& record) { record.intent = intents_->id(); }));
-  RETURN_IF_ERROR(intents_->Make());
-  forwarder_->errors().ClearState();
-  return absl::OkStatus();
+  forwarder_->errors().ClearState();  // before: what fails from here on is latched anew
+  const absl::Status made = intents_->Make();
+  if (!made.ok()) LatchTrackLost(made);
+  return made;
 }
 
 // The state becomes that of a new pair whose differences are known.
