@@ -12,7 +12,9 @@ namespace understudy::base {
 
 uint64_t OpenFiles() {
   const auto files = FileSystem::Posix().List("/proc/self/fd");
-  return files.ok() ? files->size() - 1 : 0;  // not List()'s own
+  if (files.ok()) return files->size() - 1;  // not List()'s own
+  // None is left for List() itself; without /proc it is not known.
+  return absl::IsNotFound(files.status()) ? 0 : OpenFilesMax();
 }
 
 uint64_t OpenFilesMax() {

@@ -56,6 +56,7 @@ void LogWriter::Append(absl::string_view line, bool last_word) {
     WriteAll(fd_, line);
     return;
   }
+  if (queued_.empty() && being_written_ == 0) full_ = false;  // as after a write that failed
   full_ = full_ || queued_.size() + being_written_ + line.size() > bytes_max_;
   if (full_ && !last_word) {
     ++dropped_;

@@ -88,6 +88,14 @@ TEST_F(LogWriterTest, LinesThatCannotBeWrittenAreCounted) {
   }
 }
 
+TEST_F(LogWriterTest, ALineThatFitsNowhereTakesNoOtherAlong) {
+  LogWriter writer(ends_[1], 100);
+  writer.Append(std::string(200, 'x') + "\n");
+  writer.Append("short\n");
+  EXPECT_TRUE(writer.Flush(kPatience));
+  EXPECT_EQ(writer.lines_dropped(), 1u);
+}
+
 TEST_F(LogWriterTest, ADescriptorThatSomebodyMadeNonBlockingLosesNothing) {
   ASSERT_EQ(fcntl(ends_[1], F_SETFL, O_NONBLOCK), 0);
   LogWriter writer(ends_[1], 1 << 20);
