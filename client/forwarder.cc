@@ -479,7 +479,7 @@ ForwarderState Forwarder::StateLocked() const {
     state.disconnected = now - disconnected_at_;
   }
   if (running_ && !HandedOverLocked()) {
-    state.silence = now - last_contact_;
+    if (!fenced_) state.silence = now - last_contact_;
     if (committed_epoch_ != Epoch()) state.checkpoint_age = now - committed_at_;
   }
   for (size_t i = 0; i < state.volumes.size(); ++i) {

@@ -122,7 +122,7 @@ struct ForwarderState {
   absl::Time last_contact = absl::UnixEpoch();
   // By the steady clock. How long nothing has come from the standby, since the start at most; how
   // old the newest checkpoint is, if there was one. Nothing while neither is due: not running, or
-  // handed over.
+  // handed over; silence not when fenced, either.
   std::optional<absl::Duration> silence;
   std::optional<absl::Duration> checkpoint_age;
   absl::Duration round_trip;  // of the newest heartbeat
