@@ -76,6 +76,13 @@ class CompactionGuard : public rocksdb::EventListener {
     *status = rocksdb::Status::OK();  // its inputs stay as they are: nothing is lost by going on
     if (!damaged_.exchange(true)) news_.store(true);
   }
+  // After a failed write the index is broken until a restart (Note()). RocksDB's own recovery would
+  // only run beside the end of the database, and leave memory behind.
+  void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason reason, rocksdb::Status,
+                            bool* recovers) override {
+    using Reason = rocksdb::BackgroundErrorReason;
+    if (reason == Reason::kWriteCallback || reason == Reason::kMemTable) *recovers = false;
+  }
   bool TakeNews() { return news_.load() && news_.exchange(false); }
 
  private:
