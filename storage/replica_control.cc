@@ -511,7 +511,7 @@ absl::Status ReplicaImpl::FinishDone(bool drop_hidden) {
   RETURN_IF_ERROR(WriteGroup(record, std::move(batch)));
   Chain next;
   next.stage = Stage::kDone;
-  next.valid = true;
+  next.valid = record.valid;  // else the first checkpoint was lost after the failover
   next.merged_through.resize(volumes_.size());
   next.disks = old_chain->disks;
   Publish(std::make_shared<const Chain>(std::move(next)));
