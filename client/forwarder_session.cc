@@ -351,15 +351,15 @@ void Forwarder::OnFrameSent(uint64_t session) {
 void Forwarder::OnClosed(uint64_t session, const absl::Status& status) {
   bool news = false;
   bool was_connected = false;
+  // Whoever ends this object waits for the end of the session, and for nothing after that.
+  const std::string group = options_.group;
   {
     base::MutexLock lock(mutex_);
     if (session != session_) return;
     was_connected = connected_once_ && running_ && !fenced_;
     news = OnClosedLocked(status);
   }
-  if (was_connected) {
-    base::LogWarning("stream_closed").With("group", options_.group).With("status", status);
-  }
+  if (was_connected) base::LogWarning("stream_closed").With("group", group).With("status", status);
   if (news && listener_ != nullptr) listener_->OnHandoverWanted();
 }
 
