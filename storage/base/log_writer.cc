@@ -51,11 +51,11 @@ LogWriter::~LogWriter() {
 }
 
 void LogWriter::Append(absl::string_view line, bool last_word) {
-  MutexLock lock(mutex_);
-  if (ForkedLocked()) {
+  if (Forked()) {
     WriteAll(fd_, line);
     return;
   }
+  MutexLock lock(mutex_);
   if (queued_.empty() && being_written_ == 0) full_ = false;  // as after a write that failed
   full_ = full_ || queued_.size() + being_written_ + line.size() > bytes_max_;
   if (full_ && !last_word) {
@@ -71,8 +71,9 @@ void LogWriter::Append(absl::string_view line, bool last_word) {
 bool LogWriter::Flush(absl::Duration patience) {
   const Clock& clock = Clock::Real();
   const absl::Duration until = clock.Monotonic() + patience;
+  if (Forked()) return true;
   MutexLock lock(mutex_);
-  while (!ForkedLocked() && (!queued_.empty() || being_written_ > 0)) {
+  while (!queued_.empty() || being_written_ > 0) {
     const absl::Duration left = until - clock.Monotonic();
     if (left <= absl::ZeroDuration()) return false;
     idle_.WaitFor(mutex_, left);
@@ -85,7 +86,7 @@ uint64_t LogWriter::lines_dropped() const {
   return dropped_;
 }
 
-bool LogWriter::ForkedLocked() const { return process_ != 0 && process_ != getpid(); }
+bool LogWriter::Forked() const { return process_ != 0 && process_ != getpid(); }
 
 void LogWriter::StartLocked() {
   process_ = getpid();

@@ -13,6 +13,7 @@
 #ifndef UNDERSTUDY_STORAGE_BASE_LOG_WRITER_H_
 #define UNDERSTUDY_STORAGE_BASE_LOG_WRITER_H_
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <sys/types.h>
@@ -40,7 +41,8 @@ class LogWriter {
   uint64_t lines_dropped() const;  // since the start
 
  private:
-  bool ForkedLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Asked without the mutex, which the writer may have held when the process was forked.
+  bool Forked() const;
   void StartLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Run();
   // What could not be written, beginning with the line that was torn.
@@ -59,7 +61,7 @@ class LogWriter {
   bool failed_ ABSL_GUARDED_BY(mutex_) =
       false;  // the last write: what is untold waits for the next line
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  pid_t process_ ABSL_GUARDED_BY(mutex_) = 0;  // that `thread_` runs in; 0: there is none yet
+  std::atomic<pid_t> process_ = 0;  // that `thread_` runs in; 0: there is none yet
   std::thread thread_ ABSL_GUARDED_BY(mutex_);
 };
 
