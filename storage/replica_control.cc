@@ -330,6 +330,8 @@ absl::Status ReplicaImpl::Failover(const FailoverOptions& options) {
     RETURN_IF_ERROR(CommitReceived());
     RETURN_IF_ERROR(MakeCommittedDurable());  // --durability=none, too: it was asked for
   }
+  // Only half a first sync is older than the first checkpoint. One that cannot be made durable is none.
+  if (!record().valid && chain()->valid) MakeCommittedDurable().IgnoreError();
   absl::Status cannot_copy;
   {
     base::Turn::Hold commit_turn(commit_turn_);
@@ -372,12 +374,10 @@ absl::Status ReplicaImpl::RetryFailover() {
 }
 
 // That there is a state to take over with, or else damage or missing disks, which say why not.
-absl::Status ReplicaImpl::CheckValid(const Chain& chain) const {
-  if (!damage_.ok()) return absl::OkStatus();
+absl::Status ReplicaImpl::CheckValid(const GroupRecord& record) const {
+  if (!damage_.ok() || record.valid) return absl::OkStatus();
   base::MutexLock lock(mutex_);
-  if (without_disks_.has_value()) return absl::OkStatus();
-  if (chain.valid) return absl::OkStatus();
-  return NoCheckpoint(name_);
+  return without_disks_.has_value() ? absl::OkStatus() : NoCheckpoint(name_);
 }
 
 // Where a failover goes to.
@@ -386,9 +386,7 @@ absl::StatusOr<EpochInfo> ReplicaImpl::ChooseEpoch(const FailoverOptions& option
   if (options.epoch.has_value()) return FindEpoch(*options.epoch);
   EpochInfo info{.epoch = CommittedEpoch(), .time = absl::FromUnixMicros(record.committed_micros)};
   if (info.epoch > record.committed_epoch && HiddenFailed()) {
-    // What was shown before it was durable is lost. What is durable may be a step of the first sync.
-    if (!record.valid) return NoCheckpoint(name_);
-    info.epoch = record.committed_epoch;
+    info.epoch = record.committed_epoch;  // what was shown before it was durable is lost
     base::LogWarning("failover_to_older_epoch")
         .With("group", name_)
         .With("epoch", info.epoch.value())
@@ -399,8 +397,8 @@ absl::StatusOr<EpochInfo> ReplicaImpl::ChooseEpoch(const FailoverOptions& option
 
 absl::Status ReplicaImpl::FailoverFromRunning(const FailoverOptions& options) {
   Chain next = *chain();
-  RETURN_IF_ERROR(CheckValid(next));
   GroupRecord record = this->record();
+  RETURN_IF_ERROR(CheckValid(record));
   Index::Batch batch(context_.index);
   auto dropped_overlays = std::make_shared<OverlayList>();
   ASSIGN_OR_RETURN(const EpochInfo info, ChooseEpoch(options, record));
@@ -511,7 +509,7 @@ absl::Status ReplicaImpl::FinishDone(bool drop_hidden) {
   RETURN_IF_ERROR(WriteGroup(record, std::move(batch)));
   Chain next;
   next.stage = Stage::kDone;
-  next.valid = record.valid;  // else the first checkpoint was lost after the failover
+  next.valid = record.valid;  // an earlier release failed over to a checkpoint that was lost then
   next.merged_through.resize(volumes_.size());
   next.disks = old_chain->disks;
   Publish(std::make_shared<const Chain>(std::move(next)));

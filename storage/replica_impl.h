@@ -206,7 +206,7 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   // replica_control.cc
   absl::Status StoreStart(GroupRecord* record, const Overlay& hidden, const Overlay& active);
   void ResetForStart(Epoch epoch, std::shared_ptr<Overlay> hidden, bool incomplete);
-  absl::Status CheckValid(const Chain& chain) const;
+  absl::Status CheckValid(const GroupRecord& record) const;
   absl::StatusOr<EpochInfo> ChooseEpoch(const FailoverOptions& options,
                                         const GroupRecord& record) const;
   absl::Status FailoverFromRunning(const FailoverOptions& options);

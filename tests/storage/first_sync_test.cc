@@ -1,5 +1,6 @@
 // A first sync takes little room, whatever it copies: it goes to the secondary disks in steps that nobody sees.
 #include <atomic>
+#include <chrono>
 #include <future>
 #include <string>
 
@@ -172,6 +173,30 @@ TEST_P(FirstSyncTest, AFirstCheckpointThatIsLostLeavesNothingToFailOverTo) {
   const absl::Status refused = f_.replica().Failover({});
   EXPECT_TRUE(GetParam() ? !refused.ok() : HasReason(refused, kReasonNoCheckpoint)) << refused;
   EXPECT_EQ(f_.replica().state().stage, Stage::kRunning);
+}
+
+// And it is not failed over to before it is durable: a power cut would leave half a disk, and the primary fenced.
+TEST_P(FirstSyncTest, AFailoverMakesTheFirstCheckpointDurableFirst) {
+  Begin();
+  Send(0, 10 * kMiB);
+  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(f_.Append({{.kind = OperationKind::kComplete}}, ""), absl::OkStatus());
+  std::promise<void> asked;
+  const std::shared_future<void> was_asked = asked.get_future().share();
+  const bool durable = GetParam();
+  f_.files().SetHook([was_asked, durable](FileOperation operation, const std::string& path) {
+    const bool log = path.find("/segments/") != std::string::npos;
+    if (durable || !log || operation != FileOperation::kSync) return absl::OkStatus();
+    was_asked.wait();
+    return absl::InternalError("EIO");
+  });
+  ASSERT_TRUE(f_.MarkedCheckpoint().ok());
+  auto failover = std::async(std::launch::async, [&] { return f_.replica().Failover({}); });
+  failover.wait_for(std::chrono::milliseconds(100));  // it would not wait for the disk
+  asked.set_value();
+  const absl::Status status = failover.get();
+  EXPECT_TRUE(durable ? status.ok() : HasReason(status, kReasonNoCheckpoint)) << status;
+  EXPECT_EQ(f_.replica().state().stage == Stage::kRunning, !durable);
 }
 
 TEST_P(FirstSyncTest, ItEndsOnceAndForAll) {
