@@ -13,6 +13,7 @@
 #include <rocksdb/listener.h>
 #include <rocksdb/options.h>
 #include <rocksdb/table.h>
+#include <rocksdb/wal_filter.h>
 #include <rocksdb/write_batch.h>
 
 #include "storage/base/log.h"
@@ -241,8 +242,11 @@ absl::StatusOr<std::unique_ptr<Index>> Index::Open(const std::string& directory,
                                                    uint64_t memory_bytes, rocksdb::Env* env,
                                                    bool background_io, SyncedFile* synced) {
   // To open it for writing makes what is read of its log the truth, and leaves files even where it fails.
-  RETURN_IF_ERROR(OpenReadOnly(directory, env, synced == nullptr ? 0 : synced->Read()).status());
+  ASSIGN_OR_RETURN(auto checked,
+                   OpenReadOnly(directory, env, synced == nullptr ? 0 : synced->Read()));
   std::unique_ptr<Index> index(new Index);
+  index->log_filter_ = ReadThrough(checked->checked_through_);
+  checked = nullptr;
   index->live_ = std::make_shared<LiveOverlays>();
   rocksdb::ColumnFamilyOptions extents;
   extents.write_buffer_size =
@@ -262,6 +266,7 @@ absl::StatusOr<std::unique_ptr<Index>> Index::Open(const std::string& directory,
   rocksdb::DB* db = nullptr;
   index->guard_ = std::make_shared<CompactionGuard>();
   options.listeners.push_back(index->guard_);
+  options.wal_filter = index->log_filter_.get();
   RETURN_IF_ERROR(
       Annotate(FromRocks(rocksdb::DB::Open(options, directory, families, &index->families_, &db)),
                directory));
@@ -303,8 +308,9 @@ absl::StatusOr<std::unique_ptr<Index>> Index::OpenReadOnly(const std::string& di
                                                            uint64_t synced_through) {
   std::unique_ptr<Index> index(new Index);
   index->live_ = std::make_shared<LiveOverlays>();
-  RETURN_IF_ERROR(OpenChecked(DatabaseOptions(env, 0, /*background_io=*/false), directory,
-                              synced_through, &index->families_, &index->db_));
+  ASSIGN_OR_RETURN(index->checked_through_,
+                   OpenChecked(DatabaseOptions(env, 0, /*background_io=*/false), directory,
+                               synced_through, &index->families_, &index->db_));
   RETURN_IF_ERROR(Annotate(index->LoadLiveOverlays(), directory));
   RETURN_IF_ERROR(Annotate(index->Groups().status(), directory));
   return index;

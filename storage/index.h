@@ -38,6 +38,7 @@ namespace rocksdb {
 class ColumnFamilyHandle;
 class DB;
 class Env;
+class WalFilter;
 class WriteBatch;
 }  // namespace rocksdb
 
@@ -153,6 +154,8 @@ class Index {
 
   std::shared_ptr<LiveOverlays> live_;
   std::shared_ptr<CompactionGuard> guard_;
+  uint64_t checked_through_ = 0;                    // OpenReadOnly()'s
+  std::unique_ptr<rocksdb::WalFilter> log_filter_;  // of the opening, but SetOptions() names it
   std::unique_ptr<rocksdb::DB> db_;
   SyncedFile* synced_ = nullptr;
   std::vector<rocksdb::ColumnFamilyHandle*> families_;  // default, extents

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -27,43 +28,54 @@ absl::Status Unusable(const std::string& directory, absl::string_view why) {
       "secondary disks alone may be torn"));
 }
 
-// Of the write-ahead log's records, as RocksDB reads them.
-class LogSequences : public rocksdb::WalFilter {
+uint64_t SequenceOf(const rocksdb::WriteBatch& batch) {  // a batch begins with it
+  uint64_t sequence = 0;
+  std::memcpy(&sequence, batch.Data().data(), sizeof(sequence));
+  return sequence;
+}
+
+// Has RocksDB read its write-ahead log up to the first record that is missing.
+class LogReader : public rocksdb::WalFilter {
  public:
-  explicit LogSequences(WalProcessingOption what) : what_(what) {}
-  const char* Name() const override { return "understudy.log_sequences"; }
+  // The MANIFEST counts up to `manifest`, which the tables may not have reached.
+  explicit LogReader(uint64_t manifest) : next_(manifest + 1) {}
+  const char* Name() const override { return "understudy.log_reader"; }
   WalProcessingOption LogRecordFound(unsigned long long, const std::string& file,
                                      const rocksdb::WriteBatch& batch, rocksdb::WriteBatch*,
                                      bool*) override {
-    uint64_t sequence = 0;  // a batch begins with its own
-    std::memcpy(&sequence, batch.Data().data(), sizeof(sequence));
-    if (first_ == 0) {
-      first_ = sequence;
-      first_file_ = file;
-    } else if (sequence > next_ && gap_.empty()) {
+    const uint64_t sequence = SequenceOf(batch);
+    if (!begun_) next_ = std::min(next_, sequence);
+    begun_ = true;
+    if (sequence > next_) {
       gap_ = absl::StrCat(file, " goes on at ", sequence, ", not at ", next_);
-      gap_start_ = next_;
+      return WalProcessingOption::kStopReplay;
     }
     next_ = std::max<uint64_t>(next_, sequence + batch.Count());
-    return what_;
+    return WalProcessingOption::kContinueProcessing;
   }
-  // What is missing of what was promised, between them, or before them when the tables hold
-  // everything up to `flushed`; empty: nothing. A power cut may leave a gap behind that: the kernel
-  // writes back in any order what was never synced.
-  std::string Gap(uint64_t flushed, uint64_t promised) const {
-    if (first_ > flushed + 1 && flushed < promised) {
-      return absl::StrCat(first_file_, " begins at ", first_, ", the tables end at ", flushed);
-    }
-    return gap_start_ <= promised ? gap_ : "";
+  // Everything up to it is there.
+  uint64_t reached() const { return next_ - 1; }
+  const std::string& gap() const { return gap_; }  // empty: there is none
+
+ private:
+  bool begun_ = false;
+  uint64_t next_;
+  std::string gap_;
+};
+
+class StopBehind : public rocksdb::WalFilter {
+ public:
+  explicit StopBehind(uint64_t sequence) : last_(sequence) {}
+  const char* Name() const override { return "understudy.stop_behind"; }
+  WalProcessingOption LogRecordFound(unsigned long long, const std::string&,
+                                     const rocksdb::WriteBatch& batch, rocksdb::WriteBatch*,
+                                     bool*) override {
+    return SequenceOf(batch) > last_ ? WalProcessingOption::kStopReplay
+                                     : WalProcessingOption::kContinueProcessing;
   }
 
  private:
-  const WalProcessingOption what_;
-  uint64_t first_ = 0;  // 0: there are none
-  uint64_t next_ = 0;
-  std::string first_file_;
-  std::string gap_;
-  uint64_t gap_start_ = 0;  // the first number that is missing
+  const uint64_t last_;
 };
 
 absl::Status OpenForReading(const rocksdb::Options& options, const std::string& directory,
@@ -83,35 +95,46 @@ absl::Status OpenForReading(const rocksdb::Options& options, const std::string& 
   return absl::IsDataLoss(read) ? Unusable(directory, status.ToString()) : read;
 }
 
-// The newest sequence number in the tables. Reads none of them.
-absl::StatusOr<uint64_t> FlushedThrough(rocksdb::Options options, const std::string& directory) {
-  LogSequences passed_over(rocksdb::WalFilter::WalProcessingOption::kIgnoreCurrentRecord);
-  options.wal_filter = &passed_over;
-  options.max_open_files = 0;  // as few as it can do with
+struct Tables {
+  uint64_t manifest = 0;  // the newest sequence number when the MANIFEST was written
+  uint64_t held = 0;      // the newest one that a table holds
+};
+
+// Reads neither the tables nor the log.
+absl::StatusOr<Tables> FindTables(rocksdb::Options options, const std::string& directory) {
+  StopBehind no_log(0);
+  options.wal_filter = &no_log;  // used by the opening only
+  options.max_open_files = 0;    // as few as it can do with
   std::vector<rocksdb::ColumnFamilyHandle*> families;
   std::unique_ptr<rocksdb::DB> db;
   RETURN_IF_ERROR(OpenForReading(options, directory, &families, &db));
   for (rocksdb::ColumnFamilyHandle* family : families) db->DestroyColumnFamilyHandle(family);
-  return db->GetLatestSequenceNumber();
+  Tables tables{.manifest = db->GetLatestSequenceNumber()};
+  std::vector<rocksdb::LiveFileMetaData> files;
+  db->GetLiveFilesMetaData(&files);
+  for (const auto& file : files) tables.held = std::max(tables.held, file.largest_seqno);
+  return tables;
 }
 
-// That the log holds what was synced. `read` is what RocksDB has read of it, up to `reached`.
+// That the log holds what was synced, and whatever the tables of one family hold and the other's may not. A power
+// cut may leave a gap behind that: the kernel writes back in any order what was never synced.
 absl::Status CheckLog(const std::string& directory, const IndexLogReport& log,
-                      uint64_t synced_through, uint64_t flushed, const LogSequences& read,
-                      uint64_t reached) {
-  if (!log.found && flushed > 0) return Unusable(directory, "its write-ahead log is missing");
-  const uint64_t promised = std::max(log.synced_through, synced_through);
-  const std::string gap = read.Gap(flushed, promised);
-  if (!gap.empty()) {
-    return Unusable(directory, absl::StrCat("a part of its write-ahead log is missing: ", gap));
+                      uint64_t synced_through, const Tables& tables, const LogReader& read) {
+  if (!log.found && tables.manifest > 0) {
+    return Unusable(directory, "its write-ahead log is missing");
   }
-  if (reached >= promised) return absl::OkStatus();
+  const uint64_t promised = std::max({log.synced_through, synced_through, tables.held});
+  if (read.reached() >= promised) return absl::OkStatus();
+  if (!read.gap().empty()) {
+    return Unusable(directory,
+                    absl::StrCat("a part of its write-ahead log is missing: ", read.gap()));
+  }
   return Unusable(
       directory,
       absl::StrCat(log.damaged.empty() ? "it is an older copy, or a part is missing or cut short:"
                                        : log.damaged,
-                   " the write-ahead log can be read up to ", reached, ", and was synced up to ",
-                   promised));
+                   " the write-ahead log can be read up to ", read.reached(),
+                   ", and was synced up to ", promised));
 }
 
 }  // namespace
@@ -125,16 +148,21 @@ absl::Status FromRocks(const rocksdb::Status& status) {
   return absl::InternalError(message);
 }
 
-absl::Status OpenChecked(rocksdb::Options options, const std::string& directory,
-                         uint64_t synced_through,
-                         std::vector<rocksdb::ColumnFamilyHandle*>* families,
-                         std::unique_ptr<rocksdb::DB>* db) {
+absl::StatusOr<uint64_t> OpenChecked(rocksdb::Options options, const std::string& directory,
+                                     uint64_t synced_through,
+                                     std::vector<rocksdb::ColumnFamilyHandle*>* families,
+                                     std::unique_ptr<rocksdb::DB>* db) {
   ASSIGN_OR_RETURN(const IndexLogReport log, ReadIndexLog(*options.env, directory));
-  ASSIGN_OR_RETURN(const uint64_t flushed, FlushedThrough(options, directory));
-  LogSequences read(rocksdb::WalFilter::WalProcessingOption::kContinueProcessing);
+  ASSIGN_OR_RETURN(const Tables tables, FindTables(options, directory));
+  LogReader read(tables.manifest);
   options.wal_filter = &read;  // used by the opening only
   RETURN_IF_ERROR(OpenForReading(options, directory, families, db));
-  return CheckLog(directory, log, synced_through, flushed, read, (*db)->GetLatestSequenceNumber());
+  RETURN_IF_ERROR(CheckLog(directory, log, synced_through, tables, read));
+  return read.reached();
+}
+
+std::unique_ptr<rocksdb::WalFilter> ReadThrough(uint64_t sequence) {
+  return std::make_unique<StopBehind>(sequence);
 }
 
 }  // namespace understudy::storage

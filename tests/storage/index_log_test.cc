@@ -4,8 +4,12 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <iterator>
+#include <span>
 #include <string>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <rocksdb/env.h>
@@ -165,6 +169,60 @@ TEST_F(IndexLogTest, AnIndexThatWasTornOnceOpensAgainAndAgain) {
     Write(**index, /*sync=*/true);
     Write(**index, /*sync=*/false);
   }
+}
+
+// Each ends where the next begins. Within one block every record is whole, behind a header of a checksum, a
+// length and a type.
+std::vector<std::string> RecordsOf(const std::string& log) {
+  std::ifstream file(log, std::ios::binary);
+  const std::string bytes{std::istreambuf_iterator<char>(file), {}};
+  EXPECT_LT(bytes.size(), 32u << 10);
+  std::vector<std::string> records;
+  for (size_t at = 0; at + 7 <= bytes.size() && bytes[at + 6] != 0;) {
+    const size_t size =
+        7 + static_cast<uint8_t>(bytes[at + 4]) + 256 * static_cast<uint8_t>(bytes[at + 5]);
+    records.push_back(bytes.substr(at, size));
+    at += size;
+  }
+  return records;
+}
+
+void WriteRecords(const std::string& log, std::span<const std::string> records) {
+  std::ofstream file(log, std::ios::binary | std::ios::trunc);
+  for (const std::string& record : records) file << record;
+}
+
+// A power cut may keep a later file of what was never synced, and lose the end of the one before it.
+TEST_F(IndexLogTest, NothingIsReadBehindAGapOfWhatWasNeverSynced) {
+  Make(3, 4);
+  for (const bool lose_first : {false, true}) {
+    const auto found = OpenDamaged([&](const std::string& log) {
+      const std::vector<std::string> records = RecordsOf(log);
+      ASSERT_GT(records.size(), 4u);
+      const std::span<const std::string> all(records);
+      const size_t lost = records.size() - 3;  // the second that was not synced
+      const std::string next = absl::StrCat(fs::path(log).parent_path().string(), "/000999.log");
+      WriteRecords(log, all.first(lose_first ? lost - 1 : lost));
+      WriteRecords(next, all.subspan(lost + 1));
+    });
+    ASSERT_TRUE(found.ok()) << found.status();
+    EXPECT_EQ(*found, lose_first ? 3u : 4u);
+    auto again = Index::Open(damaged_, kMemory);
+    ASSERT_TRUE(again.ok()) << again.status();
+    EXPECT_EQ((*again)->Groups()->front().record->epoch, Epoch(*found));
+  }
+}
+
+TEST_F(IndexLogTest, AGapInWhatWasSyncedIsRefused) {
+  Make(4, 0);
+  const auto found = OpenDamaged([&](const std::string& log) {
+    const std::vector<std::string> records = RecordsOf(log);
+    const std::span<const std::string> all(records);
+    WriteRecords(log, all.first(2));
+    WriteRecords(absl::StrCat(fs::path(log).parent_path().string(), "/000999.log"), all.subspan(4));
+  });
+  EXPECT_TRUE(absl::IsDataLoss(found.status())) << found.status();
+  EXPECT_THAT(std::string(found.status().message()), HasSubstr("000999.log goes on at "));
 }
 
 // Sync() knows of this process's batches only. RocksDB writes the log that it found into a table when it opens.
