@@ -34,8 +34,9 @@ absl::Status NotRunning(const std::string& group) {
 bool IsOfFencing(const base::LatchedError& error) { return error.reason == kReasonFenced; }
 
 absl::Status InUse(const std::string& group) {
-  return absl::FailedPreconditionError(absl::StrCat(
-      "group ", group, ": Block device is in use by internal backup job; stop replication first"));
+  return absl::FailedPreconditionError(
+      absl::StrCat("Block device is in use by internal backup job: group ", group,
+                   " is in stage RUNNING; remedy: understudyctl stop ", group, " ends it"));
 }
 
 absl::StatusOr<std::unique_ptr<PrimaryDisk>> OpenDisk(base::FileSystem& file_system,

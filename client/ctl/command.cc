@@ -10,6 +10,7 @@
 #include <variant>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
@@ -61,6 +62,18 @@ bool RefusedForAnotherPrimary(const Request& request) {
   const auto* const start = std::get_if<v1::StartRequest>(&request);
   return start != nullptr && start->mode() == v1::MODE_PRIMARY && !start->takeover() &&
          !start->has_expected();
+}
+
+// The commands in a daemon's texts are for itself: so they get the --server that was given.
+std::string WithServer(absl::string_view ctl, absl::string_view text) {
+  constexpr absl::string_view kCommand = "understudyctl ";
+  std::string told;
+  for (size_t at = text.find(kCommand); at != absl::string_view::npos; at = text.find(kCommand)) {
+    const bool has_one = absl::StartsWith(text.substr(at + kCommand.size()), "--server");
+    absl::StrAppend(&told, text.substr(0, at), has_one ? "understudyctl" : ctl, " ");
+    text.remove_prefix(at + kCommand.size());
+  }
+  return absl::StrCat(told, text);
 }
 
 // What to do next, for the errors where that is known; else empty.
@@ -341,7 +354,8 @@ class Executor {
   template <typename Response, typename View>
   absl::StatusOr<ExitStatus> Print(const absl::StatusOr<Response>& answer, View view) {
     if (!answer.ok()) return answer.status();
-    out_ << (invocation_.json ? ToJson(*answer) + "\n" : view(*answer));
+    out_ << (invocation_.json ? ToJson(*answer) + "\n"
+                              : WithServer(invocation_.ctl, view(*answer)));
     return kDone;
   }
 
@@ -350,7 +364,7 @@ class Executor {
                                          View view) {
     if (!answer.ok()) return answer.status();
     if (!invocation_.json) {
-      out_ << view(*answer, now_);
+      out_ << WithServer(invocation_.ctl, view(*answer, now_));
       return kDone;
     }
     for (const v1::GroupStatus& group : answer->groups()) out_ << ToJson(group) << "\n";
@@ -366,7 +380,8 @@ class Executor {
 };
 
 void PrintError(const absl::Status& status, const Invocation& invocation, std::ostream& error) {
-  error << "error: " << CodeName(status.code()) << ": " << std::string(status.message());
+  error << "error: " << CodeName(status.code()) << ": "
+        << WithServer(invocation.ctl, status.message());
   if (const std::optional<Reason> reason = ReasonOf(status)) error << " (" << reason->reason << ")";
   error << "\n";
   const std::string hint = Hint(status, invocation);

@@ -92,9 +92,11 @@ class ToldTest(lib.Case):
 
     def test_a_refusal_names_the_group_and_what_to_do(self):
         self.standby.start_group(self.volume)
-        answer = self.standby.ctl("remove", "vm1")
+        host = self.start_agent().wait_connected()
         text = "FAILED_PRECONDITION: Block device is in use by internal backup job: group vm1 is in stage RUNNING; remedy: "
-        self.assertIn(text + "understudyctl stop vm1 ends it", answer.error)
+        for daemon in (self.standby, host):
+            answer = daemon.ctl("remove", "vm1")
+            self.assertIn(text + f"understudyctl --server {daemon.address} stop vm1 ends it", answer.error)
 
 
 if __name__ == "__main__":
