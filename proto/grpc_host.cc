@@ -1,5 +1,8 @@
 #include "proto/grpc_host.h"
 
+#include <cerrno>
+#include <cstring>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <utility>
 
@@ -117,6 +120,11 @@ absl::StatusOr<std::unique_ptr<GrpcHost>> GrpcHost::Start(
     return absl::FailedPreconditionError(absl::StrCat(
         "cannot listen on ", listen,
         ": another process does, or it is no address of this host; choose another with --listen"));
+  }
+  // Whoever reaches it can fail a VM over, whatever the umask says.
+  if (!host->unix_path_.empty() && chmod(host->unix_path_.c_str(), S_IRUSR | S_IWUSR) != 0) {
+    return absl::InternalError(
+        absl::StrCat(host->unix_path_, ": its mode cannot be set: ", std::strerror(errno)));
   }
   host->address_ = host->unix_path_.empty()
                        ? absl::StrCat(listen.substr(0, listen.rfind(':')), ":", port)

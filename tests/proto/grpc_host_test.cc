@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <future>
 #include <string>
+#include <sys/stat.h>
 #include <thread>
 
 #include "absl/strings/match.h"
@@ -145,6 +146,16 @@ TEST_F(GrpcHostTest, AMalformedAddressIsRefused) {
        {"", "7410", "host", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", ":7410", "unix:"}) {
     EXPECT_EQ(Start(address).status().code(), absl::StatusCode::kInvalidArgument) << address;
   }
+}
+
+// Whoever reaches it can fail a VM over.
+TEST_F(GrpcHostTest, AUnixSocketIsItsOwnersAlone) {
+  const mode_t before = umask(0);
+  const auto host = Start("unix:" + dir_.File("s"));
+  umask(before);
+  ASSERT_TRUE(host.ok()) << host.status();
+  EXPECT_EQ(std::filesystem::status(dir_.File("s")).permissions(),
+            std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
 }
 
 TEST_F(GrpcHostTest, AStaleUnixSocketIsReplacedAndRemovedInTheEnd) {
