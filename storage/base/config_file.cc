@@ -59,6 +59,8 @@ class Parser {
     while (!rest_.empty()) {
       absl::string_view text = NextLine();
       if (AtEnd(text) || text[0] == ';') continue;
+      if (text == "[default]")
+        continue;  // the heading of what has none, in files of earlier releases
       ConfigLine line{.number = number_};
       const absl::Status status = ParseLine(text, &line);
       if (status.ok()) {

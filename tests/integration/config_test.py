@@ -36,6 +36,7 @@ class ConfigTest(lib.Case):
         for program, key in ((lib.SERVICE, "metrics-listen"), (lib.AGENT, "metrics-listen")):
             file = self.dir / "config"
             self.assert_says(program, f"\n[daemon]\n{key} = 127.0.0.1:0", f"{file}:2: [daemon]: there are no sections")
+            self.assert_says(program, "[default]\nmetric-listen = x", f"{file}:2: unknown key")
             self.assert_says(program, "daemon.x = 1", f'{file}:1: unknown key "daemon.x"')
             self.assert_says(program, "metric-listen = x", f'{file}:1: unknown key "metric-listen", did you mean {key}?')
             self.assert_says(program, f"{key} = a\nlisten = unix:/x\n{key} = b", f"{file}:3: {key} is given twice, before at {file}:1")
