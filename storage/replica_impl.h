@@ -97,8 +97,8 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   // Stops jobs at their next window and makes durable what was received.
   void Close();
   GroupRecord record() const;
-  // What its disks on this file system may still grow by.
-  uint64_t HoleBytes(const std::string& on_file_system) const;
+  // What its disks on the file system of `beside` may still grow by.
+  uint64_t HoleBytes(const base::FileIdentity& beside) const;
   const absl::Status& damage() const { return damage_; }
   // All that the index says it has is there; its disks may not be.
   bool whole() const {

@@ -50,11 +50,11 @@ absl::Status ReplicaImpl::CheckLimits(uint64_t more_bytes) const {
   return absl::OkStatus();
 }
 
-uint64_t ReplicaImpl::HoleBytes(const std::string& on_file_system) const {
+uint64_t ReplicaImpl::HoleBytes(const base::FileIdentity& beside) const {
   uint64_t bytes = 0;
   const std::shared_ptr<const Chain> chain = this->chain();
   for (const auto& disk : chain->disks) {
-    if (disk != nullptr) bytes += disk->HoleBytes(on_file_system);
+    if (disk != nullptr) bytes += disk->HoleBytes(beside);
   }
   return bytes;
 }

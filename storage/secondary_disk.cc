@@ -393,8 +393,11 @@ absl::Status SecondaryDisk::lost_vm_writes() const {
   return vm_writes_lost_;
 }
 
-uint64_t SecondaryDisk::HoleBytes(const std::string& on_file_system) const {
-  if (identity_.device() || identity_.file_system != on_file_system) return 0;
+uint64_t SecondaryDisk::HoleBytes(const base::FileIdentity& beside) const {
+  // Of a mount in two places the former name is one. It is good until a reboot.
+  const bool same = identity_.file_system == beside.file_system ||
+                    identity_.former_file_system == beside.former_file_system;
+  if (identity_.device() || !same) return 0;
   const auto allocated = file_->AllocatedBytes();
   if (!allocated.ok()) return 0;
   return size_bytes_ - std::min(size_bytes_, *allocated);

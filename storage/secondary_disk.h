@@ -83,9 +83,9 @@ class SecondaryDisk {
   absl::Status lost_vm_writes() const;
   // Before and after each write of the VM.
   void NoteVmWrite() { vm_unsynced_.store(true); }
-  // What the file may still grow by, if it is one on this file system. One system call: every new segment of any group asks every
-  // disk.
-  uint64_t HoleBytes(const std::string& on_file_system) const;
+  // What the file may still grow by, if it is one on the file system of `beside`. One system call:
+  // every new segment of any group asks every disk.
+  uint64_t HoleBytes(const base::FileIdentity& beside) const;
   // Runs of data and holes that cover `range`.
   absl::StatusOr<std::vector<MapRun>> Map(ByteRange range) const;
 

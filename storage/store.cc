@@ -437,7 +437,7 @@ uint64_t StoreImpl::DiskReserve() const {
     for (const auto& [name, replica] : replicas_) replicas.push_back(replica);
   }
   uint64_t bytes = 0;
-  for (const auto& replica : replicas) bytes += replica->HoleBytes(identity->file_system);
+  for (const auto& replica : replicas) bytes += replica->HoleBytes(*identity);
   return bytes;
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 
@@ -26,7 +27,13 @@ uint64_t PackedNumber(dev_t device) {
   return (low & 0xff) | uint64_t{major(device)} << 8 | (low & ~uint64_t{0xff}) << 12;
 }
 
-// "TYPE SOURCE PLACE"; "" when it is not there. A line:
+// Whether the source says which file system it is, wherever that is mounted: of NFS, CIFS, Ceph, sshfs, 9p, virtiofs.
+bool IsRemote(const std::string& type, const std::string& source) {
+  return absl::StrContains(source, ":/") || absl::StartsWith(source, "//") || type == "9p" ||
+         type == "virtiofs";
+}
+
+// "TYPE SOURCE", and "PLACE" where the source does not say which it is; "" when it is not there. A line:
 //     36 35 0:42 /root /place rw,noatime shared:1 - type source options
 std::string MountName(const std::string& mountinfo, uint64_t mount_id) {
   std::ifstream file(mountinfo);
@@ -36,7 +43,8 @@ std::string MountName(const std::string& mountinfo, uint64_t mount_id) {
     const std::vector<std::string> mount = absl::StrSplit(halves.first, ' ');
     const std::vector<std::string> source = absl::StrSplit(halves.second, ' ');
     if (mount.size() < 5 || source.size() < 2 || mount[0] != absl::StrCat(mount_id)) continue;
-    return absl::StrCat(source[0], " ", source[1], " ", mount[4]);
+    const std::string name = absl::StrCat(source[0], " ", source[1]);
+    return IsRemote(source[0], source[1]) ? name : absl::StrCat(name, " ", mount[4]);
   }
   return "";
 }

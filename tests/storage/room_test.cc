@@ -378,12 +378,19 @@ TEST_F(RoomTest, TheLimitIsForTheSecondaryVmToo) {
 }
 
 // What a sparse secondary disk may still need is not for overlays.
-TEST_F(RoomTest, SpaceOfSparseDisksIsReserved) {
-  const auto space = base::FileSystem::Posix().Space(f_.directory());
-  ASSERT_EQ(space.status(), absl::OkStatus());
-  f_.spec().volumes[0].disk_path = absl::StrCat(f_.directory(), "/sparse.img");
-  f_.spec().volumes[0].create = true;
-  f_.spec().volumes[0].size_bytes = RoundUp(space->capacity_bytes, kMiB);
+class SparseDiskTest : public RoomTest {
+ protected:
+  void UseOne() {
+    const auto space = base::FileSystem::Posix().Space(f_.directory());
+    ASSERT_EQ(space.status(), absl::OkStatus());
+    f_.spec().volumes[0].disk_path = absl::StrCat(f_.directory(), "/sparse.img");
+    f_.spec().volumes[0].create = true;
+    f_.spec().volumes[0].size_bytes = RoundUp(space->capacity_bytes, kMiB);
+  }
+};
+
+TEST_F(SparseDiskTest, SpaceIsReserved) {
+  UseOne();
   Open();
   const absl::Status refused = f_.PrimaryWrite(0, 0, f_.Bytes(4096));
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
@@ -394,6 +401,20 @@ TEST_F(RoomTest, SpaceOfSparseDisksIsReserved) {
   ASSERT_EQ(f_.OpenStore(), absl::OkStatus());
   EXPECT_EQ(f_.store().CheckRoom(), absl::OkStatus());
   EXPECT_EQ(f_.PrimaryWrite(0, 0, f_.Bytes(4096)), absl::OkStatus());
+}
+
+// The data directory and the disks may be mounts of their own of one file system.
+TEST_F(SparseDiskTest, SpaceIsReservedUnderTwoNamesOfAFileSystem) {
+  UseOne();
+  const std::string path = f_.spec().volumes[0].disk_path;
+  ASSERT_EQ(base::FileSystem::Posix().WriteFileAtomically(path, ""), absl::OkStatus());
+  base::FileIdentity identity =
+      *(*base::FileSystem::Posix().Open(path, {.read_only = true}))->Identity();
+  ASSERT_EQ(base::FileSystem::Posix().Remove(path), absl::OkStatus());
+  identity.file_system = "mount fuse store /disks";
+  f_.files().PretendIdentity(path, identity);
+  Open();
+  EXPECT_THAT(f_.store().CheckRoom().message(), HasSubstr("--reserve-disk-space=false"));
 }
 
 }  // namespace

@@ -119,11 +119,15 @@ TEST_F(FileSystemNameTest, WithoutAnIdTheMountSourceIs) {
                       temp_.File("mountinfo"),
                       "21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
                       "87 21 0:51 / /vm rw shared:7 master:2 - nfs4 store:/vm rw,vers=4.2\n"
-                      "88 21 0:52 / /far rw - fuse.sshfs me@far:/ rw\n")
+                      "88 21 0:52 / /far rw - fuse.sshfs me@far:/ rw\n"
+                      "89 21 0:51 /vm1 /srv/vm1 rw - nfs4 store:/vm rw,vers=4.2\n"
+                      "90 21 0:54 / /scratch rw - tmpfs tmpfs rw\n")
                   .ok());
-  EXPECT_EQ(NameOf({.device = makedev(0, 51), .mount_id = 87}), "mount nfs4 store:/vm /vm");
-  EXPECT_EQ(NameOf({.device = makedev(0, 44), .mount_id = 87}), "mount nfs4 store:/vm /vm");
-  EXPECT_EQ(NameOf({.device = makedev(0, 52), .mount_id = 88}), "mount fuse.sshfs me@far:/ /far");
+  EXPECT_EQ(NameOf({.device = makedev(0, 51), .mount_id = 87}), "mount nfs4 store:/vm");
+  EXPECT_EQ(NameOf({.device = makedev(0, 44), .mount_id = 87}), "mount nfs4 store:/vm");
+  EXPECT_EQ(NameOf({.device = makedev(0, 52), .mount_id = 88}), "mount fuse.sshfs me@far:/");
+  EXPECT_EQ(NameOf({.device = makedev(0, 51), .mount_id = 89}), "mount nfs4 store:/vm");
+  EXPECT_EQ(NameOf({.device = makedev(0, 54), .mount_id = 90}), "mount tmpfs tmpfs /scratch");
   const FileSystemFacts unseen = {.device = makedev(0, 53), .mount_id = 99};
   EXPECT_EQ(NameOf(unseen), FormerFileSystemName(unseen));
   EXPECT_EQ(FormerFileSystemName(unseen), "dev53");
