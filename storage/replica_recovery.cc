@@ -292,6 +292,7 @@ void ReplicaImpl::StoreIdentities() {
   MarkDisks();
   base::Turn::Hold commit_turn(commit_turn_);
   GroupRecord record = this->record();
+  if (record.stage == Stage::kNone) return;  // removed meanwhile
   for (size_t i = 0; i < record.volumes.size(); ++i) {
     record.volumes[i].identity = seen.volumes[i].identity;
   }
