@@ -107,7 +107,8 @@ absl::Status ReplicaImpl::Start() {
   RETURN_IF_ERROR(OpenDisks(&next.disks));
   TakeIdentities(next, &record);
   for (const auto& disk : next.disks) {
-    RETURN_IF_ERROR(disk->WriteMarker(name_, context_.options.data_dir, record.term.Next()));
+    RETURN_IF_ERROR(disk->WriteMarker(name_, context_.options.data_dir, record.term.Next(),
+                                      /*first=*/true));
   }
   const Epoch epoch = std::max(record.epoch, record.committed_epoch).Next();
   ASSIGN_OR_RETURN(const auto hidden, NewOverlay(LogRole::kHidden, epoch, hidden_log_.end()));
@@ -514,7 +515,7 @@ absl::Status ReplicaImpl::FinishDone(bool drop_hidden) {
   next.disks = old_chain->disks;
   Publish(std::make_shared<const Chain>(std::move(next)));
   ForgetOverlays();
-  RETURN_IF_ERROR(UnmarkDisks(*old_chain));
+  UnmarkDisks(*old_chain);
   base::LogInfo("replication_done")
       .With("group", name_)
       .With("epoch", record.committed_epoch.value());
@@ -576,9 +577,7 @@ absl::Status ReplicaImpl::Retire(std::optional<uint64_t> failback_mark) {
     record_.stage = Stage::kNone;
   }
   DistrustFailbackMap(*old_chain);
-  const absl::Status unmarked = UnmarkDisks(*old_chain);
-  // The group is gone, a marker that stays says which one it was.
-  if (!unmarked.ok()) base::LogWarning("marker_stays").With("status", unmarked);
+  UnmarkDisks(*old_chain);
   return absl::OkStatus();
 }
 

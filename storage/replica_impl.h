@@ -334,7 +334,7 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
 
   // replica_markers.cc
   void MarkDisks();
-  absl::Status UnmarkDisks(const Chain& chain);
+  void UnmarkDisks(const Chain& chain);
   absl::Status CheckMarkers() const;
 
   // replica_disk.cc

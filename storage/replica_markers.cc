@@ -1,4 +1,6 @@
 // The markers of the group's disks: what tells a data directory that has missed a part of their life.
+#include "absl/strings/str_cat.h"
+
 #include "storage/base/log.h"
 #include "storage/base/status_macros.h"
 #include "storage/replica_impl.h"
@@ -14,18 +16,29 @@ void ReplicaImpl::MarkDisks() {
   const std::shared_ptr<const Chain> chain = this->chain();  // a checkpoint may publish another
   for (const auto& disk : chain->disks) {
     if (disk == nullptr) continue;
-    const absl::Status marked = disk->WriteMarker(name_, context_.options.data_dir, record.term);
+    const absl::Status marked =
+        disk->WriteMarker(name_, context_.options.data_dir, record.term, /*first=*/false);
     if (marked.ok()) continue;
     base::LogWarning("disk_not_marked").With("group", name_).With("status", marked);
   }
 }
 
-absl::Status ReplicaImpl::UnmarkDisks(const Chain& chain) {
+// The life of the group has ended all the same: what stays is told, and keeps the next one from
+// starting until somebody has removed it.
+void ReplicaImpl::UnmarkDisks(const Chain& chain) {
   base::Turn::Hold marker_turn(marker_turn_);
-  for (const auto& disk : chain.disks) {
-    if (disk != nullptr) RETURN_IF_ERROR(disk->RemoveMarker(context_.options.data_dir));
+  for (const VolumeInfo& volume : volumes_) {
+    const auto& disk = chain.disks[volume.id.value()];
+    if (disk == nullptr) continue;
+    const absl::Status removed = disk->RemoveMarker(context_.options.data_dir);
+    if (removed.ok()) continue;
+    Report({.operation = "marker",
+            .volume = volume.id,
+            .status = Annotate(
+                removed, absl::StrCat("volume ", name_, "/", volume.name,
+                                      ": the marker of its disk stays, though the group's life has "
+                                      "ended: remove it, as root if need be"))});
   }
-  return absl::OkStatus();
 }
 
 // That no disk has seen a later life of the group: an agent or a view of before must not come back with an older copy of the data

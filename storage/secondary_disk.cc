@@ -87,7 +87,8 @@ class Note {
 
   // Where it lies if it can.
   const std::string& path() const { return paths_.front(); }
-  // Where it lies; both, when it could not be written to the first any more.
+  // Where it lies; both, when it could not be replaced in the first any more. An empty one says
+  // nothing.
   std::vector<std::string> Found() const {
     std::vector<std::string> found;
     for (const std::string& path : paths_) {
@@ -95,33 +96,61 @@ class Note {
     }
     return found;
   }
-  bool Any(absl::FunctionRef<bool(const std::string& text)> wanted) const {
-    const std::vector<std::string> found = Found();
-    return std::any_of(found.begin(), found.end(), [&](const std::string& path) {
-      const auto text = file_system_.ReadWholeFile(path);
-      return text.ok() && wanted(*text);
-    });
-  }
-  absl::Status Write(absl::string_view text) const {
-    const std::string& inside = paths_.back();
-    if (path() != inside) {
-      const absl::Status beside = file_system_.WriteFileAtomically(path(), text);
-      if (beside.ok() && file_system_.Exists(inside)) return file_system_.Remove(inside);
-      if (!absl::IsPermissionDenied(beside)) return beside;
+  // One text for each of Found(); empty: it cannot be read.
+  std::vector<std::string> Texts() const {
+    std::vector<std::string> texts;
+    for (const std::string& path : Found()) {
+      texts.push_back(file_system_.ReadWholeFile(path).value_or(""));
     }
+    return texts;
+  }
+  // `first`: of a life of the group. What an earlier one has left beside the disk must go then;
+  // else it may stay, and of the two the one in the data directory is newer.
+  absl::Status Write(absl::string_view text, bool first) const {
+    if (path() != inside()) {
+      const absl::Status beside = file_system_.WriteFileAtomically(path(), text);
+      if (beside.ok()) return Erase(inside());
+      if (!absl::IsPermissionDenied(beside)) return beside;
+      if (first) RETURN_IF_ERROR(EraseEarlier());
+    }
+    return WriteInside(text);
+  }
+  absl::Status WriteInside(absl::string_view text) const {
     RETURN_IF_ERROR(file_system_.CreateDirectory(absl::StrCat(data_dir_, kMarkers)));
     RETURN_IF_ERROR(file_system_.SyncDirectory(data_dir_));
-    return file_system_.WriteFileAtomically(inside, text);
+    return file_system_.WriteFileAtomically(inside(), text);
   }
-  absl::Status Remove(bool sync) const {
-    for (const std::string& path : Found()) {
-      RETURN_IF_ERROR(file_system_.Remove(path));
-      if (sync) RETURN_IF_ERROR(file_system_.SyncDirectory(Parent(path)));
-    }
-    return absl::OkStatus();
+  // All of Found(), durably; the first error.
+  absl::Status Remove() const {
+    absl::Status removed;
+    for (const std::string& path : paths_) removed.Update(Erase(path));
+    return removed;
   }
 
  private:
+  const std::string& inside() const { return paths_.back(); }
+
+  absl::Status EraseEarlier() const {
+    const absl::Status erased = Erase(path());
+    if (erased.ok()) return erased;
+    return absl::FailedPreconditionError(absl::StrCat(
+        path(), " is of an earlier life of the disk and can be neither replaced nor removed (",
+        erased.message(), "): make sure that no other data directory needs the disk, and remove ",
+        "the file, as root if need be"));
+  }
+  // Empties it where it cannot be removed: a file may be writable though its directory is not.
+  absl::Status Erase(const std::string& path) const {
+    if (!file_system_.Exists(path)) return absl::OkStatus();
+    const auto file = file_system_.Open(path, {});
+    const bool is_link = file_system_.Resolve(path).value_or("") != path;
+    absl::Status erased = file_system_.Remove(path);
+    if (erased.ok()) erased = file_system_.SyncDirectory(Parent(path));
+    if (erased.ok() || !file.ok() || is_link) return erased;
+    absl::Status emptied = (*file)->Truncate(0);
+    if (emptied.ok()) emptied = (*file)->Sync();
+    return emptied.ok() ? emptied : erased;
+  }
+
   // For people to recognise, and a CRC for what that leaves out.
   static std::string NameOf(const std::string& id) {
     std::string name = id.substr(0, kMarkerNameMax);
@@ -190,10 +219,9 @@ Marked MarkedAs(base::FileSystem& file_system, const GroupRecord& group, const V
   const bool has_one = group.stage != Stage::kNone && group.stage != Stage::kDone;
   if (!has_one) return Marked::kNotForGroup;
   std::string marker;  // of two, the one in the data directory is newer
-  Note(file_system, volume.disk_path, found, data_dir).Any([&](const std::string& text) {
+  for (const std::string& text : Note(file_system, volume.disk_path, found, data_dir).Texts()) {
     if (absl::StartsWith(text, MarkerText(group.name, data_dir))) marker = text;
-    return false;
-  });
+  }
   if (marker.empty()) return Marked::kNotForGroup;
   const std::vector<std::string> words = WordsOfLine(marker, kVolumeWord);
   uint32_t generation = 0;
@@ -438,32 +466,38 @@ absl::StatusOr<std::vector<MapRun>> SecondaryDisk::Map(ByteRange range) const {
 }
 
 absl::Status SecondaryDisk::WriteMarker(const std::string& group, const std::string& data_dir,
-                                        Term term) {
+                                        Term term, bool first) {
   std::string text = MarkerText(group, data_dir);
   if (identity_.device()) {
     absl::StrAppend(&text, "It is ", path_, ", ", identity_.file_system, "\n");
   } else {
     absl::StrAppend(&text, VolumeLine(volume_, identity_));
   }
-  return Note(file_system_, path_, identity_, data_dir)
-      .Write(absl::StrCat(text, TermLine(group, term)));
+  return Annotate(Note(file_system_, path_, identity_, data_dir)
+                      .Write(absl::StrCat(text, TermLine(group, term)), first),
+                  absl::StrCat("volume ", group, "/", volume_));
 }
 
 absl::Status SecondaryDisk::TrustFailback(const std::string& data_dir,
                                           const Incarnation& incarnation) {
   return Note(file_system_, path_, identity_, data_dir, kFailbackSuffix)
-      .Write(absl::StrCat(incarnation.ToHex(), "\n"));
+      .Write(absl::StrCat(incarnation.ToHex(), "\n"), /*first=*/true);
 }
 
 absl::Status SecondaryDisk::DistrustFailback(const std::string& data_dir) {
-  return Note(file_system_, path_, identity_, data_dir, kFailbackSuffix).Remove(/*sync=*/true);
+  const Note note(file_system_, path_, identity_, data_dir, kFailbackSuffix);
+  const absl::Status removed = note.Remove();
+  // What can be neither removed nor emptied is contradicted.
+  return (removed.ok() || note.WriteInside("lost\n").ok()) ? absl::OkStatus() : removed;
 }
 
 bool SecondaryDisk::FailbackTrusted(base::FileSystem& file_system, const VolumeRecord& disk,
                                     const std::string& data_dir, const Incarnation& incarnation) {
   const std::string trusted = absl::StrCat(incarnation.ToHex(), "\n");
-  return Note(file_system, disk.disk_path, disk.identity, data_dir, kFailbackSuffix)
-      .Any([&](const std::string& text) { return text == trusted; });
+  const std::vector<std::string> texts =
+      Note(file_system, disk.disk_path, disk.identity, data_dir, kFailbackSuffix).Texts();
+  return !texts.empty() &&
+         std::all_of(texts.begin(), texts.end(), [&](const auto& text) { return text == trusted; });
 }
 
 absl::Status SecondaryDisk::CheckMarker(base::FileSystem& file_system, const VolumeRecord& disk,
@@ -493,12 +527,14 @@ absl::Status SecondaryDisk::CheckMarker(base::FileSystem& file_system, const Vol
 bool SecondaryDisk::MarkedFor(base::FileSystem& file_system, const VolumeRecord& disk,
                               const std::string& group, const std::string& data_dir) {
   const std::string ours = MarkerText(group, data_dir);
-  return Note(file_system, disk.disk_path, disk.identity, data_dir)
-      .Any([&](const std::string& text) { return absl::StartsWith(text, ours); });
+  const std::vector<std::string> texts =
+      Note(file_system, disk.disk_path, disk.identity, data_dir).Texts();
+  return std::any_of(texts.begin(), texts.end(),
+                     [&](const auto& text) { return absl::StartsWith(text, ours); });
 }
 
 absl::Status SecondaryDisk::RemoveMarker(const std::string& data_dir) {
-  return Note(file_system_, path_, identity_, data_dir).Remove(/*sync=*/false);
+  return Note(file_system_, path_, identity_, data_dir).Remove();
 }
 
 }  // namespace understudy::storage

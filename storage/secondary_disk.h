@@ -92,9 +92,15 @@ class SecondaryDisk {
   // Whether the marker of `disk` is one that WriteMarker() writes for this group.
   static bool MarkedFor(base::FileSystem& file_system, const VolumeRecord& disk,
                         const std::string& group, const std::string& data_dir);
-  absl::Status WriteMarker(const std::string& group, const std::string& data_dir, Term term);
-  // A file beside the marker, of one incarnation of the group: as long as it is there, the index has the failback map whole. A map that
-  // loses a mark loses the file, which takes no space: what filled the file system or broke the index does not keep it from that.
+  // Durable. `first`: of a life of the group, at Start. kFailedPrecondition then, with nothing
+  // changed, where one of an earlier life stays beside the disk: it can be neither replaced, removed
+  // nor emptied. It would be read beside this one, and may say more.
+  absl::Status WriteMarker(const std::string& group, const std::string& data_dir, Term term,
+                           bool first);
+  // A file beside the marker, of one incarnation of the group: as long as it is there, and no other
+  // says otherwise, the index has the failback map whole. A map that loses a mark loses the file,
+  // which takes no space: what filled the file system or broke the index does not keep it from that.
+  // A file that can be neither removed nor emptied is contradicted by another in the data directory.
   absl::Status TrustFailback(const std::string& data_dir, const Incarnation& incarnation);
   absl::Status DistrustFailback(const std::string& data_dir);
   static bool FailbackTrusted(base::FileSystem& file_system, const VolumeRecord& disk,
@@ -104,6 +110,7 @@ class SecondaryDisk {
   // RUNNING or has failed over.
   static absl::Status CheckMarker(base::FileSystem& file_system, const VolumeRecord& disk,
                                   const std::string& group, const std::string& data_dir, Term term);
+  // Durable. Empties it where it cannot be removed.
   absl::Status RemoveMarker(const std::string& data_dir);
 
  private:

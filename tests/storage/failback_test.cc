@@ -91,6 +91,18 @@ class FailbackTest : public ::testing::Test {
     ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
     f_.replica().WaitForJobs(absl::InfiniteFuture()).IgnoreError();
   }
+  // The index takes nothing while the VM writes to region 50, so the mark is lost; then a restart,
+  // with all well again. `f_` fails what it is told to meanwhile.
+  void LoseAMark() {
+    full = true;
+    ASSERT_EQ(VmWrite(50 * kRegion), absl::OkStatus())
+        << "the VM goes on, its write is on the disk";
+    EXPECT_THAT(Runs(), ElementsAre(ByteRange{0, kVolumeBytes})) << "this process knows";
+    f_.CloseStore();
+    full = false;
+    f_.files().SetHook(nullptr);
+    ASSERT_EQ(f_.OpenStore(), absl::OkStatus());
+  }
   std::vector<ByteRange> Runs(size_t volume = 0) {
     const auto failback = f_.replica().Failback();
     EXPECT_TRUE(failback.ok()) << failback.status();
@@ -275,34 +287,61 @@ TEST_F(FailbackTest, RemoveTakesItOnlyWhole) {
   EXPECT_THAT(Runs(), IsEmpty());
 }
 
+class FullIndexTest : public FailbackTest {
+ protected:
+  FullIndexTest() { f_.options().index_env = env_.get(); }
+  ~FullIndexTest() override { full = false; }
+
+  const std::unique_ptr<rocksdb::Env> env_ =
+      rocksdb::NewCompositeEnv(std::make_shared<FullFileSystem>());
+};
+
 // One cause, both places: the index and the file beside the disk lie on the file system that is full (as they do by default, and for
 // a device always). The VM's writes go to blocks that the disk has already, so they succeed.
-TEST_F(FailbackTest, WhatAFullFileSystemCouldNotMarkIsNotKnownAfterARestart) {
-  const auto env = rocksdb::NewCompositeEnv(std::make_shared<FullFileSystem>());
-  f_.options().index_env = env.get();
+TEST_F(FullIndexTest, WhatAFullFileSystemCouldNotMarkIsNotKnownAfterARestart) {
   Begin();
   PrimaryWrite(3);
   FailOver();
-  full = true;
   f_.files().SetHook([](FileOperation operation, const std::string& path) {
     const bool marker = path.find(".understudy") != std::string::npos;
     return marker && operation == FileOperation::kWrite ? absl::ResourceExhaustedError("ENOSPC")
                                                         : absl::OkStatus();
   });
-  ASSERT_EQ(VmWrite(50 * kRegion), absl::OkStatus()) << "the VM goes on, its write is on the disk";
-  EXPECT_THAT(Runs(), ElementsAre(ByteRange{0, kVolumeBytes})) << "this process knows";
-  f_.CloseStore();  // an orderly restart, after somebody has made room
-  full = false;
-  f_.files().SetHook(nullptr);
-  ASSERT_EQ(f_.OpenStore(), absl::OkStatus());
+  LoseAMark();
   const std::vector<ByteRange> runs = Runs();
   const bool named =
       std::any_of(runs.begin(), runs.end(), [](ByteRange run) { return run.Overlaps(Region(50)); });
   EXPECT_TRUE(named) << "the map is called known, and lacks what the VM has written: "
                      << ::testing::PrintToString(runs.size()) << " run(s), failback_bytes "
                      << f_.replica().state().usage[0].failback_bytes;
+}
+
+// The file that vouches for the map cannot be removed from a directory that has become root's.
+TEST_F(FullIndexTest, WhatVouchesForAMapThatLostAMarkIsEmptiedWhereItCannotBeRemoved) {
+  Begin();
+  FailOver();
+  f_.ForbidBesideDisks(/*files_too=*/false);
+  LoseAMark();
+  EXPECT_THAT(Runs(), ElementsAre(ByteRange{0, kVolumeBytes}));
+  EXPECT_EQ(fs::file_size(f_.spec().volumes[0].disk_path + ".understudy-failback"), 0u);
+}
+
+// Nor written to, as when the file system has become read-only.
+TEST_F(FullIndexTest, OrContradictedInTheDataDirectoryUntilTheNextLife) {
+  Begin();
+  FailOver();
+  f_.ForbidBesideDisks(/*files_too=*/true);
+  LoseAMark();
+  EXPECT_THAT(Runs(), ElementsAre(ByteRange{0, kVolumeBytes}));
+  EXPECT_GT(fs::file_size(f_.spec().volumes[0].disk_path + ".understudy-failback"), 0u);
+
+  ASSERT_EQ(f_.store().Remove("vm1", std::nullopt), absl::OkStatus());
   f_.CloseStore();
-  f_.options().index_env = nullptr;
+  Begin();
+  FailOver();
+  ASSERT_EQ(VmWrite(9 * kRegion), absl::OkStatus());
+  ASSERT_EQ(f_.CrashAndOpen(), absl::OkStatus());
+  EXPECT_THAT(Runs(), ElementsAre(Region(9)));
 }
 
 }  // namespace

@@ -1,5 +1,4 @@
 // One behaviour of a replica each, on real files; the random sequences are in replica_model_test.
-#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <filesystem>
@@ -466,98 +465,6 @@ TEST_F(ReplicaTest, ZeroesEndAsHolesOnTheDisk) {
   EXPECT_GT(before.st_blocks, 0);
   EXPECT_EQ(after.st_blocks, 0);
   EXPECT_EQ(f_.RawDisk(0), std::string(kVolumeBytes, '\0'));
-}
-
-TEST_F(ReplicaTest, AMarkerBesideTheDiskSaysWhoseItIsUntilDone) {
-  Begin();
-  const auto marker = base::FileSystem::Posix().ReadWholeFile(DiskPath(0) + ".understudy");
-  ASSERT_TRUE(marker.ok());
-  EXPECT_THAT(*marker, HasSubstr("group vm1"));
-  EXPECT_THAT(*marker, HasSubstr(f_.options().data_dir));
-  ASSERT_EQ(f_.replica().Stop(), absl::OkStatus());
-  EXPECT_FALSE(base::FileSystem::Posix().Exists(DiskPath(0) + ".understudy"));
-}
-
-// The directory of an image may be root's, though the image is not.
-TEST_F(ReplicaTest, WhereNothingCanBeMadeBesideTheDiskTheMarkerLiesInTheDataDirectory) {
-  const std::string beside = DiskPath(0) + ".understudy";
-  const std::string markers = f_.options().data_dir + "/devices";
-  const auto marked = [&] {
-    const auto names = base::FileSystem::Posix().List(markers).value_or(std::vector<std::string>());
-    return std::count_if(names.begin(), names.end(), [](const std::string& name) {
-      return name.starts_with("file-") && name.ends_with(".understudy");
-    });
-  };
-  const auto forbid = [&] {
-    f_.files().SetHook([&](FileOperation operation, const std::string& path) {
-      const bool made = operation == FileOperation::kWrite && path.starts_with(beside);
-      return made ? base::ErrnoStatus(EACCES, path) : absl::OkStatus();
-    });
-  };
-  forbid();
-  Begin();
-  EXPECT_FALSE(base::FileSystem::Posix().Exists(beside));
-  EXPECT_EQ(marked(), 1);
-  // It is one like any other: of a later life it isolates an older copy, and gone likewise.
-  ASSERT_EQ(f_.replica().BindAgent("other", /*takeover=*/true), absl::OkStatus());
-  f_.CloseStore();
-  ASSERT_EQ(f_.OpenStore(), absl::OkStatus());
-  EXPECT_EQ(f_.replica().state().stage, Stage::kRunning);
-  f_.CloseStore();
-  std::filesystem::rename(markers, markers + ".away");
-  ASSERT_EQ(f_.OpenStore(), absl::OkStatus());
-  f_.replica().SetListener(&recorder_);
-  EXPECT_FALSE(f_.replica().AttachStream(99, false).ok()) << "an older copy";
-  f_.CloseStore();
-  std::filesystem::rename(markers + ".away", markers);
-  ASSERT_EQ(f_.OpenStore(), absl::OkStatus());
-  // Beside the disk again as soon as that can be.
-  f_.files().SetHook(nullptr);
-  ASSERT_EQ(f_.replica().BindAgent("third", /*takeover=*/true), absl::OkStatus());
-  EXPECT_TRUE(base::FileSystem::Posix().Exists(beside));
-  EXPECT_EQ(marked(), 0);
-  // And back: what is left beside it is of an older term, which says nothing.
-  forbid();
-  ASSERT_EQ(f_.replica().BindAgent("fourth", /*takeover=*/true), absl::OkStatus());
-  EXPECT_EQ(marked(), 1);
-  f_.CloseStore();
-  ASSERT_EQ(f_.OpenStore(), absl::OkStatus());
-  ASSERT_EQ(f_.replica().Stop(), absl::OkStatus());
-  EXPECT_FALSE(base::FileSystem::Posix().Exists(beside));
-  EXPECT_EQ(marked(), 0);
-}
-
-TEST_F(ReplicaTest, TheMarkerSaysTheTermAndAnOlderDataDirectoryIsIsolated) {
-  Begin();
-  const std::string path = DiskPath(0) + ".understudy";
-  base::FileSystem& files = base::FileSystem::Posix();
-  const std::string older = files.ReadWholeFile(path).value();
-  EXPECT_THAT(older, HasSubstr("\nterm 1 of vm1 check "));
-  ASSERT_EQ(f_.replica().BindAgent("other", /*takeover=*/true), absl::OkStatus());
-  const std::string newer = files.ReadWholeFile(path).value();
-  EXPECT_THAT(newer, HasSubstr("\nterm 2 of vm1 check "));
-
-  struct Row {
-    const char* name;
-    std::string marker;
-    bool isolated;
-  };
-  std::string higher = newer;
-  higher.replace(higher.find("term 2"), 6, "term 9");
-  for (const Row& row : {Row{"behind the index", older, false},
-                         {"damaged", higher, false},
-                         {"of an older release", older.substr(0, older.find("term ")), false},
-                         {"gone", "", true}}) {
-    SCOPED_TRACE(row.name);
-    f_.CloseStore();
-    if (row.marker.empty()) {
-      ASSERT_EQ(files.Remove(path), absl::OkStatus());
-    } else {
-      ASSERT_EQ(files.WriteFileAtomically(path, row.marker), absl::OkStatus());
-    }
-    ASSERT_EQ(f_.OpenStore(), absl::OkStatus());
-    EXPECT_EQ(f_.replica().state().valid, !row.isolated);
-  }
 }
 
 TEST_F(ReplicaTest, AReplacedDiskIsNotServed) {

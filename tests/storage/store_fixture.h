@@ -5,6 +5,7 @@
 #define UNDERSTUDY_TESTS_STORAGE_STORE_FIXTURE_H_
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 #include <future>
@@ -115,6 +116,22 @@ class StoreFixture {
     if (auto bound = replica_->BindAgent("agent", false); !bound.ok()) return bound;
     next_sequence_ = 1;
     return replica_->AttachStream(++stream_id_, /*may_checkpoint=*/false);
+  }
+
+  // From now on nothing can be made or removed beside the disks, as when their directory has become
+  // root's; `files_too`: nor can what lies there be emptied.
+  void ForbidBesideDisks(bool files_too) {
+    files_.SetHook([this, files_too](testing::FileOperation operation, const std::string& path) {
+      using testing::FileOperation;
+      const bool temporary = path.ends_with(".tmp");
+      const bool made = temporary && operation == FileOperation::kWrite;
+      const bool removed = !temporary && operation == FileOperation::kRemove;
+      const bool emptied = !temporary && operation == FileOperation::kTruncate && files_too;
+      const bool beside =
+          path.starts_with(directory() + "/disk") && path.find(".understudy") != std::string::npos;
+      return beside && (made || removed || emptied) ? base::ErrnoStatus(EACCES, path)
+                                                    : absl::OkStatus();
+    });
   }
 
   std::string Bytes(size_t size) { return testing::Random(random_()).Bytes(size); }
