@@ -82,7 +82,25 @@ std::string ExportName(const std::string& group, const std::string& volume) {
 // segment that is written and the next one.
 uint64_t FilesOf(const Group& group) { return group.volumes().size() + 1 + 4; }
 
+// A connection for each volume, and its log.
+uint64_t FilesOfClone(const Group& group) { return group.volumes().size() + 2; }
+
 }  // namespace
+
+class Service::FileHold {
+ public:
+  FileHold(std::atomic<uint64_t>& held, uint64_t files) : held_(&held), files_(files) {
+    *held_ += files_;
+  }
+  FileHold(FileHold&& other) noexcept
+      : held_(other.held_), files_(std::exchange(other.files_, 0)) {}
+  FileHold& operator=(FileHold&&) = delete;
+  ~FileHold() { *held_ -= files_; }
+
+ private:
+  std::atomic<uint64_t>* held_;
+  uint64_t files_;
+};
 
 Service::Service(storage::Store& store, const base::Clock& clock, base::FileSystem& file_system,
                  std::string state_dir)
@@ -233,22 +251,35 @@ absl::StatusOr<StartOutcome> Service::OpenAndStart(Mode mode, const storage::Gro
 uint64_t Service::FilesToCome() const {
   uint64_t files = 0;
   for (const auto& group : groups()) {
-    if (group->replica().state().stage != Stage::kNone) files += FilesOf(*group);
+    if (group->replica().state().stage == Stage::kNone) continue;
+    files += FilesOf(*group) + group->replica().clones().size() * FilesOfClone(*group);
   }
   return files;
 }
 
-absl::Status Service::CheckOpenFiles(absl::string_view what, uint64_t needed) const {
-  return base::CheckFileLimit(what, needed, FilesToCome());
+absl::StatusOr<Service::FileHold> Service::HoldFiles(absl::string_view what, uint64_t needed) {
+  const base::Turn::Hold turn(files_turn_);
+  const uint64_t held = files_held_;  // first: a start that ends now is counted twice, or once
+  RETURN_IF_ERROR(base::CheckFileLimit(what, needed, FilesToCome() + held));
+  return FileHold(files_held_, needed);
 }
 
 absl::StatusOr<StartOutcome> Service::StartGroup(Group& group, Mode mode, const Expected& expected,
                                                  const base::Deadline& deadline) {
-  if (mode == Mode::kSecondary && group.replica().state().stage == Stage::kNone) {
-    RETURN_IF_ERROR(CheckOpenFiles(absl::StrCat("group ", group.name()),
-                                   group.volumes().size() + FilesOf(group)));
+  if (mode == Mode::kPrimary || group.replica().state().stage != Stage::kNone) {
+    return group.Start(mode == Mode::kSecondary, expected, deadline);
   }
-  return group.Start(mode == Mode::kSecondary, expected, deadline);
+  ASSIGN_OR_RETURN(const FileHold files, HoldFiles(absl::StrCat("group ", group.name()),
+                                                   group.volumes().size() + FilesOf(group)));
+  return group.Start(true, expected, deadline);
+}
+
+absl::StatusOr<storage::CloneInfo> Service::CreateClone(Group& group,
+                                                        const storage::CloneSpec& spec,
+                                                        const Expected& expected) {
+  ASSIGN_OR_RETURN(const FileHold files,
+                   HoldFiles(absl::StrCat("a clone of group ", group.name()), FilesOfClone(group)));
+  return group.CreateClone(spec, expected);
 }
 
 std::vector<std::string> Service::MissingDisks(const storage::GroupSpec& spec) const {

@@ -9,6 +9,7 @@
 #ifndef UNDERSTUDY_SERVER_SERVICE_H_
 #define UNDERSTUDY_SERVER_SERVICE_H_
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <string>
@@ -60,6 +61,8 @@ class Service {
   // With volumes in `spec`: opens the group first; when it cannot be started, forgets it again and deletes the disks that this
   // very call has created.
   // When there is no room to receive anything, it starts and warns of it.
+  // kResourceExhausted when it would take so many files that the groups and clones which exist
+  // could not open theirs: the connections and segments to come.
   absl::StatusOr<StartOutcome> Start(Mode mode, const storage::GroupSpec& spec,
                                      const Expected& expected, const base::Deadline& deadline);
   // `failback_mark`: as Store::Remove().
@@ -78,9 +81,9 @@ class Service {
   std::string DefaultExportName() const;
 
   absl::StatusOr<storage::StoreSpace> Space() const { return store_.Space(); }
-  // kResourceExhausted when `what` would take so many files that the groups which are started could not open theirs: the
-  // connections and segments to come.
-  absl::Status CheckOpenFiles(absl::string_view what, uint64_t needed) const;
+  // As Group::CreateClone(). kResourceExhausted as Start().
+  absl::StatusOr<storage::CloneInfo> CreateClone(Group& group, const storage::CloneSpec& spec,
+                                                 const Expected& expected);
 
   // Ends all streams, lets running I/O of the exports end and refuses more. False when something is still at work in the
   // store after a few seconds, such as a planned stop or a request on a dead disk: the store must then not be closed.
@@ -99,11 +102,17 @@ class Service {
   base::EventJournal& journal() { return journal_; }
 
  private:
+  // So many of files_held_.
+  class FileHold;
+
   absl::StatusOr<std::shared_ptr<Export>> FindCloneExport(const std::string& name);
   std::vector<std::string> VolumeExportNames() const;
   absl::Status CheckTopIds(const storage::GroupSpec& spec) const;
-  // What the groups that are started may open at any time.
+  // What the groups that are started, and their clones, may open at any time.
   uint64_t FilesToCome() const;
+  // Keeps `needed` files for a start or a clone until it has ended: of two at once neither takes
+  // those of the other.
+  absl::StatusOr<FileHold> HoldFiles(absl::string_view what, uint64_t needed);
   absl::StatusOr<StartOutcome> StartGroup(Group& group, Mode mode, const Expected& expected,
                                           const base::Deadline& deadline);
   absl::StatusOr<OpenOutcome> OpenLocked(Mode mode, const storage::GroupSpec& spec);
@@ -135,8 +144,10 @@ class Service {
   base::EventJournal journal_;
   base::IoGate io_gate_;
   base::Gate open_gate_;
-  base::Turn contacts_turn_;  // guards the two below
-  Contacts contacts_;         // as stored
+  base::Turn files_turn_;                // from the look at what is open to what is held
+  std::atomic<uint64_t> files_held_{0};  // by starts and clones at work
+  base::Turn contacts_turn_;             // guards the two below
+  Contacts contacts_;                    // as stored
   bool contacts_failing_ = false;
 
   mutable base::Mutex mutex_;

@@ -1,7 +1,5 @@
 #include "server/rpc/clone_handler.h"
 
-#include "absl/strings/str_cat.h"
-
 #include "proto/repeatable_call.h"
 #include "server/rpc/convert.h"
 #include "storage/base/status_macros.h"
@@ -18,10 +16,8 @@ grpc::ServerUnaryReactor* CloneHandler::Handle(grpc::CallbackServerContext* cont
         RETURN_IF_ERROR(spec.status());
         RETURN_IF_ERROR(expected.status());
         ASSIGN_OR_RETURN(const std::shared_ptr<Group> group, service_.FindGroup(name));
-        // A connection for each volume, and its log.
-        RETURN_IF_ERROR(service_.CheckOpenFiles(absl::StrCat("a clone of group ", name),
-                                                group->volumes().size() + 2));
-        ASSIGN_OR_RETURN(const storage::CloneInfo clone, group->CreateClone(*spec, *expected));
+        ASSIGN_OR_RETURN(const storage::CloneInfo clone,
+                         service_.CreateClone(*group, *spec, *expected));
         response->set_stage(ToProto(group->replica().state().stage));
         *response->mutable_clone() = ToProto(clone, name, group->volumes());
         response->set_nbd_socket(nbd_socket_);

@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <fstream>
 #include <string>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <thread>
 #include <unistd.h>
@@ -10,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include <gtest/gtest.h>
 
+#include "storage/base/file_limit.h"
 #include "storage/base/reason.h"
 #include "tests/server/harness.h"
 
@@ -188,6 +190,65 @@ TEST(ServiceTest, ARemoveDuringALongCallHoldsNoOtherGroupUp) {
   EXPECT_TRUE(service.Open(Mode::kSecondary, OneVolume("vm3"), briefly()).ok());
   EXPECT_TRUE(service.Remove("vm3", false, {}, briefly()).ok());
   harness.replica().Stick(false, Place::kStop);
+}
+
+// So many files beside those that are open now, until it goes.
+class FreeFiles {
+ public:
+  explicit FreeFiles(uint64_t files) {
+    EXPECT_EQ(getrlimit(RLIMIT_NOFILE, &before_), 0);
+    rlimit few = before_;
+    few.rlim_cur = base::OpenFiles() + files;
+    EXPECT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+  }
+  ~FreeFiles() { setrlimit(RLIMIT_NOFILE, &before_); }
+
+ private:
+  rlimit before_ = {};
+};
+
+constexpr uint64_t kToStart = 7;  // a group of one volume
+constexpr uint64_t kToCome = 6;   // of them beside its disk, which a fake has not
+constexpr uint64_t kOfClone = 3;
+
+// Two at once each saw the files that the other was about to take.
+TEST(ServiceTest, AStartAtWorkKeepsItsFilesFromTheNextOne) {
+  using Place = testing::FakeReplica::Place;
+  Harness harness;
+  Service& service = harness.service;
+  ASSERT_TRUE(service.Open(Mode::kSecondary, OneVolume("vm2"), Soon()).ok());
+  const auto start = [&](const char* group) {
+    return service.Start(Mode::kSecondary, {.name = group}, {}, Soon()).status();
+  };
+  harness.replica().Stick(true, Place::kStart);
+  std::thread first([&] { EXPECT_EQ(start("vm1"), absl::OkStatus()); });
+  harness.replica().AwaitStuck(Place::kStart);
+  {
+    const FreeFiles enough_for_one(2 * kToStart - 1);
+    EXPECT_TRUE(absl::IsResourceExhausted(start("vm2")));
+    harness.replica().Stick(false, Place::kStart);
+    first.join();
+  }
+  const FreeFiles enough(kToCome + kToStart);
+  EXPECT_EQ(start("vm2"), absl::OkStatus()) << "what was kept is free again";
+}
+
+TEST(ServiceTest, AStartLeavesTheFilesOfClonesAndACloneThoseOfGroups) {
+  Harness harness;
+  harness.Start();
+  Service& service = harness.service;
+  ASSERT_TRUE(harness.group->Checkpoint({}, Soon()).ok());
+  const auto clone = [&] { return service.CreateClone(*harness.group, {.name = "look"}, {}); };
+  {
+    const FreeFiles enough_for_the_group(kToCome + kOfClone - 1);
+    EXPECT_TRUE(absl::IsResourceExhausted(clone().status()));
+  }
+  const FreeFiles enough_for_two(kToCome + kToStart + kOfClone - 1);
+  ASSERT_TRUE(clone().ok());
+  const auto start = [&] { return service.Start(Mode::kSecondary, OneVolume("vm2"), {}, Soon()); };
+  EXPECT_TRUE(absl::IsResourceExhausted(start().status()));
+  ASSERT_TRUE(harness.group->RemoveClone("look", {}).ok());
+  EXPECT_TRUE(start().ok());
 }
 
 TEST(ServiceTest, ExportsComeWithOpenAndGoWithRemove) {
