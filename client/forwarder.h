@@ -114,7 +114,7 @@ struct ForwarderState {
   uint64_t received_sequence = 0;
   uint64_t durable_sequence = 0;
   Epoch committed_epoch;
-  absl::Time committed_time = absl::UnixEpoch();  // the epoch: no checkpoint yet
+  absl::Time committed_time = absl::UnixEpoch();  // by our own clock; the epoch: no checkpoint yet
   uint64_t window_bytes = 0;                      // held now
   uint64_t unreceived_bytes = 0;                  // of these
   absl::Duration lag;           // age of the oldest write not known durable there; zero: none

@@ -165,13 +165,15 @@ void Forwarder::ResumeLocked(const HandshakeReply& reply) {
   window_.Rewind(reply.received_sequence);
   window_.Durable(reply.durable_sequence);
   durable_asked_ = 0;
-  if (reply.committed_epoch > committed_epoch_) {
-    committed_at_ = clock_.MonotonicOf(reply.committed_time);
-  }
+  const bool newer = reply.committed_epoch > committed_epoch_;
   committed_epoch_ = std::max(committed_epoch_, reply.committed_epoch);
-  committed_time_ = std::max(committed_time_, reply.committed_time);
   if (reply.committed_sequence != 0) {
     CommittedLocked({.epoch = reply.committed_epoch, .sequence = reply.committed_sequence});
+  }
+  if (newer) {  // whatever was waiting for it: it is not of this moment
+    committed_at_ = reply.committed_age.has_value() ? clock_.Monotonic() - *reply.committed_age
+                                                    : clock_.MonotonicOf(reply.committed_time);
+    committed_time_ = clock_.TimeOf(committed_at_);
   }
   MarkStartIncompleteLocked();
   if (BehindLocked(reply.incomplete, reply.received_sequence)) {

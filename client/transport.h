@@ -43,7 +43,8 @@ struct HandshakeReply {
   uint64_t durable_sequence = 0;
   Epoch committed_epoch;
   uint64_t committed_sequence = 0;
-  absl::Time committed_time = absl::UnixEpoch();  // the epoch: never
+  absl::Time committed_time = absl::UnixEpoch();  // by the secondary's clock; the epoch: never
+  std::optional<absl::Duration> committed_age;    // nothing: an earlier release does not say
   bool incomplete = false;
   std::vector<uint32_t> volume_ids;
   uint64_t frame_payload_bytes_max = 0;  // 0: kFramePayloadBytesMax

@@ -268,6 +268,7 @@ absl::StatusOr<std::optional<Group::Joined>> Group::Attach(
   }
   joining_ = nullptr;
   session_ = session;
+  reply.committed_age = clock_.Monotonic() - committed_at_;
   journal_.Append({.kind = base::EventKind::kConnected,
                    .group = name(),
                    .term = state.term,

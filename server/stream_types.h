@@ -42,6 +42,7 @@ struct HandshakeReply {
   Epoch committed_epoch;
   uint64_t committed_sequence = 0;
   absl::Time committed_time = absl::UnixEpoch();
+  absl::Duration committed_age;  // by the steady clock
   bool incomplete = false;
   std::vector<uint32_t> volume_ids;  // in the handshake's order
 };

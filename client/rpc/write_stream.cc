@@ -89,6 +89,9 @@ HandshakeReply DecodeReply(const v1::HandshakeReply& in) {
       .committed_time = absl::FromUnixMicros(static_cast<int64_t>(in.committed_micros())),
       .incomplete = in.incomplete(),
       .frame_payload_bytes_max = in.frame_payload_bytes_max()};
+  if (in.committed_age_micros() > 0) {
+    reply.committed_age = absl::Microseconds(static_cast<int64_t>(in.committed_age_micros()));
+  }
   reply.volume_ids.assign(in.volume_ids().begin(), in.volume_ids().end());
   return reply;
 }

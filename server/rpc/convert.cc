@@ -101,6 +101,8 @@ void Put(const HandshakeReply& reply, v1::WriteResponse& response) {
   to.mutable_volume_ids()->Add(reply.volume_ids.begin(), reply.volume_ids.end());
   to.set_frame_payload_bytes_max(kFramePayloadBytesMax);
   to.set_committed_micros(static_cast<uint64_t>(absl::ToUnixMicros(reply.committed_time)));
+  to.set_committed_age_micros(
+      static_cast<uint64_t>(std::max<int64_t>(absl::ToInt64Microseconds(reply.committed_age), 1)));
 }
 
 void Put(const Ack& ack, v1::WriteResponse& response) {

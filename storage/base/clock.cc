@@ -39,6 +39,10 @@ absl::Duration Clock::MonotonicOf(absl::Time time) const {
   return Monotonic() - std::max(Now() - time, absl::ZeroDuration());
 }
 
+absl::Time Clock::TimeOf(absl::Duration monotonic) const {
+  return Now() - (Monotonic() - monotonic);
+}
+
 const Clock& Clock::Real() {
   static const RealClock* const clock = new RealClock;
   return *clock;

@@ -37,6 +37,10 @@ class Clock {
   // both know no other. Not later than now.
   absl::Duration MonotonicOf(absl::Time time) const;
 
+  // The other way round, for people: what the wall clock, as it is set now, says of a moment of
+  // Monotonic().
+  absl::Time TimeOf(absl::Duration monotonic) const;
+
   static const Clock& Real();
 };
 

@@ -12,6 +12,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -56,6 +57,9 @@ class FakeTransport : public Transport, public ChecksumSource {
     absl::Status refuse_checksums;
     int crc_failures = 0;  // so many frames end the stream with DATA_LOSS
     absl::Status refuse;   // of handshakes
+    // Of the newest checkpoint, in handshakes.
+    absl::Time committed_time = absl::UnixEpoch();
+    std::optional<absl::Duration> committed_age;
   };
   void Set(const std::function<void(Behaviour&)>& change) {
     base::MutexLock lock(mutex_);
@@ -168,6 +172,8 @@ class FakeTransport : public Transport, public ChecksumSource {
                          .durable_sequence = durable_,
                          .committed_epoch = committed_epoch_,
                          .committed_sequence = committed_sequence_,
+                         .committed_time = behaviour_.committed_time,
+                         .committed_age = behaviour_.committed_age,
                          .incomplete = behaviour_.incomplete,
                          .frame_payload_bytes_max = kFramePayloadBytesMax};
     for (uint32_t i = 0; i < disks_.size(); ++i) reply.volume_ids.push_back(i);

@@ -95,6 +95,21 @@ class ClockTest(lib.Case):
             self.jump(-HOUR, end)
             self.assertEqual(end.daemon.end(), 0)
 
+    def test_an_agent_that_was_restarted_knows_how_old_the_newest_checkpoint_is(self):
+        self.start_pair()
+        for seconds in (HOUR, -2 * HOUR):
+            self.jump(seconds, self.standby)
+            begun = time.monotonic()
+            self.host.call("checkpoint", "vm1")
+            self.host.kill()
+            time.sleep(1)
+            self.host.spawn().wait_ready()  # by the host's own clock
+            self.host.wait_connected()
+            age = self.host.metric("understudy_checkpoint_age_seconds")
+            self.assertGreater(age, 1)
+            self.assertLess(age, time.monotonic() - begun)
+            self.assertLess(abs(self.host.status()["committed_unix_seconds"] - time.time()), HOUR / 2)
+
 
 if __name__ == "__main__":
     lib.run_tests("qemu-io", at_once=3)

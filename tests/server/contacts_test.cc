@@ -98,6 +98,17 @@ TEST_F(ContactsTest, WhoSetsTheClockChangesNothing) {
   EXPECT_EQ(Status().lag, absl::Seconds(40));
 }
 
+// An agent that was restarted has not seen the checkpoint, and another clock may say its time.
+TEST_F(ContactsTest, AnAgentIsToldTheAgeOfTheNewestCheckpoint) {
+  Checkpoint();
+  clock_.Advance(absl::Seconds(40));
+  clock_.Jump(kHour);
+  TestAgent agent(*service_);
+  const std::optional<HandshakeReply> reply = agent.Greet(TestAgent::Hello("vm1"));
+  ASSERT_TRUE(reply.has_value());
+  EXPECT_EQ(reply->committed_age, absl::Seconds(40));
+}
+
 TEST_F(ContactsTest, BothGoOnOverARestart) {
   Checkpoint();
   const absl::Time last = Status().last_contact;

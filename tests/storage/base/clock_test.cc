@@ -36,5 +36,14 @@ TEST(ClockTest, WhatAnEarlierProcessRecordedIsOnTheSteadyClockAndNotInTheFuture)
   EXPECT_EQ(clock.MonotonicOf(clock.Now() + absl::Hours(2)), clock.Monotonic());
 }
 
+TEST(ClockTest, AMomentOfTheSteadyClockHasTheTimeThatTheWallClockNowGivesIt) {
+  testing::ScriptedClock clock;
+  const absl::Duration moment = clock.Monotonic();
+  clock.Advance(absl::Seconds(5));
+  EXPECT_EQ(clock.TimeOf(moment), clock.Now() - absl::Seconds(5));
+  clock.Jump(absl::Hours(1));
+  EXPECT_EQ(clock.TimeOf(moment), clock.Now() - absl::Seconds(5));
+}
+
 }  // namespace
 }  // namespace understudy::base::clock_test
