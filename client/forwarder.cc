@@ -475,9 +475,6 @@ ForwarderState Forwarder::StateLocked() const {
   if (incomplete_) oldest = std::min(oldest.value_or(incomplete_since_), incomplete_since_);
   const absl::Duration now = clock_.Monotonic();
   if (oldest.has_value()) state.lag = now - *oldest;
-  if (running_ && !state.connected && !fenced_ && !HandedOverLocked()) {
-    state.disconnected = now - disconnected_at_;
-  }
   if (running_ && !HandedOverLocked()) {
     if (!fenced_) state.silence = now - last_contact_;
     if (committed_epoch_ != Epoch()) state.checkpoint_age = now - committed_at_;

@@ -117,14 +117,19 @@ struct ForwarderState {
   absl::Time committed_time = absl::UnixEpoch();  // by our own clock; the epoch: no checkpoint yet
   uint64_t window_bytes = 0;                      // held now
   uint64_t unreceived_bytes = 0;                  // of these
-  absl::Duration lag;           // age of the oldest write not known durable there; zero: none
-  absl::Duration disconnected;  // how long there was no stream; zero: there is, or none is wanted
-  absl::Time last_contact = absl::UnixEpoch();
-  // By the steady clock. How long nothing has come from the standby, since the start at most; how
-  // old the newest checkpoint is, if there was one. Nothing while neither is due: not running, or
-  // handed over; silence not when fenced, either.
+  absl::Duration lag;  // age of the oldest write not known durable there; zero: none
+  absl::Time last_contact = absl::UnixEpoch();  // for people: of the standby's last message
+  // How long the standby has said nothing: since its last message, or since Start() when there was
+  // none. By the steady clock; a restart of the agent is another Start(). Nothing while no word is
+  // due: not running, handed over, or fenced.
   std::optional<absl::Duration> silence;
+  // How old the newest checkpoint is, by the steady clock; the standby tells it after a restart of
+  // the agent. Nothing before the first one, while not running, and once handed over.
   std::optional<absl::Duration> checkpoint_age;
+  // Zero: the stream is there, or none is due.
+  absl::Duration disconnected() const {
+    return connected ? absl::ZeroDuration() : silence.value_or(absl::ZeroDuration());
+  }
   absl::Duration round_trip;  // of the newest heartbeat
   uint64_t sessions_ok = 0;
   uint64_t sessions_failed = 0;
@@ -375,7 +380,6 @@ class Forwarder : private TransportEvents {
   absl::Duration session_began_ ABSL_GUARDED_BY(mutex_);
   absl::Time last_contact_time_ ABSL_GUARDED_BY(mutex_) = absl::UnixEpoch();
   absl::Duration connected_at_ ABSL_GUARDED_BY(mutex_);
-  absl::Duration disconnected_at_ ABSL_GUARDED_BY(mutex_);  // or the start, if that was later
   // What the secondary had when it connected; 0 once the markers up to there are settled.
   uint64_t received_at_connect_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Duration last_heartbeat_ ABSL_GUARDED_BY(mutex_);

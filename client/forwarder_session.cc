@@ -62,7 +62,7 @@ absl::Status Forwarder::Start(const StartOptions& options) {
     handover_ = options.handed_over ? Handover::kDone : Handover::kNone;
     volume_ids_.clear();
     for (ForwarderVolumeState& figures : figures_) figures.missed_bytes = 0;
-    last_contact_ = last_progress_ = next_attempt_ = disconnected_at_ = clock_.Monotonic();
+    last_contact_ = last_progress_ = next_attempt_ = clock_.Monotonic();
     backoff_ = options_.backoff_min;
     running_ = true;
     incomplete_at_start_ = options.incomplete || (options.missing != nullptr && options.missing());
@@ -369,7 +369,6 @@ bool Forwarder::OnClosedLocked(const absl::Status& status) {
   sending_ = false;
   reply_.reset();
   if (connected_once_) {
-    disconnected_at_ = clock_.Monotonic();
     base::Event event{.kind = base::EventKind::kDisconnected};
     event.detail = status.ok() ? "the stream was ended" : std::string(status.message());
     TellLocked(std::move(event));

@@ -88,8 +88,8 @@ Group::Group(std::shared_ptr<storage::Replica> replica, const base::Clock& clock
       journal_(journal),
       stop_pool_(stop_pool),
       error_file_(std::move(error_file)),
-      disconnected_since_(clock.Monotonic()),
-      committed_at_(disconnected_since_) {
+      silent_since_(clock.Monotonic()),
+      committed_at_(silent_since_) {
   const storage::ReplicaState state = replica_->state();
   if (state.committed_epoch != Epoch()) committed_at_ = clock.MonotonicOf(state.committed_time);
   for (size_t i = 0; i < volumes().size(); ++i) io_stats_.push_back(std::make_unique<IoStats>());
@@ -153,9 +153,9 @@ absl::StatusOr<StartOutcome> Group::Start(bool secondary, const Expected& expect
       write_refused_ = false;
       base::MutexLock lock(mutex_);
       resync_complete_ = false;
-      disconnected_since_ = clock_.Monotonic();
+      silent_since_ = clock_.Monotonic();
       last_contact_ = absl::UnixEpoch();
-      committed_at_ = disconnected_since_;  // the disks as they are now
+      committed_at_ = silent_since_;  // the disks as they are now
     }
   }
   const storage::ReplicaState state = replica_->state();
@@ -269,7 +269,7 @@ absl::StatusOr<ErrorReport> Group::GetError() const {
   RETURN_IF_ERROR(Refused(Judge(Verb::kGetError, report.stage).refusal, report.stage));
   GroupStatus status = Status();
   report.errors = std::move(status.errors);
-  report.disconnected = status.disconnected;
+  report.disconnected = status.disconnected();
   if (report.stage != Stage::kFailoverFailed) return report;
   bool known = false;
   for (base::LatchedError& error : report.errors) {
@@ -331,7 +331,7 @@ absl::Status Group::Remove(bool force, const Expected& expected, const base::Dea
 void Group::RestoreContact(absl::Time last_contact) {
   base::MutexLock lock(mutex_);
   last_contact_ = last_contact;
-  disconnected_since_ = clock_.MonotonicOf(last_contact);
+  silent_since_ = clock_.MonotonicOf(last_contact);
 }
 
 GroupStatus Group::Status() const {
@@ -348,13 +348,11 @@ GroupStatus Group::Status() const {
     status.errors = errors_.errors();
     status.last_contact = last_contact_;
     status.nbd_connections = connections_;
-    status.lag = clock_.Monotonic() - disconnected_since_;
+    status.lag = clock_.Monotonic() - silent_since_;
     status.checkpoint_age = clock_.Monotonic() - committed_at_;
   }
   status.silence = status.lag;
   status.connected = stream != nullptr;
-  const bool wanted = status.replica.stage == Stage::kRunning && !status.replica.handed_over;
-  if (wanted && !status.connected) status.disconnected = status.lag;
   status.sync_state = SyncStateOf(status.replica, status.connected,
                                   stream != nullptr ? stream->told() : SyncState::kNone);
   if (stream != nullptr) {
@@ -365,7 +363,7 @@ GroupStatus Group::Status() const {
   const bool running = status.replica.stage == Stage::kRunning;
   const bool due = running && !status.replica.handed_over;
   if (!running) status.lag = absl::ZeroDuration();
-  if (!due || status.replica.agent_id.empty()) status.silence.reset();
+  if (!due) status.silence.reset();
   if (!due || !status.replica.valid) status.checkpoint_age.reset();
   return status;
 }

@@ -68,7 +68,7 @@ struct CheckpointAnswer {
 struct ErrorReport {
   Stage stage = Stage::kNone;
   std::vector<base::LatchedError> errors;
-  absl::Duration disconnected;  // as GroupStatus
+  absl::Duration disconnected;  // GroupStatus::disconnected()
 };
 
 struct StopCommand {
@@ -359,7 +359,8 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
   int bad_crc_times_ ABSL_GUARDED_BY(mutex_) = 0;
   std::atomic<bool> write_refused_{false};  // the newest frame, and that was latched
   absl::Time last_contact_ ABSL_GUARDED_BY(mutex_) = absl::UnixEpoch();
-  absl::Duration disconnected_since_ ABSL_GUARDED_BY(mutex_);
+  // Without a stream: when the last one said its last word, or Start.
+  absl::Duration silent_since_ ABSL_GUARDED_BY(mutex_);
   absl::Duration committed_at_ ABSL_GUARDED_BY(mutex_);  // the newest, or Start
 };
 

@@ -25,20 +25,27 @@ struct GroupStatus {
   bool connected = false;                    // a write stream is attached
   SyncState sync_state = SyncState::kNone;
   std::vector<base::LatchedError> errors;
-  // Any message of an attached stream, also of before a restart; the epoch: never.
+  // For people: of the last message of a stream, also of before a restart; the epoch: never.
   absl::Time last_contact = absl::UnixEpoch();
-  // How long ago that was, and how old the newest checkpoint is (the start, before the first one):
-  // by the steady clock. Nothing while neither word nor checkpoint is due: not RUNNING, or handed
-  // over. Nor before the first call, and during a first sync.
+  // How long the agent has said nothing: since the last message of a stream, or since Start when
+  // there was none. By the steady clock. A restart of the service counts on from the contact that
+  // was stored; of an agent without one, from the restart. Nothing while no word is due: not
+  // RUNNING, or handed over.
   std::optional<absl::Duration> silence;
+  // How old the newest checkpoint is, or Start before the first one: by the steady clock, over a
+  // restart too. Nothing during a first sync, while not RUNNING, and once handed over.
   std::optional<absl::Duration> checkpoint_age;
   // How far the standby may be behind, as it can know itself: how long the oldest operation it received has waited to be
   // durable; without a stream, the time since it lost the last one (or was started). Zero when not RUNNING.
   absl::Duration lag;
-  absl::Duration disconnected;  // how long there was no stream; zero: there is, or none is wanted
   uint64_t received_bytes = 0;
   uint64_t received_operations = 0;
   uint64_t nbd_connections = 0;  // to the group's own exports, clones apart
+
+  // Zero: a stream is attached, or none is due.
+  absl::Duration disconnected() const {
+    return connected ? absl::ZeroDuration() : silence.value_or(absl::ZeroDuration());
+  }
 };
 
 }  // namespace understudy::server

@@ -30,9 +30,9 @@ std::shared_ptr<StreamSession> Group::session() const {
 void Group::LoseStreamLocked(const absl::Status& why) {
   for (const auto& waiter : waiters_) waiter->stream_lost = true;
   marker_done_.NotifyAll();
-  disconnected_since_ = clock_.Monotonic();
+  silent_since_ = clock_.Monotonic();
   if (session_ == nullptr) return;
-  disconnected_since_ -= session_->Silence();
+  silent_since_ -= session_->Silence();
   last_contact_ = session_->last_word();
   earlier_.push_back(session_);
   const absl::string_view text = why.ok() ? "the agent has ended its stream" : why.message();

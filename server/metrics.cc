@@ -322,7 +322,7 @@ void AddVolume(Families& families, Group& group, const GroupStatus& status,
   families.Add("understudy_replication_lag_seconds", with_peer, absl::ToDoubleSeconds(status.lag));
   families.Add("understudy_replication_last_contact_timestamp_seconds", with_peer,
                absl::ToDoubleSeconds(status.last_contact - absl::UnixEpoch()));
-  if (status.silence.has_value()) {
+  if (status.silence.has_value() && !state.agent_id.empty()) {  // else nobody is expected to call
     families.Add("understudy_replication_silence_seconds", with_peer,
                  absl::ToDoubleSeconds(*status.silence));
   }

@@ -235,7 +235,7 @@ grpc::ServerUnaryReactor* AgentService::GetError(grpc::CallbackServerContext* co
     for (const base::LatchedError& error : primary_.errors())
       *response->add_errors() = ToProto(error);
     response->set_disconnected_seconds(
-        absl::ToDoubleSeconds(primary_.forwarder().state().disconnected));
+        absl::ToDoubleSeconds(primary_.forwarder().state().disconnected()));
     return absl::OkStatus();
   });
 }

@@ -58,7 +58,7 @@ v1::GroupStatus StatusOf(Primary& primary) {
   status.set_committed_epoch(state.committed_epoch.value());
   status.set_committed_unix_seconds(absl::ToUnixSeconds(state.committed_time));
   status.set_connected(state.connected);
-  status.set_disconnected_seconds(absl::ToDoubleSeconds(state.disconnected));
+  status.set_disconnected_seconds(absl::ToDoubleSeconds(state.disconnected()));
   status.set_sync_state(static_cast<v1::SyncState>(primary.sync_state()));
   for (const base::LatchedError& error : primary.errors()) *status.add_errors() = ToProto(error);
   for (const auto& volume : primary.volumes()) AddVolume(primary, *volume, state, status);

@@ -184,7 +184,7 @@ v1::GroupStatus ToProto(const GroupStatus& status) {
   to.set_committed_epoch(state.committed_epoch.value());
   to.set_committed_unix_seconds(absl::ToUnixSeconds(state.committed_time));
   to.set_connected(status.connected);
-  to.set_disconnected_seconds(absl::ToDoubleSeconds(status.disconnected));
+  to.set_disconnected_seconds(absl::ToDoubleSeconds(status.disconnected()));
   to.set_sync_state(ToProto(status.sync_state));
   for (const base::LatchedError& error : status.errors) *to.add_errors() = ToProto(error);
   for (const storage::VolumeInfo& volume : status.volumes)

@@ -77,6 +77,16 @@ TEST_F(ForwarderTest, WritesArriveInOrderAndByteForByte) {
   EXPECT_TRUE(transport_.disk(0) == expected);
 }
 
+TEST_F(ForwarderTest, AStandbyThatIsGoneIsGoneSinceItsLastWord) {
+  Forwarder& forwarder = Started();
+  EXPECT_EQ(forwarder.state().disconnected(), absl::ZeroDuration());
+  transport_.Set([](auto& b) { b.acknowledge = b.reachable = false; });
+  ASSERT_TRUE(Eventually([&] { return !forwarder.state().connected; }));
+  EXPECT_GE(forwarder.state().disconnected(), Options().lost_peer);
+  ASSERT_TRUE(forwarder.Stop(false, Soon()).ok());
+  EXPECT_EQ(forwarder.state().disconnected(), absl::ZeroDuration()) << "none is due";
+}
+
 TEST_F(ForwarderTest, OperationsQueuedBehindAFrameOnItsWayGoTogether) {
   transport_.Set([](auto& b) { b.hold_sent = true; });
   Forwarder& forwarder = Started();

@@ -66,7 +66,8 @@ class ContactsTest : public ::testing::Test {
 
 TEST_F(ContactsTest, NobodyIsSilentOrLateWhenNothingIsDue) {
   clock_.Advance(kHour);
-  EXPECT_EQ(Status().silence, std::nullopt);
+  EXPECT_THAT(Status().silence, Optional(kHour)) << "since Start: nobody has called";
+  EXPECT_EQ(Status().disconnected(), kHour);
   EXPECT_THAT(Status().checkpoint_age, Optional(kHour)) << "a failover has the disks of the start";
   replica().Mutate([](storage::ReplicaState& state) { state.valid = false; });
   EXPECT_EQ(Status().checkpoint_age, std::nullopt) << "a first sync";
@@ -82,6 +83,7 @@ TEST_F(ContactsTest, NobodyIsSilentOrLateWhenNothingIsDue) {
     state.stage = Stage::kDone;
   });
   EXPECT_EQ(Status().silence, std::nullopt);
+  EXPECT_EQ(Status().disconnected(), absl::ZeroDuration());
   EXPECT_EQ(Status().checkpoint_age, std::nullopt);
 }
 

@@ -67,6 +67,19 @@ TEST(MetricsTest, EverySeriesOfAGroupIsThereFromOpenOn) {
   }
 }
 
+// Who was never there raises no alert.
+TEST(MetricsTest, SilenceIsTheOneOfAnAgentThatHasCalled) {
+  Harness harness;
+  harness.Start();
+  const std::string silence = "understudy_replication_silence_seconds{group=\"vm1\"";
+  EXPECT_EQ(Scrape(harness.service).find(silence), std::string::npos);
+  {
+    TestAgent agent(harness.service);
+    ASSERT_TRUE(agent.Greet(TestAgent::Hello("vm1")));
+  }
+  EXPECT_NE(Scrape(harness.service).find(silence), std::string::npos);
+}
+
 TEST(MetricsTest, TheSeriesSayWhatHappened) {
   Harness harness;
   harness.Start();
