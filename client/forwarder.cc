@@ -475,8 +475,8 @@ ForwarderState Forwarder::StateLocked() const {
   if (incomplete_) oldest = std::min(oldest.value_or(incomplete_since_), incomplete_since_);
   const absl::Duration now = clock_.Monotonic();
   if (oldest.has_value()) state.lag = now - *oldest;
-  if (running_ && !HandedOverLocked()) {
-    if (!fenced_) state.silence = now - last_contact_;
+  if (running_ && !fenced_ && !HandedOverLocked()) {
+    state.silence = now - last_contact_;
     if (committed_epoch_ != Epoch()) state.checkpoint_age = now - committed_at_;
   }
   for (size_t i = 0; i < state.volumes.size(); ++i) {

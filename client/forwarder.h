@@ -124,7 +124,7 @@ struct ForwarderState {
   // due: not running, handed over, or fenced.
   std::optional<absl::Duration> silence;
   // How old the newest checkpoint is, by the steady clock; the standby tells it after a restart of
-  // the agent. Nothing before the first one, while not running, and once handed over.
+  // the agent. Nothing before the first one, and while none is due: as silence.
   std::optional<absl::Duration> checkpoint_age;
   // Zero: the stream is there, or none is due.
   absl::Duration disconnected() const {
