@@ -6,33 +6,21 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 
-#include "storage/base/crc32c.h"
 #include "storage/base/log.h"
+#include "storage/base/sealed_text.h"
 #include "storage/base/status_macros.h"
 
 namespace understudy::server {
 namespace {
 
 constexpr absl::string_view kHead = "understudy contacts 1\n";
-constexpr absl::string_view kCrc = "crc32c ";
-
-std::string CrcLine(absl::string_view text) {
-  return absl::StrFormat("%s%08x\n", kCrc, base::Crc32c(text.data(), text.size()));
-}
 
 absl::StatusOr<Contacts> Decode(absl::string_view text) {
-  const size_t crc = text.rfind(kCrc);
-  if (crc == absl::string_view::npos || text.substr(crc) != CrcLine(text.substr(0, crc))) {
-    return absl::DataLossError("its checksum does not match");
-  }
-  text = text.substr(0, crc);
-  if (!absl::ConsumePrefix(&text, kHead)) return absl::DataLossError("it is of another version");
+  ASSIGN_OR_RETURN(const absl::string_view lines, base::UnsealText(kHead, text));
   Contacts contacts;
-  for (const absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
+  for (const absl::string_view line : absl::StrSplit(lines, '\n', absl::SkipEmpty())) {
     const std::pair<absl::string_view, absl::string_view> fields = absl::StrSplit(line, ' ');
     ASSIGN_OR_RETURN(const Incarnation incarnation, Incarnation::FromHex(fields.first));
     int64_t micros = 0;
@@ -60,11 +48,11 @@ Contacts LoadContacts(base::FileSystem& file_system, const std::string& path) {
 
 absl::Status StoreContacts(base::FileSystem& file_system, const std::string& path,
                            const Contacts& contacts) {
-  std::string text(kHead);
+  std::string body;
   for (const auto& [incarnation, time] : contacts) {
-    absl::StrAppend(&text, incarnation.ToHex(), " ", absl::ToUnixMicros(time), "\n");
+    absl::StrAppend(&body, incarnation.ToHex(), " ", absl::ToUnixMicros(time), "\n");
   }
-  return file_system.WriteFileAtomically(path, text + CrcLine(text));
+  return file_system.WriteFileAtomically(path, base::SealText(kHead, body));
 }
 
 }  // namespace understudy::server

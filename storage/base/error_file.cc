@@ -3,26 +3,20 @@
 #include <utility>
 
 #include "absl/strings/escaping.h"
-#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 
-#include "storage/base/crc32c.h"
 #include "storage/base/log.h"
+#include "storage/base/sealed_text.h"
 #include "storage/base/status_macros.h"
 
 namespace understudy::base {
 namespace {
 
 constexpr absl::string_view kHead = "understudy errors 1\n";
-constexpr absl::string_view kCrc = "crc32c ";
-
-std::string CrcLine(absl::string_view text) {
-  return absl::StrFormat("%s%08x\n", kCrc, Crc32c(text.data(), text.size()));
-}
 
 std::string LineOf(const LatchedError& error) {
   const std::vector<std::string> fields = {error.volume,
@@ -77,19 +71,14 @@ absl::StatusOr<LatchedError> ErrorIn(absl::string_view line) {
 }  // namespace
 
 std::string EncodeErrors(const KeptErrors& kept) {
-  std::string text = absl::StrCat(kHead, "era ", absl::CEscape(kept.era), "\n");
-  for (const LatchedError& error : kept.errors) text += LineOf(error);
-  return text + CrcLine(text);
+  std::string body = absl::StrCat("era ", absl::CEscape(kept.era), "\n");
+  for (const LatchedError& error : kept.errors) body += LineOf(error);
+  return SealText(kHead, body);
 }
 
 absl::StatusOr<KeptErrors> DecodeErrors(absl::string_view text) {
-  if (!absl::StartsWith(text, kHead)) return absl::DataLossError("it is of another version");
-  const size_t crc = text.rfind(kCrc);
-  if (crc == absl::string_view::npos || text.substr(crc) != CrcLine(text.substr(0, crc))) {
-    return absl::DataLossError("its checksum does not match");
-  }
+  ASSIGN_OR_RETURN(const absl::string_view lines, UnsealText(kHead, text));
   KeptErrors kept;
-  const absl::string_view lines = text.substr(kHead.size(), crc - kHead.size());
   for (absl::string_view line : absl::StrSplit(lines, '\n', absl::SkipEmpty())) {
     if (absl::ConsumePrefix(&line, "error ")) {
       ASSIGN_OR_RETURN(LatchedError error, ErrorIn(line));
