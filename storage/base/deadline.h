@@ -11,7 +11,6 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 
 #include "storage/base/clock.h"
@@ -26,9 +25,6 @@ class Deadline {
     return {Clock::Real().Monotonic() + timeout, std::move(gone)};
   }
   static Deadline Never() { return After(absl::InfiniteDuration()); }
-  // As much as is left until then by the wall clock, as it is now.
-  Deadline(absl::Time time)  // NOLINT(google-explicit-constructor): see above
-      : Deadline(Clock::Real().Monotonic() + (time - absl::Now()), nullptr) {}
 
   // Zero when it has passed or the caller has gone.
   absl::Duration left() const {

@@ -115,7 +115,7 @@ class Bench {
     Must(result.status());
     applied_bytes_ = result->bytes;
   }
-  void WaitForApply() { Must(replica_->WaitForJobs(absl::InfiniteFuture())); }
+  void WaitForApply() { Must(replica_->WaitForJobs(base::Deadline::Never())); }
   // Of different places, in the last epoch.
   uint64_t applied_bytes() const { return applied_bytes_; }
   // Applies nothing from now on.

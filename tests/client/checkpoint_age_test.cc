@@ -12,7 +12,7 @@ namespace {
 
 constexpr uint64_t kDiskBytes = 1 << 20;
 
-absl::Time Soon() { return absl::Now() + absl::Seconds(10); }
+base::Deadline Soon() { return base::Deadline::After(absl::Seconds(10)); }
 
 ForwarderOptions Options() {
   return {.group = "vm1",

@@ -25,7 +25,7 @@ using ::testing::HasSubstr;
 constexpr uint64_t kMiB = 1 << 20;
 constexpr uint64_t kDiskBytes = 64 * kMiB;
 
-absl::Time Soon() { return absl::Now() + absl::Seconds(10); }
+base::Deadline Soon() { return base::Deadline::After(absl::Seconds(10)); }
 
 // One agent's host: its disk and its state directory.
 struct Host {

@@ -21,7 +21,7 @@ using ::testing::SizeIs;
 
 constexpr uint64_t kDiskBytes = 8 << 20;
 
-absl::Time Soon() { return absl::Now() + absl::Seconds(10); }
+base::Deadline Soon() { return base::Deadline::After(absl::Seconds(10)); }
 
 ForwarderOptions Options() {
   return {.group = "vm1",
@@ -348,7 +348,7 @@ TEST_F(ForwarderTest, ARepeatedCheckpointReturnsTheEpochOfTheFirstOnesMarker) {
   transport_.Set([](auto& b) { b.reachable = false; });
   Forwarder& forwarder = Make();
   ASSERT_TRUE(forwarder.Start().ok());
-  const auto first = forwarder.Checkpoint(absl::Now() + absl::Milliseconds(50));
+  const auto first = forwarder.Checkpoint(base::Deadline::After(absl::Milliseconds(50)));
   EXPECT_EQ(first.status().code(), absl::StatusCode::kUnavailable);
   transport_.Set([](auto& b) { b.reachable = true; });
   ASSERT_TRUE(Eventually([&] { return transport_.seen().committed == Epoch(1); }));
@@ -364,7 +364,7 @@ TEST_F(ForwarderTest, AMarkerWhoseAnswerIsLostForGoodIsRepeated) {
   Forwarder& forwarder = Started();
   transport_.Set([](auto& b) { b.commit = false; });
   ASSERT_TRUE(forwarder.Write(0, 0, Block('a')).ok());
-  EXPECT_EQ(forwarder.Checkpoint(absl::Now() + absl::Milliseconds(30)).status().code(),
+  EXPECT_EQ(forwarder.Checkpoint(base::Deadline::After(absl::Milliseconds(30))).status().code(),
             absl::StatusCode::kDeadlineExceeded);
   ASSERT_TRUE(Eventually([&] { return transport_.seen().received == 2; }));
   transport_.Set([](auto& b) { b.commit = true; });
@@ -379,7 +379,7 @@ TEST_F(ForwarderTest, AMarkerWhoseAnswerIsLostForGoodIsRepeated) {
 TEST_F(ForwarderTest, ALostMarkerThatNobodyWaitsForIsNotRepeated) {
   Forwarder& forwarder = Started();
   transport_.Set([](auto& b) { b.commit = false; });
-  EXPECT_FALSE(forwarder.Checkpoint(absl::Now() + absl::Milliseconds(30)).ok());
+  EXPECT_FALSE(forwarder.Checkpoint(base::Deadline::After(absl::Milliseconds(30))).ok());
   transport_.Set([](auto& b) { b.commit = true; });
   transport_.Disconnect();
   absl::SleepFor(absl::Milliseconds(200));  // ten heartbeats
@@ -392,7 +392,7 @@ TEST_F(ForwarderTest, AMarkerThatACommitOfTheSecondarysOwnOvertookCountsAsCommit
   Forwarder& forwarder = Started();
   transport_.Set([](auto& b) { b.commit = false; });
   ASSERT_TRUE(forwarder.Write(0, 0, Block('a')).ok());
-  EXPECT_FALSE(forwarder.Checkpoint(absl::Now() + absl::Milliseconds(30)).ok());
+  EXPECT_FALSE(forwarder.Checkpoint(base::Deadline::After(absl::Milliseconds(30))).ok());
   ASSERT_TRUE(Eventually([&] { return transport_.seen().received == 2; }));
   transport_.CommitReceived();
   transport_.CommitReceived();
@@ -509,7 +509,7 @@ TEST_F(ForwarderTest, ADrainThatMissesItsDeadlineLeavesItRunning) {
   Forwarder& forwarder = Make();
   ASSERT_TRUE(forwarder.Start().ok());
   ASSERT_TRUE(forwarder.Write(0, 0, Block('a')).ok());
-  EXPECT_EQ(forwarder.Stop(true, absl::Now() + absl::Milliseconds(50)).code(),
+  EXPECT_EQ(forwarder.Stop(true, base::Deadline::After(absl::Milliseconds(50))).code(),
             absl::StatusCode::kUnavailable);
   EXPECT_TRUE(forwarder.state().running);
   transport_.Set([](auto& b) { b.reachable = true; });

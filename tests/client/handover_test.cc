@@ -23,7 +23,7 @@ using ::testing::IsEmpty;
 
 constexpr uint64_t kDiskBytes = 1 << 20;
 
-absl::Time Soon() { return absl::Now() + absl::Seconds(10); }
+base::Deadline Soon() { return base::Deadline::After(absl::Seconds(10)); }
 
 class HandoverTest : public ::testing::Test {
  protected:

@@ -28,7 +28,7 @@ constexpr uint64_t kWindowBytes = 2 * kMiB;
 constexpr uint32_t kTee = 0;
 constexpr uint32_t kForward = 1;
 
-absl::Time Soon() { return absl::Now() + absl::Seconds(10); }
+base::Deadline Soon() { return base::Deadline::After(absl::Seconds(10)); }
 
 class MixedGroupTest : public ::testing::Test {
  protected:
@@ -192,7 +192,7 @@ TEST_F(MixedGroupTest, ACopyThatIsReadyWaitsForTheResyncOfTheOthers) {
   transport_.Set([](auto& b) { b.refuse_checksums = absl::UnavailableError("not yet"); });
   ASSERT_TRUE(primary.Sync(SyncMode::kFull, Soon()).ok());
   Copy('c');
-  const auto soon = absl::Now() + absl::Milliseconds(300);
+  const auto soon = base::Deadline::After(absl::Milliseconds(300));
   EXPECT_TRUE(absl::IsDeadlineExceeded(primary.Sync(SyncMode::kDeclareComplete, soon).status()));
   EXPECT_FALSE(Complete());
   auto declared = std::async(std::launch::async, [&] {

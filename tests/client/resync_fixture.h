@@ -16,6 +16,7 @@
 #include "client/differences.h"
 #include "client/primary.h"
 #include "client/resync.h"
+#include "storage/base/deadline.h"
 #include "tests/client/fake_transport.h"
 #include "tests/testing/fault_file_system.h"
 #include "tests/testing/scripted_clock.h"
@@ -27,7 +28,7 @@ inline constexpr uint64_t kMiB = 1 << 20;
 inline constexpr uint64_t kDiskBytes = 32 * kMiB;
 inline constexpr uint64_t kWindowBytes = 2 * kMiB;
 
-inline absl::Time Soon() { return absl::Now() + absl::Seconds(10); }
+inline base::Deadline Soon() { return base::Deadline::After(absl::Seconds(10)); }
 
 class ResyncFixture : public ::testing::Test {
  protected:

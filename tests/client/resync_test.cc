@@ -411,7 +411,7 @@ TEST_F(ResyncTest, AForwardAgentThatEndsBeforeItsFirstHandshakeHasLostWrites) {
     transport_.StartAfresh();  // started with initial=equal, and nobody has attached
     Outage(true);
     Make();
-    ASSERT_TRUE(primary_->Start(false, absl::Now()).ok());
+    ASSERT_TRUE(primary_->Start(false, base::Deadline::After(absl::ZeroDuration())).ok());
     Write(0, 'a');  // answered; the VM's own disk has it
     if (killed) {
       Kill();
@@ -479,7 +479,7 @@ class ResyncFuzzTest : public ResyncTest {
     EXPECT_TRUE(primary_->Stop(true, Soon()).ok());
     EXPECT_TRUE(primary_->Remove(Soon()).ok());
     if (write_between) Write(random_() % 1000 * 4096, 'y');
-    EXPECT_TRUE(primary_->Start(false, absl::Now()).ok());
+    EXPECT_TRUE(primary_->Start(false, base::Deadline::After(absl::ZeroDuration())).ok());
   }
   void EndInOrder() {
     primary_->Shutdown(absl::Milliseconds(20 + random_() % 200));
@@ -504,7 +504,8 @@ class ResyncFuzzTest : public ResyncTest {
         For([](auto& b, bool on) { b.hold_sent = on; });
         return " hold";
       case 4:
-        primary_->Checkpoint(absl::Now() + absl::Milliseconds(random_() % 50)).IgnoreError();
+        primary_->Checkpoint(base::Deadline::After(absl::Milliseconds(random_() % 50)))
+            .IgnoreError();
         return " checkpoint";
       case 5:
         For([](auto& b, bool on) { b.acknowledge = !on; });
@@ -539,7 +540,8 @@ class ResyncFuzzTest : public ResyncTest {
         Outage(Once(2));
         Make();
         SleepUpTo(60000);
-        if (Once(2)) primary_->Checkpoint(absl::Now() + absl::Milliseconds(5)).IgnoreError();
+        if (Once(2))
+          primary_->Checkpoint(base::Deadline::After(absl::Milliseconds(5))).IgnoreError();
         Kill();
         transport_.Set([](auto& b) { b.hold_sent = false; });
         if (Once(2)) Outage(true);

@@ -25,7 +25,7 @@ using ::testing::SizeIs;
 
 constexpr uint64_t kDiskBytes = 1 << 20;
 
-absl::Time Soon() { return absl::Now() + absl::Seconds(10); }
+base::Deadline Soon() { return base::Deadline::After(absl::Seconds(10)); }
 
 class VolumeTest : public ::testing::Test {
  protected:

@@ -389,7 +389,7 @@ absl::Status Rig::Settle() {
     reached.get_future().wait();
   };
   barrier();
-  const absl::Status jobs = replica_->WaitForJobs(absl::InfiniteFuture());
+  const absl::Status jobs = replica_->WaitForJobs(base::Deadline::Never());
   barrier();
   if (jobs.ok() && replica_->state().stage == Stage::kDone) model_.stages = {Stage::kDone};
   return jobs;

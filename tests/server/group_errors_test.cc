@@ -80,12 +80,12 @@ TEST_F(GroupErrorsTest, AnOrderlyShutdownStoresAndSoDoesASecondOfTime) {
   Restart();
   EXPECT_THAT(Errors(), SizeIs(1));
   group().Latch(VolumeId(0), "read", {}, absl::DataLossError("bad block"));
-  const absl::Time deadline = Soon();
+  const base::Deadline deadline = Soon();
   const auto stored = [&] {
     const auto text = base::FileSystem::Posix().ReadWholeFile(file());
     return text.ok() && text->find("bad block") != std::string::npos;
   };
-  while (!stored() && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(10));
+  while (!stored() && !deadline.over()) absl::SleepFor(absl::Milliseconds(10));
   EXPECT_TRUE(stored());
 }
 

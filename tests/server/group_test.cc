@@ -69,7 +69,7 @@ TEST(GroupTest, ACheckpointGivesUpAtItsDeadline) {
   harness.Start();
   TestAgent agent(harness.service);
   ASSERT_TRUE(agent.Greet(TestAgent::Hello("vm1")));
-  const auto answer = harness.group->Checkpoint({}, absl::Now() + absl::Milliseconds(50));
+  const auto answer = harness.group->Checkpoint({}, base::Deadline::After(absl::Milliseconds(50)));
   EXPECT_EQ(answer.status().code(), absl::StatusCode::kDeadlineExceeded);
 }
 
@@ -156,7 +156,7 @@ TEST(GroupTest, AStuckStartHoldsNobodyElseUp) {
   EXPECT_TRUE(
       HasReason(harness.group->Stop({.failover = true}, Soon()).status(), kReasonNotRunning));
   EXPECT_LT(absl::Now() - begun, absl::Seconds(10));
-  const auto second = harness.group->Start(true, {}, absl::Now() + absl::Milliseconds(20));
+  const auto second = harness.group->Start(true, {}, base::Deadline::After(absl::Milliseconds(20)));
   EXPECT_EQ(second.status().code(), absl::StatusCode::kDeadlineExceeded);
   harness.replica().Stick(false, Place::kStart);
   caller.join();
@@ -169,10 +169,10 @@ TEST(GroupTest, APlannedStopGoesOnWhenItsCallerGivesUp) {
   TestAgent agent(harness.service);
   ASSERT_TRUE(agent.Greet(TestAgent::Hello("vm1")));
   harness.replica().Stick(true, Place::kStop);
-  const auto first = harness.group->Stop({}, absl::Now() + absl::Milliseconds(20));
+  const auto first = harness.group->Stop({}, base::Deadline::After(absl::Milliseconds(20)));
   EXPECT_EQ(first.status().code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_THAT(std::string(first.status().message()), HasSubstr("goes on in the background"));
-  EXPECT_FALSE(harness.group->AwaitPlannedStop(absl::Now() + absl::Milliseconds(20)));
+  EXPECT_FALSE(harness.group->AwaitPlannedStop(base::Deadline::After(absl::Milliseconds(20))));
   absl::StatusOr<StopOutcome> second = absl::UnknownError("");
   std::thread caller([&] { second = harness.group->Stop({}, Soon()); });
   harness.replica().Stick(false, Place::kStop);
@@ -253,7 +253,7 @@ TEST(GroupTest, ACheckpointWhoseCallerGaveUpIsWaitedForUnderItsRequestId) {
   harness.Start();
   TestAgent agent(harness.service);
   ASSERT_TRUE(agent.Greet(TestAgent::Hello("vm1")));
-  const absl::Time soon = absl::Now() + absl::Milliseconds(50);
+  const auto soon = base::Deadline::After(absl::Milliseconds(50));
   EXPECT_EQ(harness.group->Checkpoint({}, soon, "c1").status().code(),
             absl::StatusCode::kDeadlineExceeded);
   const auto gone = base::Deadline::After(absl::Seconds(10), [] { return true; });

@@ -16,13 +16,14 @@
 #include "server/service.h"
 #include "server/stream_session.h"
 #include "storage/base/clock.h"
+#include "storage/base/deadline.h"
 #include "tests/server/encoded_frame.h"
 #include "tests/server/fake_replica.h"
 
 namespace understudy::testing {
 
 // Far enough for a slow machine under a sanitizer; a test that reaches it has failed.
-inline absl::Time Soon() { return absl::Now() + absl::Seconds(20); }
+inline base::Deadline Soon() { return base::Deadline::After(absl::Seconds(20)); }
 
 // The transport's side of a stream: remembers every answer, reads when it is asked to.
 class TestSink : public server::AckSink {

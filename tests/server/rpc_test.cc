@@ -431,8 +431,8 @@ TEST_F(RpcTest, AnAgentThatCancelsIsDisconnectedAndOneThatEndsInOrderIsNoError) 
       context.TryCancel();
     }
     EXPECT_EQ(stream->Finish().ok(), orderly);
-    const absl::Time deadline = testing::Soon();
-    while (harness_.group->Status().connected && absl::Now() < deadline) {
+    const base::Deadline deadline = testing::Soon();
+    while (harness_.group->Status().connected && !deadline.over()) {
       absl::SleepFor(absl::Milliseconds(1));
     }
     EXPECT_FALSE(harness_.group->Status().connected);

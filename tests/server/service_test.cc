@@ -146,7 +146,7 @@ TEST(ServiceTest, AStartThatFailsDeletesTheDisksItMadeAndNoOthers) {
 TEST(ServiceTest, AStartWhoseTimeIsUpLeavesNoGroupBehind) {
   FakeStore store;
   Service service(store, base::Clock::Real());
-  const absl::Time past = absl::Now() - absl::Seconds(1);
+  const auto past = base::Deadline::After(-absl::Seconds(1));
   store.start_error = absl::DeadlineExceededError("slow disk");
   const auto failed = service.Start(Mode::kSecondary, OneVolume("vm1"), {}, past);
   EXPECT_FALSE(failed.ok());
@@ -158,7 +158,7 @@ TEST(ServiceTest, ShutdownSaysWhenAStopIsStillAtWork) {
   harness.Start();
   using Place = testing::FakeReplica::Place;
   harness.replica().Stick(true, Place::kStop);
-  EXPECT_FALSE(harness.group->Stop({}, absl::Now() + absl::Milliseconds(10)).ok());
+  EXPECT_FALSE(harness.group->Stop({}, base::Deadline::After(absl::Milliseconds(10))).ok());
   harness.replica().AwaitStuck(Place::kStop);
   EXPECT_FALSE(harness.service.Shutdown());
   harness.replica().Stick(false, Place::kStop);
@@ -173,7 +173,7 @@ TEST(ServiceTest, ARemoveDuringALongCallHoldsNoOtherGroupUp) {
   using Place = testing::FakeReplica::Place;
   Harness harness;
   Service& service = harness.service;
-  const auto briefly = [] { return absl::Now() + absl::Milliseconds(200); };
+  const auto briefly = [] { return base::Deadline::After(absl::Milliseconds(200)); };
   harness.replica().Stick(true, Place::kStart);
   std::thread start([&] { harness.Start(); });
   harness.replica().AwaitStuck(Place::kStart);
@@ -185,7 +185,7 @@ TEST(ServiceTest, ARemoveDuringALongCallHoldsNoOtherGroupUp) {
   remove.join();
 
   harness.replica().Stick(true, Place::kStop);
-  EXPECT_FALSE(harness.group->Stop({}, absl::Now() + absl::Milliseconds(10)).ok());
+  EXPECT_FALSE(harness.group->Stop({}, base::Deadline::After(absl::Milliseconds(10))).ok());
   EXPECT_EQ(Refusal(service.Remove("vm1", false, {}, Soon())), kInUse);
   EXPECT_TRUE(service.Open(Mode::kSecondary, OneVolume("vm3"), briefly()).ok());
   EXPECT_TRUE(service.Remove("vm3", false, {}, briefly()).ok());

@@ -62,7 +62,7 @@ class ApplyTest : public ::testing::Test {
   }
   void CheckpointAndApply() {
     ASSERT_EQ(f_.MarkedCheckpoint().status(), absl::OkStatus());
-    ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+    ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
     EXPECT_TRUE(f_.RawDisk(0) == expected_);
   }
   void MakeDiskSparse() {
@@ -120,7 +120,7 @@ TEST_F(ApplyTest, ARunOfEpochsIsWrittenOnceInTheOrderOfTheDisk) {
       Write(place << 20 | first, f_.Bytes(64 * kKiB));
     }
     ASSERT_EQ(f_.MarkedCheckpoint().status(), absl::OkStatus());
-    EXPECT_FALSE(f_.replica().WaitForJobs(absl::InfiniteFuture()).ok());
+    EXPECT_FALSE(f_.replica().WaitForJobs(base::Deadline::Never()).ok());
   }
   EXPECT_EQ(f_.replica().state().backlog_epochs, 3u);
   FailWrites(false);
@@ -143,7 +143,7 @@ TEST_F(ApplyTest, AnEpochKeptAsHistoryNeverHidesOneThatIsNot) {
   const std::string first = expected_;
   Write(0, f_.Bytes(128 * kKiB));  // all over the first one
   ASSERT_EQ(f_.MarkedCheckpoint().status(), absl::OkStatus());
-  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   EXPECT_TRUE(f_.RawDisk(0) == first);
   EXPECT_TRUE(f_.View(0) == expected_);
 }
@@ -176,7 +176,7 @@ TEST_F(ApplyTest, ADamagedBlockAmongNeighboursIsNamedAndLeftOut) {
   const std::string data = f_.Bytes(16 * 4096);
   ASSERT_EQ(f_.Append(operations, data), absl::OkStatus());
   ASSERT_EQ(f_.MarkedCheckpoint().status(), absl::OkStatus());
-  EXPECT_FALSE(f_.replica().WaitForJobs(absl::InfiniteFuture()).ok());
+  EXPECT_FALSE(f_.replica().WaitForJobs(base::Deadline::Never()).ok());
   int damaged = 0;
   for (const auto& entry :
        std::filesystem::directory_iterator(f_.options().data_dir + "/segments")) {
@@ -190,7 +190,7 @@ TEST_F(ApplyTest, ADamagedBlockAmongNeighboursIsNamedAndLeftOut) {
   ASSERT_EQ(damaged, 1);
   FailWrites(false);
   ASSERT_EQ(f_.MarkedCheckpoint().status(), absl::OkStatus());
-  const absl::Status applied = f_.replica().WaitForJobs(absl::InfiniteFuture());
+  const absl::Status applied = f_.replica().WaitForJobs(base::Deadline::Never());
   EXPECT_EQ(applied.code(), absl::StatusCode::kDataLoss);
   EXPECT_THAT(std::string(applied.message()), HasSubstr("epoch 1 block at 20480"));
   expected_.replace(0, data.size(), data);
@@ -238,7 +238,7 @@ TEST_F(ApplyTest, AFailedShareIsAFailedApply) {
   Begin();
   Write(0, f_.Bytes(1 << 20));
   ASSERT_EQ(f_.MarkedCheckpoint().status(), absl::OkStatus());
-  EXPECT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()).code(),
+  EXPECT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()).code(),
             absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(f_.replica().state().backlog_epochs, 1u);
   FailClones(absl::OkStatus());
@@ -303,7 +303,7 @@ TEST_F(ApplyTest, ItKeepsToTheLimitOnTheRate) {
   uint64_t granted = kStep + kRate / 10;
   bool done = false;
   while (!done) {
-    done = f_.replica().WaitForJobs(absl::Now() + absl::Milliseconds(1)).ok();
+    done = f_.replica().WaitForJobs(base::Deadline::After(absl::Milliseconds(1))).ok();
     EXPECT_LE(AccessedBytes(FileOperation::kWrite), granted);
     clock.Advance(absl::Milliseconds(10));
     granted += kRate / 100;
@@ -335,9 +335,9 @@ TEST_F(ApplyTest, GroupsShareTheLimit) {
   const std::string data = f_.Bytes(4096);
   ASSERT_EQ((*replica)->Write(VolumeId(0), 0, data, false), absl::OkStatus());
   ASSERT_EQ((*replica)->Failover({}), absl::OkStatus());
-  EXPECT_EQ((*replica)->WaitForJobs(absl::Now() + absl::Milliseconds(100)).code(),
+  EXPECT_EQ((*replica)->WaitForJobs(base::Deadline::After(absl::Milliseconds(100))).code(),
             absl::StatusCode::kDeadlineExceeded);
-  while (!(*replica)->WaitForJobs(absl::Now() + absl::Milliseconds(10)).ok()) {
+  while (!(*replica)->WaitForJobs(base::Deadline::After(absl::Milliseconds(10))).ok()) {
     clock.Advance(absl::Milliseconds(100));
   }
   EXPECT_EQ(base::FileSystem::Posix().ReadWholeFile(path)->substr(0, 4096), data);
@@ -387,7 +387,7 @@ TEST_F(ApplyTest, AReadThatBeganBeforeTheCheckpointSeesTheDiskAsItWas) {
   reader.join();
   EXPECT_EQ(read, absl::OkStatus());
   EXPECT_TRUE(seen == f_.initial(0).substr(0, 4096));
-  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   EXPECT_TRUE(f_.RawDisk(0) == expected_);
 }
 
@@ -417,7 +417,7 @@ TEST_F(ApplyTest, AFailoverBesideAFailureHasItsOwnJob) {
   const std::string data = f_.Bytes(4096);
   ASSERT_EQ(f_.PrimaryWrite(0, 0, data), absl::OkStatus());
   ASSERT_EQ(f_.Checkpoint().status(), absl::OkStatus());
-  EXPECT_EQ(f_.replica().WaitForJobs(absl::Now() + absl::Seconds(30)), absl::OkStatus());
+  EXPECT_EQ(f_.replica().WaitForJobs(base::Deadline::After(absl::Seconds(30))), absl::OkStatus());
   EXPECT_EQ(f_.replica().state().stage, Stage::kDone);
   EXPECT_TRUE(f_.RawDisk(0).substr(0, data.size()) == data);
   f_.replica().SetListener(nullptr);

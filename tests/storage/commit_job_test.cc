@@ -58,7 +58,7 @@ class CommitJobTest : public ::testing::Test {
   }
   void FailOver() {
     ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
-    ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+    ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
     EXPECT_EQ(f_.replica().state().stage, Stage::kDone);
   }
 
@@ -153,7 +153,7 @@ TEST_F(CommitJobTest, ItConvergesWhileTheVmWritesAtFullSpeed) {
     return absl::OkStatus();
   });
   ASSERT_EQ(f_.Checkpoint().status(), absl::OkStatus());
-  f_.replica().WaitForJobs(absl::InfiniteFuture()).IgnoreError();
+  f_.replica().WaitForJobs(base::Deadline::Never()).IgnoreError();
 
   constexpr int kWriters = 4;
   constexpr uint64_t kPart =
@@ -176,7 +176,7 @@ TEST_F(CommitJobTest, ItConvergesWhileTheVmWritesAtFullSpeed) {
   }
   failed_over = true;
   EXPECT_EQ(f_.replica().Failover({}), absl::OkStatus());
-  const absl::Status done = f_.replica().WaitForJobs(absl::Now() + absl::Minutes(2));
+  const absl::Status done = f_.replica().WaitForJobs(base::Deadline::After(absl::Minutes(2)));
   const uint64_t writes_until_done = vm_writes;
   stop = true;
   for (std::thread& writer : writers) writer.join();
@@ -204,7 +204,7 @@ TEST_F(CommitJobTest, AfterAFailedSyncOfTheJobNoFlushOfTheVmSucceeds) {
   VmWrite(0, f_.Bytes(4096));
   FailFirstSync([&] { std::thread([&] { VmWrite(8 << 20, f_.Bytes(4096)); }).join(); });
   ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
-  EXPECT_FALSE(f_.replica().WaitForJobs(absl::InfiniteFuture()).ok());
+  EXPECT_FALSE(f_.replica().WaitForJobs(base::Deadline::Never()).ok());
   EXPECT_EQ(f_.replica().state().stage, Stage::kFailoverFailed);
   for (int i = 0; i < 2; ++i) {
     const absl::Status flushed = f_.replica().Flush(VolumeId(0));
@@ -237,7 +237,7 @@ TEST_F(CommitJobTest, AfterAFailedFlushOfTheVmTheJobCopiesAgain) {
     return absl::OkStatus();
   });
   ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
-  EXPECT_EQ(base::ErrnoOf(f_.replica().WaitForJobs(absl::InfiniteFuture())), EIO);
+  EXPECT_EQ(base::ErrnoOf(f_.replica().WaitForJobs(base::Deadline::Never())), EIO);
   EXPECT_EQ(f_.replica().state().stage, Stage::kFailoverFailed);
   FailOver();
   EXPECT_EQ(job_writes, 4);
@@ -249,7 +249,7 @@ TEST_F(CommitJobTest, AFailedSyncThatLostNothingOfTheVmIsNotItsConcern) {
   VmWrite(0, f_.Bytes(4096));
   FailFirstSync([] {});
   ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
-  EXPECT_FALSE(f_.replica().WaitForJobs(absl::InfiniteFuture()).ok());
+  EXPECT_FALSE(f_.replica().WaitForJobs(base::Deadline::Never()).ok());
   EXPECT_EQ(f_.replica().Flush(VolumeId(0)), absl::OkStatus());
   FailOver();
   EXPECT_EQ(f_.replica().Flush(VolumeId(0)), absl::OkStatus());

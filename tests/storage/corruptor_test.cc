@@ -331,7 +331,7 @@ class CorruptorTest : public ::testing::Test {
         EXPECT_THAT(errors.text(), HasSubstr("open: group vm1: hidden overlay"));
         EXPECT_THAT(errors.text(), HasSubstr(corruption.named));
         EXPECT_EQ(vm1.Failover({}), absl::OkStatus());
-        EXPECT_EQ(vm1.WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+        EXPECT_EQ(vm1.WaitForJobs(base::Deadline::Never()), absl::OkStatus());
         EXPECT_EQ(vm1.state().stage, Stage::kDone);
         EXPECT_EQ(UnreadableBlocks(vm1, groups_[0].view), 0u);
         break;

@@ -63,7 +63,7 @@ TEST_F(DeviceTest, ItIsFoundWhereverItsLinkLeadsAndAnotherOneIsNotTakenForIt) {
   const std::string data = f_.Bytes(4096);
   ASSERT_EQ(f_.PrimaryWrite(0, 0, data), absl::OkStatus());
   ASSERT_TRUE(f_.MarkedCheckpoint().ok());
-  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   const std::string shown = f_.View(0);
   EXPECT_EQ(shown.substr(0, 4096), data);
 

@@ -91,7 +91,7 @@ TEST_F(ExtentMemoryTest, BytesOfManyEpochsComeFromTheNewestThatHasThem) {
       ASSERT_TRUE(f_.View(0) == primary_) << "epoch " << epoch;
     }
   }
-  ASSERT_EQ(f_.replica().WaitForJobs(absl::Now() + absl::Seconds(30)), absl::OkStatus());
+  ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::After(absl::Seconds(30))), absl::OkStatus());
   EXPECT_EQ(f_.replica().state().history_epochs, 32u);
   EXPECT_TRUE(f_.View(0) == primary_);
 }

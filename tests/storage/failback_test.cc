@@ -79,7 +79,7 @@ class FailbackTest : public ::testing::Test {
   }
   void FailOver(FailoverOptions options = {}) {
     ASSERT_EQ(f_.replica().Failover(options), absl::OkStatus());
-    ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+    ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
     ASSERT_EQ(f_.replica().state().stage, Stage::kDone);
   }
   // The disks refuse everything while `failing`, so the commit job fails.
@@ -89,7 +89,7 @@ class FailbackTest : public ::testing::Test {
       return failing && disk ? absl::InternalError("EIO") : absl::OkStatus();
     });
     ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
-    f_.replica().WaitForJobs(absl::InfiniteFuture()).IgnoreError();
+    f_.replica().WaitForJobs(base::Deadline::Never()).IgnoreError();
   }
   // The index takes nothing while the VM writes to region 50, so the mark is lost; then a restart,
   // with all well again. `f_` fails what it is told to meanwhile.
@@ -261,7 +261,7 @@ TEST_F(FailbackTest, AKillBeforeTheMapHasWhatWasGivenUpMakesItEverything) {
     std::ofstream(volume.disk_path + ".understudy") << "";
   }
   ASSERT_EQ(f_.OpenStore(), absl::OkStatus());
-  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   EXPECT_THAT(Runs(), ElementsAre(ByteRange{0, kVolumeBytes}));
   EXPECT_EQ(f_.replica().Failback()->mark, kEverything);
   EXPECT_EQ(f_.replica().state().usage[0].failback_bytes, kVolumeBytes);

@@ -61,7 +61,7 @@ class FirstSyncTest : public ::testing::TestWithParam<bool> {
     EXPECT_EQ(f_.replica().state().committed_epoch, checkpoint->epoch);
     EXPECT_TRUE(f_.replica().state().valid);
     EXPECT_TRUE(f_.View(0) == expected_);
-    ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+    ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
     EXPECT_TRUE(f_.RawDisk(0) == expected_);
   }
 
@@ -80,7 +80,7 @@ TEST_P(FirstSyncTest, TheDisksTakeItWhileItRuns) {
     ExpectNothingToSee();
   }
   EXPECT_LE(most, 5 * 4 * kMiB);  // three steps, and what of their segments is not full
-  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   EXPECT_TRUE(f_.RawDisk(0).substr(0, 16 * kMiB) == expected_.substr(0, 16 * kMiB));
   End();
 }
@@ -108,12 +108,12 @@ TEST_P(FirstSyncTest, NobodyGoesBackToAStep) {
   f_.options().history_epochs = 3;
   Begin();
   Send(0, 10 * kMiB);
-  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   EXPECT_EQ(f_.replica().state().history_epochs, 0u);
   ASSERT_EQ(f_.Append({{.kind = OperationKind::kComplete}}, ""), absl::OkStatus());
   const auto checkpoint = f_.MarkedCheckpoint();
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
-  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   for (const bool restarted : {false, true}) {
     if (restarted) {
       ASSERT_EQ(f_.CrashAndOpen(), absl::OkStatus());
@@ -158,7 +158,7 @@ TEST_P(FirstSyncTest, AStepThatIsRedoneCommitsNoMarker) {
 TEST_P(FirstSyncTest, AFirstCheckpointThatIsLostLeavesNothingToFailOverTo) {
   Begin();
   Send(0, 10 * kMiB);
-  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   ASSERT_EQ(f_.Append({{.kind = OperationKind::kComplete}}, ""), absl::OkStatus());
   f_.files().SetHook([](FileOperation operation, const std::string& path) {
     const bool log = path.find("/segments/") != std::string::npos;
@@ -231,7 +231,7 @@ TEST_P(FirstSyncTest, ADiskThatRefusesIsTriedAgain) {
     return fails ? absl::InternalError("EIO") : absl::OkStatus();
   });
   Send(0, 7 * kMiB);
-  f_.replica().WaitForJobs(absl::InfiniteFuture()).IgnoreError();
+  f_.replica().WaitForJobs(base::Deadline::Never()).IgnoreError();
   failing = false;
   Send(7 * kMiB, 20 * kMiB);
   End();

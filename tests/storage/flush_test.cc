@@ -85,7 +85,7 @@ class FlushTest : public ::testing::Test {
     ASSERT_EQ(f_.OpenStore(), absl::OkStatus());
     ASSERT_EQ(f_.StartAndAttach(), absl::OkStatus());
     TakeEpoch();
-    ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+    ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   }
   void TakeEpoch() {
     const std::string data = f_.Bytes(8192);
@@ -133,7 +133,7 @@ TEST_F(FlushTest, AnOlderFlushThatEndsAfterItLeavesTheNewestEpochToTheLog) {
   ASSERT_EQ(f_.replica().Write(VolumeId(0), 1 << 19, written, false), absl::OkStatus());
   primary_.replace(1 << 19, written.size(), written);
   flush.Open();
-  EXPECT_FALSE(f_.replica().WaitForJobs(absl::InfiniteFuture()).ok());  // its flush has failed
+  EXPECT_FALSE(f_.replica().WaitForJobs(base::Deadline::Never()).ok());  // its flush has failed
   f_.files().SetHook(nullptr);
   ASSERT_EQ(f_.CrashAndOpen(), absl::OkStatus());
   EXPECT_EQ(f_.replica().state().committed_epoch, Epoch(3));
@@ -141,7 +141,7 @@ TEST_F(FlushTest, AnOlderFlushThatEndsAfterItLeavesTheNewestEpochToTheLog) {
   if (f_.replica().state().stage == Stage::kFailoverFailed) {
     ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
   }
-  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   EXPECT_TRUE(f_.RawDisk(0) == primary_);
 }
 
@@ -169,7 +169,7 @@ TEST_F(FlushTest, AFlushThatFailsMeanwhileTakesNothingAwayFromIt) {
   failover.join();
   EXPECT_EQ(f_.replica().state().committed_epoch, Epoch(2));
   EXPECT_TRUE(f_.View(0) == primary_);
-  f_.replica().WaitForJobs(absl::InfiniteFuture()).IgnoreError();
+  f_.replica().WaitForJobs(base::Deadline::Never()).IgnoreError();
   f_.CloseStore();
 }
 
@@ -188,7 +188,7 @@ TEST_F(FlushTest, WhatIsWrittenToAWindowThatTheIndexStillHasSurvivesARestart) {
     return absl::OkStatus();
   });
   ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
-  EXPECT_FALSE(f_.replica().WaitForJobs(absl::InfiniteFuture()).ok());
+  EXPECT_FALSE(f_.replica().WaitForJobs(base::Deadline::Never()).ok());
   const std::string newer = f_.Bytes(512);
   ASSERT_EQ(f_.replica().Write(VolumeId(0), (1 << 19) + 512, newer, false), absl::OkStatus());
   EXPECT_TRUE(f_.View(0).substr((1 << 19) + 512, 512) == newer);
@@ -197,7 +197,7 @@ TEST_F(FlushTest, WhatIsWrittenToAWindowThatTheIndexStillHasSurvivesARestart) {
   f_.files().SetHook(nullptr);
   ASSERT_EQ(f_.CrashAndOpen(), absl::OkStatus());
   EXPECT_TRUE(f_.View(0) == view);
-  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   EXPECT_TRUE(f_.RawDisk(0) == view);
   f_.CloseStore();
 }
@@ -239,7 +239,7 @@ TEST_F(FlushTest, AFailoverThatAPowerCutTookBackIsWholeAfterLaterRestarts) {
     ASSERT_EQ(f_.replica().Write(VolumeId(0), offset, data, true), absl::OkStatus());
     written.replace(offset, data.size(), data);
   }
-  EXPECT_FALSE(f_.replica().WaitForJobs(absl::InfiniteFuture()).ok());
+  EXPECT_FALSE(f_.replica().WaitForJobs(base::Deadline::Never()).ok());
   f_.CloseStore();
   f_.files().SetHook(nullptr);
 
@@ -249,7 +249,7 @@ TEST_F(FlushTest, AFailoverThatAPowerCutTookBackIsWholeAfterLaterRestarts) {
   EXPECT_THAT(errors.Take(), ::testing::IsEmpty());
   EXPECT_TRUE(f_.View(0) == written);
   ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
-  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   EXPECT_TRUE(f_.RawDisk(0) == written);
   f_.CloseStore();
 }
@@ -284,7 +284,7 @@ TEST_F(FlushTest, AFrameOnItsWayWhenAFlushFailsIsRefused) {
   std::thread primary([&] { EXPECT_FALSE(f_.PrimaryWrite(0, 1 << 18, data).ok()); });
   frame.AwaitArrival();
   flush.Open();
-  while (f_.replica().WaitForJobs(absl::InfiniteFuture()).ok()) {
+  while (f_.replica().WaitForJobs(base::Deadline::Never()).ok()) {
     absl::SleepFor(absl::Milliseconds(1));
   }
   frame.Open();

@@ -71,7 +71,7 @@ TEST_P(HandoverTest, ItSurvivesAKillAndAFailoverLosesNothing) {
   EXPECT_TRUE(HasReason(fixture_.PrimaryWrite(0, 0, std::string(512, 'x')), kReasonHandedOver));
   ASSERT_EQ(replica().Failover({}), absl::OkStatus());
   ExpectShown();
-  ASSERT_EQ(replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   for (uint32_t v = 0; v < 2; ++v) EXPECT_TRUE(fixture_.RawDisk(v) == primary_[v]) << v;
   ASSERT_EQ(fixture_.CrashAndOpen(), absl::OkStatus());
   EXPECT_TRUE(replica().state().handed_over);
@@ -81,7 +81,7 @@ TEST_P(HandoverTest, ItSurvivesAKillAndAFailoverLosesNothing) {
 TEST_P(HandoverTest, OneThatOnlyTheLogHasIsRolledForward) {
   ASSERT_EQ(Write(0), absl::OkStatus());
   ASSERT_TRUE(fixture_.MarkedCheckpoint().ok());
-  ASSERT_EQ(replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   ASSERT_EQ(Write(4096), absl::OkStatus());
   ASSERT_EQ(fixture_.Append({{.kind = OperationKind::kHandover}}, "", [](const auto&) {}),
             absl::OkStatus());

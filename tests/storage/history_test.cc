@@ -39,7 +39,7 @@ class HistoryTest : public ::testing::Test {
     views_.push_back(primary_);
   }
   void Settle() {
-    ASSERT_EQ(f_.replica().WaitForJobs(absl::Now() + absl::Seconds(30)), absl::OkStatus());
+    ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::After(absl::Seconds(30))), absl::OkStatus());
   }
   std::vector<uint64_t> Choosable() {
     std::vector<uint64_t> epochs;
@@ -162,12 +162,12 @@ TEST_F(HistoryTest, AnEpochHalfAppliedIsNotOnOfferAlsoAfterACrash) {
                                                      : absl::OkStatus();
   });
   TakeEpoch();  // epoch 2 goes to the disk, whose sync fails
-  EXPECT_FALSE(f_.replica().WaitForJobs(absl::Now() + absl::Seconds(30)).ok());
+  EXPECT_FALSE(f_.replica().WaitForJobs(base::Deadline::After(absl::Seconds(30))).ok());
   EXPECT_THAT(Choosable(), ElementsAre(3, 2));
   EXPECT_EQ(f_.replica().Failover({.epoch = Epoch(1)}).code(), absl::StatusCode::kNotFound);
   f_.CloseStore();
   ASSERT_EQ(f_.OpenStore(), absl::OkStatus());
-  f_.replica().WaitForJobs(absl::Now() + absl::Seconds(30)).IgnoreError();
+  f_.replica().WaitForJobs(base::Deadline::After(absl::Seconds(30))).IgnoreError();
   EXPECT_THAT(Choosable(), ElementsAre(3, 2));
   ExpectViewOf(3);
 }
@@ -203,7 +203,7 @@ TEST_F(HistoryTest, AfterAFailedSyncTheFailoverGoesToTheNewestDurableEpoch) {
   });
   TakeEpoch();
   ExpectViewOf(2);
-  EXPECT_FALSE(f_.replica().WaitForJobs(absl::Now() + absl::Seconds(30)).ok());
+  EXPECT_FALSE(f_.replica().WaitForJobs(base::Deadline::After(absl::Seconds(30))).ok());
   f_.files().SetHook(nullptr);
   const absl::Status named = f_.replica().Failover({.epoch = Epoch(2)});
   EXPECT_EQ(named.code(), absl::StatusCode::kNotFound) << named;

@@ -71,7 +71,7 @@ class ListenerTest : public ::testing::Test {
     f_.CloseStore();
   }
   void AwaitJobs() {
-    ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+    ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   }
 
   Recorder recorder_;
@@ -160,7 +160,7 @@ TEST_F(ListenerTest, ACommitJobThatFailsEndsBeforeTheStageSaysSo) {
   ASSERT_EQ(f_.replica().Write(VolumeId(0), 0, f_.Bytes(512), false), absl::OkStatus());
   recorder_.Take();
   ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
-  EXPECT_FALSE(f_.replica().WaitForJobs(absl::InfiniteFuture()).ok());
+  EXPECT_FALSE(f_.replica().WaitForJobs(base::Deadline::Never()).ok());
   EXPECT_THAT(recorder_.Take(), ElementsAre("FAILOVER term 2", "commit begun", "commit ended 0",
                                             "FAILOVER_FAILED term 2"));
 }

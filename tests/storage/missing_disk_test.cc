@@ -123,7 +123,7 @@ TEST_F(MissingDiskTest, AFailoverWithoutItKeepsEverythingForTheRetry) {
   PutBack();
   ASSERT_EQ(replica_->Failover({}), absl::OkStatus());
   EXPECT_TRUE(View() == view_);
-  ASSERT_EQ(replica_->WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(replica_->WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   EXPECT_EQ(replica_->state().stage, Stage::kDone);
   EXPECT_TRUE(f_.RawDisk(0) == view_);
 }
@@ -137,7 +137,7 @@ TEST_F(MissingDiskTest, AFailoverWithoutItSurvivesARestart) {
   ASSERT_EQ(f_.OpenStore(), absl::OkStatus());
   EXPECT_EQ(f_.replica().state().stage, Stage::kFailoverFailed);
   ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
-  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   EXPECT_TRUE(f_.RawDisk(0) == view_);
 }
 

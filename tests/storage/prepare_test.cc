@@ -145,7 +145,7 @@ TEST_P(PrepareTest, AFailoverDropsItAndItsSpaceComesBack) {
   Write(4096);
   ASSERT_TRUE(Prepare().ok());
   ASSERT_EQ(replica().Failover({}), absl::OkStatus());
-  ASSERT_EQ(replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   EXPECT_EQ(replica().state().stage, Stage::kDone);
   EXPECT_EQ(replica().state().prepared_epoch, Epoch());
   ExpectShown();
@@ -163,7 +163,7 @@ TEST_P(PrepareTest, StopAndFailoverOfTheReceivedCommitItWithTheRest) {
   ASSERT_EQ(replica().Failover({.received = true}), absl::OkStatus());
   shown_ = primary_;
   ExpectShown();
-  ASSERT_EQ(replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   for (uint32_t v = 0; v < 2; ++v) EXPECT_TRUE(fixture_.RawDisk(v) == shown_[v]) << v;
 }
 

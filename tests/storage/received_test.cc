@@ -171,7 +171,7 @@ TEST_F(ReceivedTest, IsThereInStageRunningOnly) {
   EXPECT_TRUE(HasReason(Received(0).status(), kReasonNotRunning)) << Received(0).status();
   EXPECT_TRUE(HasReason(f_.replica().ReceivedZeroesEnd(VolumeId(0), {0, 4096}).status(),
                         kReasonNotRunning));
-  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   EXPECT_TRUE(HasReason(Received(0).status(), kReasonNotRunning)) << Received(0).status();
 }
 
@@ -341,7 +341,7 @@ TEST_P(ReceivedRaceTest, WhatWasReceivedIsSeenFromThenOn) {
   for (std::thread& reader : readers) reader.join();
   EXPECT_GT(reads_, 50u);
   ASSERT_EQ(f_.Checkpoint().status(), absl::OkStatus());
-  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   EXPECT_EQ(answers_, markers_);
 }
 

@@ -88,7 +88,8 @@ class Driver {
       if (i == 20 && Random(2) == 0) Reopen();
     }
     Compare();
-    ASSERT_EQ(fixture_.replica().WaitForJobs(absl::Now() + absl::Seconds(60)), absl::OkStatus());
+    ASSERT_EQ(fixture_.replica().WaitForJobs(base::Deadline::After(absl::Seconds(60))),
+              absl::OkStatus());
     ASSERT_EQ(fixture_.replica().state().stage, Stage::kDone);
     VmWrite();
     Compare();

@@ -97,7 +97,7 @@ TEST_P(ReplicaStressTest, ReadersNeverSeeATornOrHiddenBlockAndAFailoverLosesNoth
   }
   ASSERT_EQ(f.PrimaryWrite(0, 0, Stamp(999)), absl::OkStatus());  // never committed
   ASSERT_EQ(f.replica().Failover({}), absl::OkStatus());
-  ASSERT_EQ(f.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(f.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   EXPECT_EQ(f.replica().state().stage, Stage::kDone);
   for (int i = 0; i < 200; ++i) std::this_thread::yield();
   stop = true;

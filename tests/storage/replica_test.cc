@@ -78,7 +78,7 @@ TEST_F(ReplicaTest, ThePrimarysWritesStayHiddenUntilTheCheckpoint) {
   EXPECT_EQ(checkpoint->sequence, 2u);
   EXPECT_EQ(checkpoint->bytes, 8192u);
   EXPECT_EQ(f_.View(0).substr(4096, 8192), data);
-  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   EXPECT_EQ(f_.RawDisk(0).substr(4096, 8192), data);
   EXPECT_EQ(f_.replica().state().backlog_epochs, 0u);
 }
@@ -310,7 +310,7 @@ TEST_F(ReplicaTest, ADamagedBlockIsNamedAndNeverServedOrApplied) {
   EXPECT_EQ(read.code(), absl::StatusCode::kDataLoss);
   EXPECT_THAT(Text(read), HasSubstr("volume vm1/v0 range [12288, 16384): epoch 1 block at 12288"));
   ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
-  EXPECT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()).code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()).code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(f_.replica().state().stage, Stage::kFailoverFailed);
   EXPECT_EQ(f_.RawDisk(0).substr(12288, 4096), f_.initial(0).substr(12288, 4096));
   ASSERT_FALSE(recorder_.errors().empty());
@@ -327,7 +327,7 @@ TEST_F(ReplicaTest, AFailedApplyIsReportedAndTheNextCheckpointTriesAgain) {
   const std::string data = f_.Bytes(4096);
   ASSERT_EQ(f_.PrimaryWrite(0, 0, data), absl::OkStatus());
   ASSERT_EQ(f_.MarkedCheckpoint().status(), absl::OkStatus());
-  EXPECT_EQ(base::ErrnoOf(f_.replica().WaitForJobs(absl::InfiniteFuture())), 5);
+  EXPECT_EQ(base::ErrnoOf(f_.replica().WaitForJobs(base::Deadline::Never())), 5);
   ASSERT_FALSE(recorder_.errors().empty());
   EXPECT_EQ(recorder_.errors()[0].operation, "apply");
   EXPECT_EQ(recorder_.errors()[0].range, (ByteRange{0, 4096}));
@@ -335,7 +335,7 @@ TEST_F(ReplicaTest, AFailedApplyIsReportedAndTheNextCheckpointTriesAgain) {
   EXPECT_EQ(base::ErrnoOf(f_.replica().state().job_failure), 5);
   on = false;
   ASSERT_EQ(f_.MarkedCheckpoint().status(), absl::OkStatus());
-  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   EXPECT_EQ(f_.RawDisk(0).substr(0, 4096), data);
   EXPECT_EQ(f_.replica().state().job_failure, absl::OkStatus());
 }
@@ -347,7 +347,7 @@ TEST_F(ReplicaTest, AFailedCommitJobIsRetriedAndTheVmWritesOn) {
   std::atomic<bool> on = true;
   FailDisk(FileOperation::kWrite, ENOSPC, on);
   ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
-  EXPECT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()).code(),
+  EXPECT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()).code(),
             absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(f_.replica().state().stage, Stage::kFailoverFailed);
   // What an overlay holds goes to active; what the disk refuses goes there too.
@@ -363,7 +363,7 @@ TEST_F(ReplicaTest, AFailedCommitJobIsRetriedAndTheVmWritesOn) {
   on = false;
   // What a failover may choose was chosen with the first one: repeated as it was, it goes on.
   ASSERT_EQ(f_.replica().Failover({.received = true, .after_handover = true}), absl::OkStatus());
-  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   EXPECT_EQ(f_.replica().state().stage, Stage::kDone);
   EXPECT_TRUE(f_.RawDisk(0) == view);
 }
@@ -402,7 +402,7 @@ TEST_F(ReplicaTest, NothingIsAcknowledgedAfterAFailedSync) {
   EXPECT_TRUE(f_.View(0) == f_.initial(0));
   // The standby can still take over at its last checkpoint.
   ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
-  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   EXPECT_TRUE(f_.RawDisk(0) == f_.initial(0));
 }
 
@@ -415,7 +415,7 @@ TEST_F(ReplicaTest, AFailoverFencesTheStreamAndDropsHidden) {
   ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
   EXPECT_EQ(f_.replica().state().term, term.Next());
   EXPECT_TRUE(HasReason(f_.PrimaryWrite(0, 0, f_.Bytes(512)), kReasonFenced));
-  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   EXPECT_TRUE(f_.RawDisk(0) == f_.initial(0));
   EXPECT_EQ(f_.replica().Start().code(), absl::StatusCode::kFailedPrecondition);
 }
@@ -459,7 +459,7 @@ TEST_F(ReplicaTest, ZeroesEndAsHolesOnTheDisk) {
   ASSERT_EQ(stat(DiskPath(0).c_str(), &before), 0);
   ASSERT_EQ(f_.PrimaryZero(0, 0, kVolumeBytes), absl::OkStatus());
   ASSERT_EQ(f_.MarkedCheckpoint().status(), absl::OkStatus());
-  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   struct stat after;
   ASSERT_EQ(stat(DiskPath(0).c_str(), &after), 0);
   EXPECT_GT(before.st_blocks, 0);

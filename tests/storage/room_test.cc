@@ -33,7 +33,7 @@ class RoomTest : public ::testing::Test {
     return written;
   }
   void Settle() {
-    ASSERT_EQ(f_.replica().WaitForJobs(absl::Now() + absl::Seconds(30)), absl::OkStatus());
+    ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::After(absl::Seconds(30))), absl::OkStatus());
   }
 
   StoreFixture f_{1, 1, kVolumeBytes};
@@ -234,7 +234,7 @@ TEST_F(RoomTest, AtTheLimitTheStreamIsRefusedUntilACheckpointMakesRoom) {
   EXPECT_GE(at, 14 * kMiB);
   // What was received is complete, and a checkpoint gives the space back.
   ASSERT_EQ(big.Checkpoint().status(), absl::OkStatus());
-  ASSERT_EQ(big.replica().WaitForJobs(absl::Now() + absl::Seconds(30)), absl::OkStatus());
+  ASSERT_EQ(big.replica().WaitForJobs(base::Deadline::After(absl::Seconds(30))), absl::OkStatus());
   EXPECT_TRUE(big.View(0) == primary);
   EXPECT_FALSE(big.replica().state().overlay_soft_mark);
   EXPECT_EQ(big.PrimaryWrite(0, 0, big.Bytes(kMiB)), absl::OkStatus());
@@ -373,7 +373,7 @@ TEST_F(RoomTest, TheLimitIsForTheSecondaryVmToo) {
   const std::string data = big.Bytes(kMiB);
   EXPECT_EQ(big.replica().Write(VolumeId(0), 40 * kMiB, data, false), absl::OkStatus());
   view.replace(40 * kMiB, kMiB, data);
-  ASSERT_EQ(big.replica().WaitForJobs(absl::Now() + absl::Seconds(30)), absl::OkStatus());
+  ASSERT_EQ(big.replica().WaitForJobs(base::Deadline::After(absl::Seconds(30))), absl::OkStatus());
   EXPECT_TRUE(big.RawDisk(0) == view);
 }
 

@@ -218,7 +218,7 @@ TEST_F(ScrubTest, ApplyGoesOnAroundDamageAndKeepsTheEpoch) {
   const std::string before = f_.RawDisk(0);
   Damage(committed_, 8192 - 512);
   for (int i = 0; i < 2; ++i) ASSERT_EQ(f_.MarkedCheckpoint().status(), absl::OkStatus());
-  EXPECT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()).code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()).code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(f_.replica().state().backlog_epochs, 1u);
   EXPECT_EQ(f_.RawDisk(0).substr(512, 300000 / 512 * 512), before.substr(512, 300000 / 512 * 512));
   EXPECT_EQ(f_.RawDisk(1).substr(0, 65536), std::string(65536, '\0'));  // the other volume
@@ -231,7 +231,7 @@ TEST_F(ScrubTest, ApplyGoesOnAroundDamageAndKeepsTheEpoch) {
   const std::string repaired = f_.Bytes(4096);
   ASSERT_EQ(f_.PrimaryWrite(0, 8192, repaired), absl::OkStatus());
   for (int i = 0; i < 3; ++i) ASSERT_EQ(f_.MarkedCheckpoint().status(), absl::OkStatus());
-  EXPECT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  EXPECT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   std::string expected = before;
   expected.replace(512, committed_.size(), committed_).replace(8192, 4096, repaired);
   EXPECT_TRUE(f_.RawDisk(0) == expected);
@@ -243,13 +243,13 @@ TEST_F(ScrubTest, AFailoverOverDamageIsFinishedOnceItIsOverwritten) {
   WriteEverywhere();
   Damage(committed_, 8192 - 512);
   ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
-  EXPECT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()).code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()).code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(f_.replica().state().stage, Stage::kFailoverFailed);
   EXPECT_EQ(f_.RawDisk(1).substr(1 << 20, active_.size()), active_);
   const std::string repaired = f_.Bytes(4096);
   ASSERT_EQ(f_.replica().Write(VolumeId(0), 8192, repaired, true), absl::OkStatus());
   ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
-  EXPECT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  EXPECT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   EXPECT_EQ(f_.replica().state().stage, Stage::kDone);
   std::string expected = f_.initial(0);
   expected.replace(512, committed_.size(), committed_).replace(8192, 4096, repaired);

@@ -85,7 +85,7 @@ class StoreFixture {
   // As after kill -9 of an idle store: goes on from a copy of the data directory as it is now, with nothing flushed that
   // closing would flush.
   absl::Status CrashAndOpen() {
-    replica_->WaitForJobs(absl::InfiniteFuture()).IgnoreError();
+    replica_->WaitForJobs(base::Deadline::Never()).IgnoreError();
     CopyDataDir();
     return OpenCopy();
   }

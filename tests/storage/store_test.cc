@@ -140,7 +140,7 @@ TEST_F(StoreTest, RemoveFreesSegmentsAndForgetsTheGroup) {
   ASSERT_EQ(f_.PrimaryWrite(0, 0, f_.Bytes(65536)), absl::OkStatus());
   const Incarnation incarnation = f_.replica().state().incarnation;
   ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
-  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   ASSERT_EQ(f_.store().Remove("vm1"), absl::OkStatus());
   EXPECT_EQ(f_.store().Find("vm1").status().code(), absl::StatusCode::kNotFound);
   f_.CloseStore();

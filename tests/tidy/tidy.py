@@ -72,7 +72,6 @@ WALL_CLOCK = re.compile(r"absl::Now\(|system_clock|CLOCK_REALTIME|gettimeofday\(
                         r"|\bwait_until\(|WaitWithDeadline|\bNow\(\)\s*[-+]|[-+]\s+[\w.>()-]*\bNow\(\)")
 MAY_READ_WALL_CLOCK = {
     "storage/base/clock.cc": "it is the clock",
-    "storage/base/deadline.h": "takes the time that another one gives, and is a duration from then on",
     "storage/base/log.cc": "the time of a line",
     "proto/watch_stream.cc": "the time of a message",
     "server/rpc/convert.cc": "when a failback map was taken",

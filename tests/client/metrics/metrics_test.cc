@@ -24,7 +24,7 @@ using ::testing::Not;
 
 constexpr uint64_t kDiskBytes = 1 << 20;
 
-absl::Time Soon() { return absl::Now() + absl::Seconds(10); }
+base::Deadline Soon() { return base::Deadline::After(absl::Seconds(10)); }
 
 class MetricsTest : public ::testing::Test {
  protected:

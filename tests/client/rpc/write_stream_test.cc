@@ -45,7 +45,7 @@ class WriteStreamTest : public ::testing::Test {
   std::unique_ptr<FakePrimaryWrites> service_;
 };
 
-absl::Time Soon() { return absl::Now() + absl::Seconds(10); }
+base::Deadline Soon() { return base::Deadline::After(absl::Seconds(10)); }
 
 TEST_F(WriteStreamTest, BytesArriveThroughGeneratedCodeWithAGoodCrc) {
   Serve();
@@ -68,7 +68,7 @@ TEST_F(WriteStreamTest, BytesArriveThroughGeneratedCodeWithAGoodCrc) {
 TEST_F(WriteStreamTest, ItIsConnectedSoonAfterTheServiceAnswers) {
   ASSERT_TRUE(forwarder_->Start().ok());
   ASSERT_TRUE(forwarder_->Write(0, 0, std::string(4096, 'a')).ok());
-  EXPECT_FALSE(forwarder_->WaitForAnswer(absl::Now() + absl::Seconds(2)).connected);
+  EXPECT_FALSE(forwarder_->WaitForAnswer(base::Deadline::After(absl::Seconds(2))).connected);
   Serve();
   const absl::Time began = absl::Now();
   EXPECT_TRUE(forwarder_->WaitForAnswer(Soon()).connected);

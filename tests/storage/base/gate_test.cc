@@ -10,9 +10,9 @@ namespace {
 
 TEST(GateTest, ACallThatHadToWaitPastItsDeadlineDoesNotGetIn) {
   Gate gate;
-  auto first = gate.Enter(absl::InfiniteFuture());
+  auto first = gate.Enter(Deadline::Never());
   ASSERT_TRUE(first.ok());
-  EXPECT_EQ(gate.Enter(absl::Now() + absl::Milliseconds(5)).status().code(),
+  EXPECT_EQ(gate.Enter(Deadline::After(absl::Milliseconds(5))).status().code(),
             absl::StatusCode::kDeadlineExceeded);
   EXPECT_EQ(
       gate.Enter(Deadline::After(absl::InfiniteDuration(), [] { return true; })).status().code(),
@@ -21,8 +21,8 @@ TEST(GateTest, ACallThatHadToWaitPastItsDeadlineDoesNotGetIn) {
 
 TEST(GateTest, AFreeGateAsksNobodyForTheTime) {
   Gate gate;
-  EXPECT_TRUE(gate.Enter(absl::InfinitePast()).ok());
-  EXPECT_TRUE(gate.Enter(absl::InfinitePast()).ok());  // and the first one has left
+  EXPECT_TRUE(gate.Enter(Deadline::After(-absl::Seconds(1))).ok());
+  EXPECT_TRUE(gate.Enter(Deadline::After(-absl::Seconds(1))).ok());  // and the first one has left
 }
 
 // However their deadlines fall, nobody sleeps on beside an open gate, and nobody is inside together.
@@ -32,7 +32,7 @@ TEST(GateTest, WhoeverGivesUpLetsTheNextOneIn) {
   const auto call = [&](bool patient) {
     for (int i = 0; i < 500; ++i) {
       const auto pass =
-          gate.Enter(patient ? absl::InfiniteFuture() : absl::Now() + absl::Microseconds(i));
+          gate.Enter(patient ? Deadline::Never() : Deadline::After(absl::Microseconds(i)));
       if (patient) {
         ASSERT_TRUE(pass.ok());
       }
