@@ -2,6 +2,9 @@
 //
 // The latched errors of a group at the primary: base::ErrorLog for many threads, with a log line and an event for each new one.
 // Messages hold no changing figures; those are in the range and the count. With KeepIn() they outlive the process.
+//
+// Threads  any, also under a leaf lock (the forwarder's): the line, one for each new error, and the
+//          event are only queued in memory, and the file is written by a thread of its own.
 #ifndef UNDERSTUDY_CLIENT_ERROR_LOG_H_
 #define UNDERSTUDY_CLIENT_ERROR_LOG_H_
 
