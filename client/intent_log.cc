@@ -1,141 +1,21 @@
 #include "client/intent_log.h"
 
 #include <algorithm>
-#include <cstring>
 #include <random>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 
-#include "client/plain_value.h"
-#include "storage/base/crc32c.h"
+#include "client/intent_file.h"
 #include "storage/base/log.h"
 #include "storage/base/status_macros.h"
 
 namespace understudy::client {
 namespace {
 
-constexpr char kLogMagic[8] = {'U', 'N', 'D', 'R', 'S', 'T', 'Y', 'I'};
-constexpr uint32_t kLogVersion = 1;
-constexpr uint64_t kBitmapBytes = IntentLog::kRegionsPerSector / 8;
-
-struct HeaderStart {
-  char magic[8];
-  uint32_t version;
-  uint32_t header_bytes;
-  uint32_t region_bytes;
-  uint32_t volumes;
-};
-static_assert(sizeof(HeaderStart) == 24);
-
-struct SectorStart {
-  uint32_t crc32c;
-  uint32_t zero;
-};
-static_assert(sizeof(SectorStart) + kBitmapBytes == kSectorBytes);
-
-std::string EncodeHeader(const std::vector<VolumeSpec>& volumes) {
-  std::string header(sizeof(HeaderStart), '\0');
-  for (const VolumeSpec& volume : volumes) {
-    Append(volume.size_bytes, header);
-    Append(static_cast<uint32_t>(volume.name.size()), header);
-    header += volume.name;
-  }
-  header.resize(RoundUp(header.size() + sizeof(uint32_t), kSectorBytes) - sizeof(uint32_t));
-  HeaderStart start = {.magic = {},
-                       .version = kLogVersion,
-                       .header_bytes = static_cast<uint32_t>(header.size() + sizeof(uint32_t)),
-                       .region_bytes = IntentLog::kRegionBytes,
-                       .volumes = static_cast<uint32_t>(volumes.size())};
-  std::memcpy(start.magic, kLogMagic, sizeof(kLogMagic));
-  std::memcpy(header.data(), &start, sizeof(start));
-  Append(base::Crc32c(header.data(), header.size()), header);
-  return header;
-}
-
-std::string EncodeSector(absl::string_view bitmap) {
-  std::string sector(sizeof(SectorStart), '\0');
-  sector.append(bitmap.data(), bitmap.size());
-  const uint32_t crc = base::Crc32c(sector.data() + sizeof(crc), sector.size() - sizeof(crc));
-  std::memcpy(sector.data(), &crc, sizeof(crc));
-  return sector;
-}
-
-bool SectorIntact(absl::string_view sector) {
-  SectorStart start;
-  std::memcpy(&start, sector.data(), sizeof(start));
-  return start.crc32c ==
-         base::Crc32c(sector.data() + sizeof(start.crc32c), sector.size() - sizeof(start.crc32c));
-}
-
-// "vda of 1048576 bytes, vdb of 512 bytes": the volumes of an intact header.
-std::string VolumesOf(absl::string_view header) {
-  HeaderStart start;
-  std::memcpy(&start, header.data(), sizeof(start));
-  absl::string_view rest = header.substr(sizeof(start));
-  std::string text;
-  for (uint32_t i = 0; i < start.volumes; ++i) {
-    uint64_t size_bytes = 0;
-    uint32_t name_bytes = 0;
-    if (!Take(rest, size_bytes) || !Take(rest, name_bytes)) break;
-    absl::StrAppend(&text, i == 0 ? "" : ", ", rest.substr(0, name_bytes), " of ", size_bytes,
-                    " bytes");
-    rest.remove_prefix(std::min<size_t>(name_bytes, rest.size()));
-  }
-  return text;
-}
-
-std::string EncodeIds(uint64_t id, uint64_t before) {
-  std::string ids;
-  Append(id, ids);
-  Append(before, ids);
-  ids.resize(kBitmapBytes);
-  return EncodeSector(ids);
-}
-
-// `sector`: what there is of it; an older file has none.
-bool HasId(absl::string_view sector, uint64_t id) {
-  if (sector.size() != kSectorBytes || !SectorIntact(sector)) return false;
-  uint64_t ids[2];
-  std::memcpy(ids, sector.data() + sizeof(SectorStart), sizeof(ids));
-  return ids[0] == id || ids[1] == id;
-}
-
 uint64_t NewId() {
   std::random_device device;
   return uint64_t{device()} << 32 | device() | 1;  // not 0
-}
-
-// Whether `file` is one of these volumes, and whole. `size`: without the sector of the ids.
-absl::Status CheckFile(absl::string_view file, absl::string_view expected, uint64_t size) {
-  HeaderStart start;
-  if (file.size() < sizeof(start)) return absl::DataLossError("it is cut short");
-  std::memcpy(&start, file.data(), sizeof(start));
-  if (std::memcmp(start.magic, kLogMagic, sizeof(kLogMagic)) != 0) {
-    return absl::DataLossError("it is not one");
-  }
-  if (start.version != kLogVersion) {
-    return absl::FailedPreconditionError(absl::StrCat("another release wrote it (version ",
-                                                      start.version, ", this one knows ",
-                                                      kLogVersion, ")"));
-  }
-  uint32_t crc = 0;
-  const uint64_t bytes = start.header_bytes;
-  if (bytes < sizeof(start) + sizeof(crc) || bytes > file.size()) {
-    return absl::DataLossError("its header is damaged");
-  }
-  std::memcpy(&crc, file.data() + bytes - sizeof(crc), sizeof(crc));
-  if (crc != base::Crc32c(file.data(), bytes - sizeof(crc))) {
-    return absl::DataLossError("its header is damaged");
-  }
-  if (file.substr(0, bytes) != expected) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "it is of ", VolumesOf(file.substr(0, bytes)), ", and the agent has ", VolumesOf(expected),
-        "; if one has grown or was added: docs/runbooks.md, \"Grow a disk, add a disk\""));
-  }
-  if (file.size() < size) return absl::DataLossError("it is cut short");
-  if (file.size() > size + kSectorBytes) return absl::DataLossError("it is too long");
-  return absl::OkStatus();
 }
 
 uint64_t FirstRegion(ByteRange range) { return range.start / IntentLog::kRegionBytes; }
@@ -147,7 +27,7 @@ IntentLog::IntentLog(base::FileSystem& file_system, std::string path,
                      std::vector<VolumeSpec> volumes, uint64_t regions_max, OnLost on_lost)
     : file_system_(file_system),
       path_(std::move(path)),
-      header_(EncodeHeader(volumes)),
+      header_(EncodeIntentHeader(volumes)),
       regions_max_(regions_max),
       on_lost_(std::move(on_lost)),
       id_(NewId()) {
@@ -160,7 +40,7 @@ IntentLog::IntentLog(base::FileSystem& file_system, std::string path,
                         .first_sector = sector,
                         .regions = regions,
                         .set = {},
-                        .bits = std::string(sectors * kBitmapBytes, '\0')});
+                        .bits = std::string(sectors * kIntentBitmapBytes, '\0')});
     sector += sectors;
   }
   sectors_ = sector;
@@ -179,7 +59,7 @@ absl::StatusOr<std::unique_ptr<IntentLog>> IntentLog::Open(base::FileSystem& fil
   if (file_system.Exists(path)) {
     ASSIGN_OR_RETURN(file, file_system.ReadWholeFile(path));
     RETURN_IF_ERROR(Annotate(
-        CheckFile(file, log->header_, log->id_offset()),
+        CheckIntentFile(file, log->header_, log->id_offset()),
         absl::StrCat("write-intent log ", path,
                      " (remedy: restore it, or remove it: then the whole disks are compared)")));
     if (!log->IsKept(file, kept_id)) file.clear();
@@ -208,7 +88,7 @@ absl::StatusOr<std::unique_ptr<IntentLog>> IntentLog::Open(base::FileSystem& fil
 }
 
 bool IntentLog::IsKept(absl::string_view file, uint64_t kept_id) const {
-  if (kept_id == 0 || HasId(file.substr(id_offset()), kept_id)) return true;
+  if (kept_id == 0 || HasIntentId(file.substr(id_offset()), kept_id)) return true;
   base::LogWarning("intent_log_of_another_copy")
       .With("path", path_)
       .With("consequence", "everything is compared, and sent where it differs");
@@ -216,7 +96,7 @@ bool IntentLog::IsKept(absl::string_view file, uint64_t kept_id) const {
 }
 
 absl::Status IntentLog::WriteId(uint64_t kept_id, bool grows) {
-  const absl::Status written = file_->Write(id_offset(), EncodeIds(id_, kept_id));
+  const absl::Status written = file_->Write(id_offset(), EncodeIntentIds(id_, kept_id));
   if (written.ok() || !grows) return written;
   id_ = 0;
   return absl::OkStatus();
@@ -247,14 +127,15 @@ void IntentLog::Load(absl::string_view file) {
 std::vector<IntentLog::DamagedSector> IntentLog::ReadBitsLocked(absl::string_view file) {
   std::vector<DamagedSector> damaged;
   for (Volume& volume : volumes_) {
-    for (size_t at = 0; at < volume.bits.size(); at += kBitmapBytes) {
-      const uint64_t number = volume.first_sector + at / kBitmapBytes;
+    for (size_t at = 0; at < volume.bits.size(); at += kIntentBitmapBytes) {
+      const uint64_t number = volume.first_sector + at / kIntentBitmapBytes;
       const absl::string_view sector = file.substr(number * kSectorBytes, kSectorBytes);
-      if (SectorIntact(sector)) {
-        volume.bits.replace(at, kBitmapBytes, sector.data() + sizeof(SectorStart), kBitmapBytes);
+      if (IntentSectorIntact(sector)) {
+        volume.bits.replace(at, kIntentBitmapBytes,
+                            sector.data() + kSectorBytes - kIntentBitmapBytes, kIntentBitmapBytes);
         continue;
       }
-      volume.bits.replace(at, kBitmapBytes, kBitmapBytes, '\xff');
+      volume.bits.replace(at, kIntentBitmapBytes, kIntentBitmapBytes, '\xff');
       damaged.push_back({.volume = volume.spec.name, .number = number});
     }
   }
@@ -363,10 +244,11 @@ IntentLog::Sectors IntentLog::SectorsLocked(const std::set<uint64_t>& numbers) c
   Sectors sectors;
   auto number = numbers.begin();
   for (const Volume& volume : volumes_) {
-    const uint64_t end = volume.first_sector + volume.bits.size() / kBitmapBytes;
+    const uint64_t end = volume.first_sector + volume.bits.size() / kIntentBitmapBytes;
     for (; number != numbers.end() && *number < end; ++number) {
-      const uint64_t at = (*number - volume.first_sector) * kBitmapBytes;
-      sectors[*number] = EncodeSector(absl::string_view(volume.bits).substr(at, kBitmapBytes));
+      const uint64_t at = (*number - volume.first_sector) * kIntentBitmapBytes;
+      sectors[*number] =
+          EncodeIntentSector(absl::string_view(volume.bits).substr(at, kIntentBitmapBytes));
     }
   }
   return sectors;
@@ -375,8 +257,8 @@ IntentLog::Sectors IntentLog::SectorsLocked(const std::set<uint64_t>& numbers) c
 std::string IntentLog::AllSectorsLocked() const {
   std::string sectors;
   for (const Volume& volume : volumes_) {
-    for (size_t at = 0; at < volume.bits.size(); at += kBitmapBytes) {
-      sectors += EncodeSector(absl::string_view(volume.bits).substr(at, kBitmapBytes));
+    for (size_t at = 0; at < volume.bits.size(); at += kIntentBitmapBytes) {
+      sectors += EncodeIntentSector(absl::string_view(volume.bits).substr(at, kIntentBitmapBytes));
     }
   }
   return sectors;
@@ -464,7 +346,7 @@ absl::Status IntentLog::Make() {
   if (!lost_ || !failure_.ok()) return failure_;
   busy_ = true;
   const uint64_t round = next_round_++;
-  const std::string contents = header_ + AllSectorsLocked() + EncodeIds(id_, 0);
+  const std::string contents = header_ + AllSectorsLocked() + EncodeIntentIds(id_, 0);
   unsynced_.clear();
   mutex_.Unlock();
   absl::Status made = file_system_.WriteFileAtomically(path_, contents);

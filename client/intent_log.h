@@ -56,6 +56,7 @@
 #include "absl/strings/string_view.h"
 
 #include "client/client_types.h"
+#include "client/intent_file.h"
 #include "storage/base/byte_range.h"
 #include "storage/base/file_system.h"
 #include "storage/base/mutex.h"
@@ -65,7 +66,7 @@ namespace understudy::client {
 class IntentLog {
  public:
   static constexpr uint64_t kRegionBytes = 4 << 20;
-  static constexpr uint64_t kRegionsPerSector = uint64_t{504} * 8;
+  static constexpr uint64_t kRegionsPerSector = kIntentBitmapBytes * 8;
   static constexpr uint64_t kAheadRegions = 16;  // one sync marks so many for a sequential writer
 
   // A region that Cleanable() proposes.
