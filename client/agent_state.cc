@@ -128,6 +128,17 @@ std::string MarkOf(absl::string_view differences) {
   return absl::StrCat(absl::Hex(base::Crc32c(differences.data(), differences.size())));
 }
 
+// A record whose end does not come last, as in older releases, with zeroes for what would count of
+// it: of the same length.
+std::string WithoutEnd(std::string text) {
+  for (const std::string key : {"\nclean=", "\nstream_id=", "\nstored="}) {
+    size_t at = text.find(key);
+    if (at == std::string::npos) continue;
+    for (at += key.size(); at < text.size() && text[at] != '\n'; ++at) text[at] = '0';
+  }
+  return text;
+}
+
 // Whether the record names the file; that of an older release names any.
 bool Names(const AgentRecord& record, absl::string_view differences) {
   const std::vector<std::string> marks = absl::StrSplit(record.differences, ',');
@@ -235,7 +246,11 @@ absl::StatusOr<std::unique_ptr<AgentState>> AgentState::Open(base::FileSystem& f
         absl::StrCat("state directory ", directory,
                      " is in use by another understudy-agent; give each its own"));
   }
-  if (!lock_file.ok()) return Annotate(lock_file.status(), "state directory");
+  if (!lock_file.ok()) {
+    return Annotate(lock_file.status(),
+                    absl::StrCat("state directory ", directory,
+                                 " takes nothing (remedy: let the agent's user write there)"));
+  }
   state->lock_file_ = *std::move(lock_file);
   if (!file_system.Exists(state->path_)) {
     RETURN_IF_ERROR(NewDirectory(
@@ -297,18 +312,21 @@ absl::Status AgentState::MarkUnclean() {
 
 absl::Status AgentState::CutOffEnd() {
   base::MutexLock io_lock(io_mutex_);
-  AgentRecord next = record();
+  const AgentRecord before = record();
+  AgentRecord next = before;
   next.resume = {};
   next.clean = false;
   next.stored_micros = 0;
   next.stored_at = {};
   const std::string text = EncodeAgentRecord(next);
   ASSIGN_OR_RETURN(const std::string stored, file_system_.ReadWholeFile(path_));
-  if (!absl::StartsWith(stored, text)) {
-    return absl::FailedPreconditionError("they do not come last: an older release wrote it");
+  const bool last = absl::StartsWith(stored, text);
+  if (!last) {
+    ASSIGN_OR_RETURN(const AgentRecord there, DecodeAgentRecord(stored));
+    if (there != before) return absl::FailedPreconditionError("it says what was never taken");
   }
   ASSIGN_OR_RETURN(const std::unique_ptr<base::File> file, file_system_.Open(path_, {}));
-  RETURN_IF_ERROR(file->Truncate(text.size()));
+  RETURN_IF_ERROR(last ? file->Truncate(text.size()) : file->Write(0, WithoutEnd(stored)));
   RETURN_IF_ERROR(file->Sync());
   // The update that failed may have put the file there, and only its name is not durable.
   RETURN_IF_ERROR(file_system_.SyncDirectory(base::DirectoryOf(path_)));

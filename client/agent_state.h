@@ -26,7 +26,8 @@
 //
 // clean, stream_id and next_sequence are gone from the file before the first write after a start is queued; so after a crash they are missing, a new stream
 // begins, and the secondary knows that operations may be missing. They come last, with the time, so that they can be cut off where a
-// full file system has no room for a new file.
+// full file system has no room for a new file. In a file of an older release, which has them
+// elsewhere, they are written over with zeroes.
 //
 // Tee mode keeps two files more. `STATE-DIR/differences` (client/differences.h) never says less
 // than what differs but for what was written since, and `STATE-DIR/intent` (client/intent_log.h)

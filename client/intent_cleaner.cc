@@ -32,7 +32,7 @@ IntentCleaner::~IntentCleaner() {
 }
 
 absl::Status IntentCleaner::Clean(Round round) {
-  if (intents_->lost()) make_().IgnoreError();  // it has been told when it was lost
+  if (!intents_->kept()) make_().IgnoreError();  // it tells by itself
   if (round == Round::kExcess && !intents_->over_limit()) return absl::OkStatus();
   const auto keep = [this](uint32_t volume, ByteRange region) {
     return differences_->Holds(volume, region);

@@ -58,6 +58,8 @@ absl::StatusOr<std::unique_ptr<IntentLog>> IntentLog::Open(base::FileSystem& fil
   std::string file;
   if (file_system.Exists(path)) {
     ASSIGN_OR_RETURN(file, file_system.ReadWholeFile(path));
+  }
+  if (!file.empty()) {
     RETURN_IF_ERROR(Annotate(
         CheckIntentFile(file, log->header_, log->id_offset()),
         absl::StrCat("write-intent log ", path,
@@ -170,6 +172,11 @@ std::vector<ByteRange> IntentLog::SetRanges(uint32_t volume) const {
 
 // ---- before and after a write --------------------------------------------------------------------------------------------
 
+void IntentLog::ClearBit(Volume& volume, uint64_t region) {
+  char& byte = volume.bits[region / 8];
+  byte = static_cast<char>(static_cast<uint8_t>(byte) & ~(1U << region % 8));
+}
+
 void IntentLog::MarkLocked(Volume& volume, uint64_t region) {
   const auto [at, added] = volume.set.try_emplace(region);
   if (!added) return;
@@ -212,7 +219,9 @@ void IntentLog::LeaveLocked(Volume& volume, ByteRange range, uint64_t sequence) 
     --state.writers;
     state.stamp = next_stamp_++;
     state.sequence = std::max(state.sequence, sequence);
-    if (state.writers == 0 && state.round > durable_round_) volume.set.erase(at);  // it has failed
+    if (state.writers > 0 || state.round <= durable_round_) continue;
+    volume.set.erase(at);  // it has failed
+    ClearBit(volume, region);
   }
 }
 
@@ -230,7 +239,7 @@ absl::Status IntentLog::Begin(uint32_t volume, ByteRange range) {
   }
   if (durable_round_ >= round) return absl::OkStatus();
   LeaveLocked(of, range, 0);
-  return failure_;
+  return RefusalLocked();
 }
 
 void IntentLog::End(uint32_t volume, ByteRange range, uint64_t stream_sequence) {
@@ -297,8 +306,10 @@ void IntentLog::EndTurnLocked(const absl::Status& status, const absl::Status& re
   }
   if (!removed.ok()) {
     for (Volume& volume : volumes_) {  // marked ahead, in vain
-      std::erase_if(volume.set, [this](const auto& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-        return entry.second.writers == 0 && entry.second.round > durable_round_;
+      std::erase_if(volume.set, [&](const auto& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+        const bool in_vain = entry.second.writers == 0 && entry.second.round > durable_round_;
+        if (in_vain) ClearBit(volume, entry.first);
+        return in_vain;
       });
     }
   }
@@ -306,26 +317,54 @@ void IntentLog::EndTurnLocked(const absl::Status& status, const absl::Status& re
   turn_over_.NotifyAll();
 }
 
+absl::Status IntentLog::RemoveOrEmpty() {
+  if (file_system_.Exists(path_)) {
+    const absl::Status removed = file_system_.Remove(path_);
+    if (!removed.ok()) {
+      const auto file = file_system_.Open(path_, {});
+      const bool emptied = file.ok() && (*file)->Truncate(0).ok() && (*file)->Sync().ok();
+      return emptied ? absl::OkStatus() : removed;
+    }
+  }
+  // Also when it is gone already: the sync that should have made that durable may have failed.
+  return file_system_.SyncDirectory(base::DirectoryOf(path_));
+}
+
 absl::Status IntentLog::RemoveFile(const absl::Status& why) {
   file_ = nullptr;
-  absl::Status removed;
-  if (file_system_.Exists(path_)) removed = file_system_.Remove(path_);
-  // Also when it is gone already: the sync that should have made that durable may have failed.
-  if (removed.ok()) removed = file_system_.SyncDirectory(base::DirectoryOf(path_));
-  base::LogError("intent_log_lost")
+  const absl::Status removed = RemoveOrEmpty();
+  const bool gone = removed.ok();
+  if (std::exchange(told_gone_, gone) == gone) return gone ? removed : why;
+  base::LogError(gone ? "intent_log_lost" : "intent_log_failed")
       .With("path", path_)
       .With("error", why)
       .With("removed", removed)
-      .With("consequence", removed.ok()
-                               ? "writes go on; everything is compared after the agent's next end"
-                               : "writes to regions that are not marked fail until a restart");
-  if (on_lost_) on_lost_(why);
-  return removed.ok() ? removed : Annotate(why, "write-intent log");
+      .With("consequence",
+            gone ? "writes go on; everything is compared after the agent's next end"
+                 : "writes to regions that are not marked fail until the directory is writable");
+  if (on_lost_) on_lost_(why, gone);
+  return gone ? removed : why;
+}
+
+absl::Status IntentLog::RefusalLocked() const {
+  return Annotate(failure_, absl::StrCat("write-intent log ", path_,
+                                         " can be neither written nor removed (remedy: make its "
+                                         "directory writable again)"));
 }
 
 bool IntentLog::lost() const {
   base::MutexLock lock(mutex_);
   return lost_;
+}
+
+absl::Status IntentLog::failure() const {
+  base::MutexLock lock(mutex_);
+  return failure_;
+}
+
+bool IntentLog::kept() const {
+  base::MutexLock lock(mutex_);
+  return !lost_ && failure_.ok();
 }
 
 absl::Status IntentLog::Lose(const absl::Status& why) {
@@ -337,13 +376,13 @@ absl::Status IntentLog::Lose(const absl::Status& why) {
   const absl::Status removed = RemoveFile(why);
   mutex_.Lock();
   EndTurnLocked(why, removed);
-  return removed;
+  return RefusalLocked();
 }
 
 absl::Status IntentLog::Make() {
   base::MutexLock lock(mutex_);
   while (busy_) turn_over_.Wait(mutex_);
-  if (!lost_ || !failure_.ok()) return failure_;
+  if (!lost_ || !failure_.ok()) return RefusalLocked();
   busy_ = true;
   const uint64_t round = next_round_++;
   const std::string contents = header_ + AllSectorsLocked() + EncodeIntentIds(id_, 0);
@@ -360,7 +399,10 @@ absl::Status IntentLog::Make() {
   const absl::Status removed = there ? RemoveFile(made) : absl::OkStatus();
   mutex_.Lock();
   durable_round_ = round;
-  if (made.ok()) lost_ = false;
+  if (made.ok()) {
+    lost_ = false;
+    told_gone_.reset();
+  }
   EndTurnLocked(made, removed);
   return Annotate(made, "write-intent log");
 }
@@ -426,15 +468,14 @@ void IntentLog::TakeOldest(std::vector<Candidate> from, uint64_t total, Keep kee
 absl::Status IntentLog::Clear(std::span<const Region> regions) {
   base::MutexLock lock(mutex_);
   while (busy_) turn_over_.Wait(mutex_);
-  if (!failure_.ok()) return failure_;
+  if (!failure_.ok()) return RefusalLocked();
   std::set<uint64_t> changed;
   for (const Region& region : regions) {
     Volume& volume = volumes_[region.volume];
     const auto at = volume.set.find(region.index);
     if (at == volume.set.end() || at->second.stamp != region.stamp) continue;
     volume.set.erase(at);
-    char& byte = volume.bits[region.index / 8];
-    byte = static_cast<char>(static_cast<uint8_t>(byte) & ~(1U << region.index % 8));
+    ClearBit(volume, region.index);
     changed.insert(volume.first_sector + region.index / kRegionsPerSector);
   }
   if (changed.empty() || lost_) return absl::OkStatus();
@@ -445,7 +486,7 @@ absl::Status IntentLog::Clear(std::span<const Region> regions) {
   const absl::Status removed = status.ok() ? status : RemoveFile(status);
   mutex_.Lock();
   EndTurnLocked(status, removed);
-  return failure_;
+  return RefusalLocked();
 }
 
 // ---- figures -------------------------------------------------------------------------------------------------------------

@@ -31,10 +31,11 @@
 //
 //          A write is torn at a sector's edge at worst, so it damages nothing. A sector with a bad CRC counts as all its
 //          regions set, and a log line says so.
-// Lost     after a failed write or sync the file is removed, which needs no space. No file means that everything may differ: so writes
-//          go on, and their bits are in memory only, until Make() has made a new file.
-// Errors   when the file cannot be removed either, every later Begin() that needs a new bit and every Clear() fails; writes to
-//          regions whose bit is durable go on.
+// Lost     after a failed write or sync the file is removed, which needs no space; where that fails it is emptied in place, as in a
+//          directory that is not writable any more. No file, or an empty one, means that everything may differ: so writes go on,
+//          and their bits are in memory only, until Make() has made a new file.
+// Failed   when neither is possible the file misses what would be written from now on, and a restart would trust it. So every later
+//          Begin() that needs a new bit and every Clear() fails, until Lose() succeeds; writes to regions whose bit is durable go on.
 // Threads  all methods from any thread; one leaf mutex, never held across I/O.
 // Source   DRBD's activity log; Linux md's write-intent bitmap.
 #ifndef UNDERSTUDY_CLIENT_INTENT_LOG_H_
@@ -44,6 +45,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -76,10 +78,10 @@ class IntentLog {
     uint64_t stamp = 0;  // when it was last touched, in Begins and Ends
   };
 
-  // Why the file is lost; may come from any thread, without the mutex.
-  using OnLost = std::function<void(const absl::Status&)>;
+  // Why the file is lost (`gone`) or has failed. Told when it becomes so; may come from any thread, without the mutex.
+  using OnLost = std::function<void(const absl::Status& why, bool gone)>;
 
-  // Reads `path`; without it, or when it has not the id that the owner has kept (0: none), the log
+  // Reads `path`; without it, when it is empty, or when it has not the id that the owner has kept (0: none), the log
   // is lost, and Make() makes it. While more than `regions_max` are set, recently written regions
   // are proposed, too; Begin() does not wait for it. kFailedPrecondition, naming the file and the
   // remedy, when it is of other volumes or of a newer release; kDataLoss likewise when its header
@@ -98,7 +100,11 @@ class IntentLog {
   uint64_t id() const { return id_; }
   // There is no file that counts: everything is to be compared after the owner's next end.
   bool lost() const;
-  // Removes the file, durably: the owner could not store what the bits do not say. An error: it is still there.
+  // Why the file can be neither written nor removed, so that Begin() fails; OK: it is not so.
+  absl::Status failure() const;
+  bool kept() const;  // neither
+  // Removes the file, durably: the owner could not store what the bits do not say, or tries again
+  // after a failure(). An error: it is still there.
   absl::Status Lose(const absl::Status& why);
   // Makes a lost file anew with what is set, durably; else it stays lost. REQUIRES: what differs
   // elsewhere has been stored, and id() kept.
@@ -182,6 +188,7 @@ class IntentLog {
   std::vector<DamagedSector> ReadBitsLocked(absl::string_view file)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
+  static void ClearBit(Volume& volume, uint64_t region);
   void MarkLocked(Volume& volume, uint64_t region) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void MarkAheadLocked(Volume& volume, uint64_t region) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Counts a writer in each region; returns the round that makes them all durable.
@@ -193,8 +200,11 @@ class IntentLog {
   // After Write...() or RemoveFile().
   void EndTurnLocked(const absl::Status& status, const absl::Status& removed)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // By whoever has the turn, without the mutex: the file is gone, durably.
+  // By whoever has the turn, without the mutex: the file is gone or empty, durably; else `why`.
   absl::Status RemoveFile(const absl::Status& why);
+  absl::Status RemoveOrEmpty();
+  // failure_, for whoever is refused.
+  absl::Status RefusalLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Candidates CandidatesLocked(uint64_t durable_sequence) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Sectors SectorsLocked(const std::set<uint64_t>& numbers) const
@@ -214,6 +224,7 @@ class IntentLog {
   std::vector<std::vector<ByteRange>> loaded_;
   // Of whoever has the turn; null: lost.
   std::unique_ptr<base::File> file_;
+  std::optional<bool> told_gone_;  // what the owner knows; none: nothing, or that it was made
 
   mutable base::Mutex mutex_;
   base::CondVar turn_over_;

@@ -134,7 +134,9 @@ absl::Status Primary::Resume() {
   resync_->SetProof(state_->record().proof);
   if (intents_ != nullptr) {
     // The cleaner tries again.
-    if (const absl::Status kept = TakeUpTrack(); !kept.ok()) LatchTrackLost(kept);
+    if (const absl::Status kept = TakeUpTrack(); !kept.ok()) {
+      LatchTrackLost(kept, intents_->failure().ok());
+    }
     std::vector<Volume*> volumes;
     for (const auto& volume : volumes_) volumes.push_back(volume.get());
     cleaner_ =

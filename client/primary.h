@@ -159,8 +159,9 @@ class Primary : private ForwarderListener {
   absl::Status KeepRecord(const std::function<void(AgentRecord&)>& change);
   absl::Status BeforeWrite();
   absl::Status LoseTrackLocked(const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(store_mutex_);
-  void LatchTrackLost(const absl::Status& why);
-  // When the write-intent log is lost: stores what is known, and makes it anew.
+  // `gone`: the write-intent log; else it can be neither written nor removed.
+  void LatchTrackLost(const absl::Status& why, bool gone);
+  // When the write-intent log is lost or has failed: stores what is known, and makes it anew.
   absl::Status TakeUpTrack();
   bool any(bool tee) const;  // volumes with, without a local disk
   // Of volumes with, without a local disk: whether any is known or suspected to differ.

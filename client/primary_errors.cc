@@ -19,9 +19,12 @@ std::string Primary::CauseOf(const base::LatchedError& error) const {
     return "the standby has another primary, or none any more; remedy: stop this one, or start it "
            "with takeover";
   }
-  if (error.operation == "state" && intents_ != nullptr && intents_->lost()) {
-    return "the state directory still takes nothing; remedy: free space there, or give it a disk "
-           "that works";
+  if (error.operation == "state" && intents_ != nullptr && !intents_->kept()) {
+    return intents_->failure().ok()
+               ? "the state directory still takes nothing; remedy: free space there, or make it "
+                 "writable again"
+               : "the state directory still takes nothing, and the VM's writes fail; remedy: make "
+                 "it writable again";
   }
   const ForwarderState state = forwarder_->state();
   if (!state.running) return "";

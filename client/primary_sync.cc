@@ -45,24 +45,26 @@ absl::Status Primary::OpenIntents(base::FileSystem& file_system, const PrimaryOp
       intents_,
       IntentLog::Open(file_system, state_->PathOf(kIntentFile), forwarder_->options().volumes,
                       options.intent_regions, state_->record().intent,
-                      [this](const absl::Status& why) { LatchTrackLost(why); }));
+                      [this](const absl::Status& why, bool gone) { LatchTrackLost(why, gone); }));
   return absl::OkStatus();
 }
 
-void Primary::LatchTrackLost(const absl::Status& why) {
+void Primary::LatchTrackLost(const absl::Status& why, bool gone) {
+  constexpr char kGone[] =
+      ": the VM is served, but after the agent's next end everything is compared; remedy: free "
+      "space there, or make it writable again";
+  constexpr char kFailed[] =
+      ": the write-intent log can be neither written nor removed, so the VM's writes fail: all, or "
+      "those to regions (4 MiB) that are not marked in it; remedy: make the directory writable "
+      "again, then they go on within seconds";
   forwarder_->errors().Latch(
       "", "state",
-      absl::Status(
-          why.code(),
-          absl::StrCat("state directory ", base::DirectoryOf(state_->PathOf("")), ": ",
-                       why.message(),
-                       ": the VM is served, but after the agent's next end everything is "
-                       "compared; remedy: free space there, or give it a disk that works")));
+      absl::Status(why.code(),
+                   absl::StrCat("state directory ", base::DirectoryOf(state_->PathOf("")), ": ",
+                                why.message(), gone ? kGone : kFailed)));
 }
 
-absl::Status Primary::LoseTrackLocked(const absl::Status& why) {
-  return intents_->Lose(why).ok() ? absl::OkStatus() : why;
-}
+absl::Status Primary::LoseTrackLocked(const absl::Status& why) { return intents_->Lose(why); }
 
 absl::Status Primary::BeforeWrite() {
   const absl::Status marked = state_->MarkUnclean();
@@ -87,14 +89,18 @@ absl::Status Primary::KeepDifferences() {
 
 // Under one lock: whoever fails to store something meanwhile removes the write-intent log that is made here.
 absl::Status Primary::TakeUpTrack() {
-  if (intents_ == nullptr || !intents_->lost()) return absl::OkStatus();
+  if (intents_ == nullptr) return absl::OkStatus();
   const base::MutexLock lock(store_mutex_);
+  if (intents_->kept()) return absl::OkStatus();
+  if (const absl::Status failure = intents_->failure(); !failure.ok()) {
+    RETURN_IF_ERROR(intents_->Lose(failure));
+  }
   RETURN_IF_ERROR(state_->MarkUnclean());
   RETURN_IF_ERROR(StoreDifferencesLocked());
   RETURN_IF_ERROR(state_->Update([&](AgentRecord& record) { record.intent = intents_->id(); }));
   forwarder_->errors().ClearState();  // before: what fails from here on is latched anew
   const absl::Status made = intents_->Make();
-  if (!made.ok()) LatchTrackLost(made);
+  if (!made.ok()) LatchTrackLost(made, intents_->failure().ok());
   return made;
 }
 

@@ -84,10 +84,13 @@ constexpr Series kSeries[] = {
      "too; else 0."},
     {"understudy_intent_bytes", MetricType::Gauge,
      "Marked in the write-intent log: what would be compared after a crash; all disks while the "
-     "state directory takes nothing."},
+     "log is lost."},
     {"understudy_intent_log_lost", MetricType::Gauge,
-     "1 while the state directory takes nothing: everything is compared after the agent's next "
-     "end."},
+     "1 while the state directory takes nothing, so that the write-intent log had to be removed: "
+     "the VM is served, and everything is compared after the agent's next end."},
+    {"understudy_intent_log_failed", MetricType::Gauge,
+     "1 while the write-intent log can be neither written nor removed: the VM's writes fail, all "
+     "or those to regions (4 MiB) that are not marked in it."},
     {"understudy_clock_seconds", MetricType::Gauge, "What this host's clock says, unix time."},
     {"understudy_fenced_requests_total", MetricType::Counter,
      "Requests refused because another primary has taken over."},
@@ -231,6 +234,7 @@ void AddVerify(Families& families, const Labels& group, const Primary& primary) 
   if (primary.intents() == nullptr) return;
   families.Add("understudy_intent_bytes", group, Number(primary.intents()->set_bytes()));
   families.Add("understudy_intent_log_lost", group, primary.intents()->lost() ? 1 : 0);
+  families.Add("understudy_intent_log_failed", group, primary.intents()->failure().ok() ? 0 : 1);
 }
 
 // `volume` "": those of the group as a whole.

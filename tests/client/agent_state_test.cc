@@ -6,6 +6,7 @@
 #include <set>
 #include <string>
 
+#include "absl/strings/match.h"
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -97,6 +98,38 @@ TEST_F(AgentStateTest, AFullFileSystemDoesNotKeepAnUncleanMarkFromBeingDurable) 
   EXPECT_EQ(written.resume.stream_id, 0u);
   EXPECT_EQ(written.disks, "vda:1:2");
   EXPECT_EQ(written.stored_micros, 0) << "it would be of before what is written now";
+  EXPECT_TRUE((*Open())->record() == written);
+  base::SetLogSinkForTest(nullptr);
+}
+
+// An older release has the end of a run between the other lines.
+TEST_F(AgentStateTest, AnOlderFileIsWrittenOverWhereThereIsNoRoom) {
+  base::SetLogSinkForTest([](base::LogLevel, absl::string_view) {});
+  const std::string path = directory_ + "/state/agent";
+  { ASSERT_TRUE(Open().ok()); }
+  constexpr char kOlder[] =
+      "version=1\nagent_id=agent-1\nstage=RUNNING\nincarnation="
+      "00000000000000010000000000000002\nterm=7\nfenced=0\nhanded_over=0\nclean=1\n"
+      "stored=1700000000000000\nforward=vda\nstream_id=123456789\nnext_sequence=42\n";
+  ASSERT_TRUE(base::FileSystem::Posix().WriteFileAtomically(path, kOlder).ok());
+  testing::FaultFileSystem files;
+  AgentRecord written;
+  {
+    const auto state = *AgentState::Open(files, directory_ + "/state");
+    ASSERT_EQ(state->record().resume.stream_id, 123456789U);
+    files.SetHook([](testing::FileOperation operation, const std::string& file) {
+      const bool grows =
+          operation == testing::FileOperation::kWrite && absl::EndsWith(file, ".tmp");
+      return grows ? base::ErrnoStatus(ENOSPC, file) : absl::OkStatus();
+    });
+    ASSERT_EQ(state->MarkUnclean(), absl::OkStatus());
+    written = state->record();
+  }
+  EXPECT_FALSE(written.clean);
+  EXPECT_EQ(written.resume.stream_id, 0U);
+  EXPECT_EQ(written.stored_micros, 0) << "it would be of before what is written now";
+  EXPECT_EQ(written.forward, "vda");
+  EXPECT_EQ(written.grant.term, Term(7));
   EXPECT_TRUE((*Open())->record() == written);
   base::SetLogSinkForTest(nullptr);
 }

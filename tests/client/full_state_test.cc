@@ -4,6 +4,7 @@
 #include <string>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -39,6 +40,14 @@ class FullStateTest : public ResyncFixture {
       const bool grows =
           operation == FileOperation::kWrite || operation == FileOperation::kTruncate;
       return meant && grows ? base::ErrnoStatus(ENOSPC, path) : absl::OkStatus();
+    });
+  }
+  // As one that was remounted read-only.
+  void Die() {
+    file_system_.SetHook([this](FileOperation operation, const std::string& path) {
+      const bool meant = absl::StartsWith(path, directory_.File("state"));
+      return meant && operation != FileOperation::kRead ? base::ErrnoStatus(EROFS, path)
+                                                        : absl::OkStatus();
     });
   }
   void EmptyIt() { file_system_.SetHook(nullptr); }
@@ -143,6 +152,65 @@ TEST_F(FullStateTest, AnAgentWithoutALocalDiskComesUpAndUsesNoSequenceTwice) {
   Write(2 * kMiB, 'c');
   ASSERT_TRUE(Eventually([&] { return transport_.disk(0)[2 * kMiB] == 'c'; }));
   EXPECT_THAT(transport_.seen().violations, ::testing::IsEmpty());
+}
+
+// Neither is there a log that could be removed in its place.
+TEST_F(FullStateTest, AnAgentWithoutALocalDiskComesUpWithAnOlderRecord) {
+  forward_ = true;
+  Make();
+  ASSERT_TRUE(primary_->Start(false, Soon()).ok());
+  Write(0, 'a');
+  primary_->Shutdown(absl::Seconds(5));
+  primary_.reset();
+  const std::string path = directory_.File("state/agent");
+  const std::string stored = *base::FileSystem::Posix().ReadWholeFile(path);
+  const AgentRecord record = *DecodeAgentRecord(stored);
+  ASSERT_NE(record.resume.stream_id, 0U);
+  const std::string older =
+      absl::StrCat("version=1\nagent_id=", record.agent_id,
+                   "\nstage=RUNNING\nincarnation=", record.grant.incarnation.ToHex(),
+                   "\nterm=", record.grant.term.value(),
+                   "\nfenced=0\nhanded_over=0\nclean=1\nstored=", record.stored_micros,
+                   "\nforward=disk0\nstream_id=", record.resume.stream_id,
+                   "\nnext_sequence=", record.resume.next_sequence, "\n");
+  ASSERT_TRUE(base::FileSystem::Posix().WriteFileAtomically(path, older).ok());
+  FillUp();
+  Make();
+  EXPECT_EQ(DecodeAgentRecord(*base::FileSystem::Posix().ReadWholeFile(path))->resume.stream_id,
+            0U);
+  Write(kMiB, 'b');
+  ASSERT_TRUE(Eventually([&] { return transport_.disk(0)[kMiB] == 'b'; }));
+  EXPECT_THAT(transport_.seen().violations, ::testing::IsEmpty());
+}
+
+// Goal: a directory that has died lets no write through that a restart would not know of, says so, and holds none longer than it is dead.
+// Method: nothing in it can be written, synced, cut or removed, as on a file system that the kernel has remounted read-only.
+TEST_F(FullStateTest, ADeadDirectoryHoldsWhatIsNotMarkedUntilItIsBack) {
+  Make();
+  ASSERT_TRUE(primary_->Start(false, Soon()).ok());
+  Write(0, 'b');
+  ExpectEqualAfterCheckpoint();
+  Outage(true);
+  Die();
+  Write(kMiB, 'c');  // the same region
+  const absl::Status refused = Disk().Write(20 * kMiB, std::string(4096, 'd'), false);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr(directory_.File("state/intent")));
+  EXPECT_EQ(Local()[20 * kMiB], 0) << "a restart would not know of it";
+  EXPECT_FALSE(primary_->intents()->lost());
+  EXPECT_FALSE(primary_->intents()->failure().ok());
+  EXPECT_THAT(StateError(), HasSubstr("the VM's writes fail"));
+  EXPECT_THAT(StateError(), HasSubstr("Read-only file system"));
+  const auto cleared = primary_->ClearError();
+  EXPECT_THAT(std::string(cleared.status().message()), HasSubstr("the VM's writes fail"));
+  EmptyIt();
+  ASSERT_TRUE(Eventually([&] { return primary_->intents()->kept(); }));
+  ASSERT_TRUE(Eventually([&] { return StateError().empty(); }));
+  Write(20 * kMiB, 'd');
+  Write(28 * kMiB, 'e');
+  Kill();
+  Make();
+  EXPECT_LT(primary_->differences().suspect_bytes(0), kDiskBytes) << "it is kept again";
+  ExpectEqualAfterCheckpoint();
 }
 
 // A write-intent log that is missing says that everything may differ: it must not be there again before that has been stored.

@@ -233,9 +233,11 @@ TEST_F(IntentLogTest, ThoseWhoWaitShareOneSyncAndNobodyReturnsBeforeItsEnd) {
 TEST_F(IntentLogTest, AFileThatCannotBeSyncedIsRemovedAndMadeAnew) {
   base::SetLogSinkForTest([](base::LogLevel, absl::string_view) {});
   std::vector<std::string> told;
-  auto log =
-      *IntentLog::Open(files_, path_, volumes_, kNoLimit, 0,
-                       [&told](const absl::Status& why) { told.emplace_back(why.message()); });
+  auto log = *IntentLog::Open(files_, path_, volumes_, kNoLimit, 0,
+                              [&told](const absl::Status& why, bool gone) {
+                                EXPECT_TRUE(gone);
+                                told.emplace_back(why.message());
+                              });
   ASSERT_EQ(log->Make(), absl::OkStatus());
   Write(*log, In(1), 1);
   FailSyncs();
@@ -267,14 +269,24 @@ TEST_F(IntentLogTest, AFileThatCannotBeSyncedIsRemovedAndMadeAnew) {
 
 TEST_F(IntentLogTest, AFileThatCannotBeReadBackOrRemovedHoldsWritesToWhatIsNotMarked) {
   base::SetLogSinkForTest([](base::LogLevel, absl::string_view) {});
-  const auto log = Open();
+  std::vector<bool> told;  // whether it was gone
+  const auto log =
+      *IntentLog::Open(files_, path_, volumes_, kNoLimit, 0,
+                       [&told](const absl::Status&, bool gone) { told.push_back(gone); });
+  ASSERT_EQ(log->Make(), absl::OkStatus());
   Write(*log, In(1), 1);
   files_.SetHook([this](FileOperation operation, const std::string& path) {
     const bool fails = operation == FileOperation::kSync || operation == FileOperation::kRemove;
     return fails && path == path_ ? absl::InternalError("disk on fire") : absl::OkStatus();
   });
-  EXPECT_THAT(log->Begin(0, In(5)).message(), HasSubstr("write-intent log: disk on fire"));
+  const std::string refusal = std::string(log->Begin(0, In(5)).message());
+  EXPECT_THAT(refusal, HasSubstr(path_));
+  EXPECT_THAT(refusal, HasSubstr("neither written nor removed"));
+  EXPECT_THAT(refusal, HasSubstr("remedy"));
+  EXPECT_THAT(refusal, HasSubstr("disk on fire"));
   EXPECT_FALSE(log->lost());
+  EXPECT_FALSE(log->kept());
+  EXPECT_EQ(log->failure().message(), "disk on fire");
   files_.SetHook(nullptr);
   EXPECT_FALSE(log->Begin(0, In(7)).ok()) << "synced again, hoping";
   EXPECT_FALSE(log->Begin(0, {2 * kRegion - 512, 2 * kRegion + 512}).ok());
@@ -294,10 +306,45 @@ TEST_F(IntentLogTest, AFileThatCannotBeReadBackOrRemovedHoldsWritesToWhatIsNotMa
     EXPECT_FALSE(log->Lose(absl::InternalError("another try")).ok());
     EXPECT_FALSE(log->lost());
   }
+  EXPECT_THAT(told, ElementsAre(false)) << "once, however often it is tried";
   files_.SetHook(nullptr);
-  EXPECT_EQ(log->Lose(absl::InternalError("another try")), absl::OkStatus());
+  EXPECT_EQ(log->Lose(log->failure()), absl::OkStatus());
   EXPECT_FALSE(files_.Exists(path_));
+  EXPECT_EQ(log->failure(), absl::OkStatus());
+  EXPECT_THAT(told, ElementsAre(false, true));
   Write(*log, In(7), 3);
+  EXPECT_EQ(log->Make(), absl::OkStatus());
+  EXPECT_TRUE(log->kept());
+  EXPECT_THAT(Open()->Loaded(0), ElementsAre(Whole(1), Whole(7)));
+  base::SetLogSinkForTest(nullptr);
+}
+
+// Goal: a directory that nobody may write to any more holds no write, as long as its files can be written. Method: nothing can be made
+// or removed there.
+TEST_F(IntentLogTest, AFileThatCannotBeRemovedIsEmptiedAndCountsAsNone) {
+  base::SetLogSinkForTest([](base::LogLevel, absl::string_view) {});
+  const auto log = Open();
+  Write(*log, In(1), 1);
+  int removals = 0;
+  files_.SetHook([&](FileOperation operation, const std::string& path) {
+    removals += operation == FileOperation::kRemove ? 1 : 0;
+    const bool fails = operation == FileOperation::kRemove ||
+                       (operation == FileOperation::kWrite && absl::EndsWith(path, ".tmp"));
+    return fails ? base::ErrnoStatus(EACCES, path) : absl::OkStatus();
+  });
+  EXPECT_EQ(log->Lose(absl::InternalError("not stored")), absl::OkStatus());
+  EXPECT_EQ(removals, 1);
+  EXPECT_TRUE(log->lost());
+  Write(*log, In(5), 2);
+  EXPECT_FALSE(log->Make().ok());
+  EXPECT_TRUE(log->lost());
+  EXPECT_EQ(*files_.ReadWholeFile(path_), "");
+  const auto after = *TryOpen();
+  EXPECT_TRUE(after->was_missing());
+  EXPECT_TRUE(after->lost());
+  files_.SetHook(nullptr);
+  EXPECT_EQ(log->Make(), absl::OkStatus());
+  EXPECT_THAT(Open()->Loaded(0), ElementsAre(Whole(1), Whole(5)));
   base::SetLogSinkForTest(nullptr);
 }
 

@@ -49,7 +49,7 @@ constexpr Loss kTable[] = {
     {"agent", How::kLonger, Outcome::kRefused, "state/agent"},
     {"agent", How::kOlder, Outcome::kCompared, ""},
     {"intent", How::kRemoved, Outcome::kCompared, ""},
-    {"intent", How::kEmptied, Outcome::kRefused, "state/intent"},
+    {"intent", How::kEmptied, Outcome::kCompared, ""},  // so it is where it cannot be removed
     {"intent", How::kCut, Outcome::kRefused, "state/intent"},
     {"intent", How::kLonger, Outcome::kRefused, "state/intent"},
     {"intent", How::kOlder, Outcome::kCompared, ""},
