@@ -92,16 +92,27 @@ absl::Status Primary::TakeUpTrack() {
   if (intents_ == nullptr) return absl::OkStatus();
   const base::MutexLock lock(store_mutex_);
   if (intents_->kept()) return absl::OkStatus();
+  const absl::Status taken = TakeUpTrackLocked();
+  if (taken.ok()) {
+    forwarder_->errors().ClearState();
+    return taken;
+  }
+  // Also when Start or Stop has cleared it. Once: this is tried every few seconds.
+  const std::vector<base::LatchedError> latched = errors();
+  const bool told = std::any_of(latched.begin(), latched.end(),
+                                [](const auto& error) { return error.operation == "state"; });
+  if (!told) LatchTrackLost(taken, intents_->failure().ok());
+  return taken;
+}
+
+absl::Status Primary::TakeUpTrackLocked() {
   if (const absl::Status failure = intents_->failure(); !failure.ok()) {
     RETURN_IF_ERROR(intents_->Lose(failure));
   }
   RETURN_IF_ERROR(state_->MarkUnclean());
   RETURN_IF_ERROR(StoreDifferencesLocked());
   RETURN_IF_ERROR(state_->Update([&](AgentRecord& record) { record.intent = intents_->id(); }));
-  forwarder_->errors().ClearState();  // before: what fails from here on is latched anew
-  const absl::Status made = intents_->Make();
-  if (!made.ok()) LatchTrackLost(made, intents_->failure().ok());
-  return made;
+  return intents_->Make();
 }
 
 // The state becomes that of a new pair whose differences are known.

@@ -1,5 +1,6 @@
 // An agent whose state directory takes nothing any more: the disk is served, nothing that was written is unknown to the resync, also after
 // a crash, and what has to be compared is told.
+#include <atomic>
 #include <cerrno>
 #include <string>
 
@@ -68,6 +69,7 @@ class FullStateTest : public ResyncFixture {
     primary_->Shutdown(absl::Seconds(5));
     Make();
   }
+  std::atomic<int> latched_{0};
   std::string StateError() const {
     for (const base::LatchedError& error : primary_->errors()) {
       if (error.operation == "state") return error.message;
@@ -232,6 +234,30 @@ TEST_F(FullStateTest, ALostLogIsMadeAnewOnlyWhenItsMeaningIsStored) {
   EXPECT_EQ(primary_->differences().suspect_bytes(0), kDiskBytes);
   Outage(false);
   ExpectEqualAfterCheckpoint();
+}
+
+// Goal: the error stays, from its beginning, while there is no room for that file alone. Method: every try fails, and how often it is
+// told as new is counted; a shutdown tries, as the cleaner does.
+TEST_F(FullStateTest, ALogThatHasNoRoomIsToldOnceHoweverOftenItIsTried) {
+  base::SetLogSinkForTest([this](base::LogLevel, absl::string_view line) {
+    const bool counts =
+        absl::StrContains(line, "error_latched") && absl::StrContains(line, "operation=state");
+    if (counts) latched_.fetch_add(1);
+  });
+  StartAndFill();
+  primary_->Shutdown(absl::Seconds(5));
+  ASSERT_TRUE(base::FileSystem::Posix().Remove(directory_.File("state/intent")).ok());
+  FillUpForGood("intent");
+  Make();
+  EXPECT_NE(StateError(), "");
+  ASSERT_EQ(latched_.load(), 1);
+  primary_->Shutdown(absl::Seconds(5));
+  EXPECT_EQ(latched_.load(), 1);
+  Make();
+  EXPECT_EQ(latched_.load(), 1) << "it was kept, and is restored";
+  ASSERT_TRUE(primary_->Stop(true, Soon()).ok());
+  primary_->Shutdown(absl::Seconds(5));
+  EXPECT_EQ(latched_.load(), 2) << "the stop has cleared it, and it lasts";
 }
 
 // Whoever has nothing yet has nothing to lose: a start after this one would find the directory new as well.
