@@ -223,7 +223,7 @@ class Executor {
         answer, [&](const auto& healthy) { return ErrorView(request.group(), healthy, now_); });
     if (!printed.ok()) return printed;
     const bool gone = absl::Seconds(answer->disconnected_seconds()) >= kDisconnectedMax;
-    return gone || !answer->errors().empty() ? kLatchedError : kDone;
+    return gone || answer->handed_over() || !answer->errors().empty() ? kLatchedError : kDone;
   }
   absl::StatusOr<ExitStatus> operator()(const v1::ClearErrorRequest& request) {
     return Print(Repeat(&ControlClient::ClearError, request),

@@ -27,7 +27,7 @@ The life of a standby
   understudyctl checkpoint vm1                    the standby sees what the primary has written so far
   understudyctl status vm1                        stage, epochs, lag, overlays, jobs, errors
   understudyctl watch vm1                         the same live, with rates and progress, until Ctrl-C
-  understudyctl get-error vm1 || page-somebody    3: an error is latched, or the other end has been gone for a minute
+  understudyctl get-error vm1 || page-somebody    3: an error is latched, the other end has been gone for a minute, or handed over
   understudyctl clear-error vm1                   acknowledges errors that are over
   understudyctl history vm1                       checkpoints that can be gone back to
   understudyctl clone vm1 --name drill            a copy to test a failover with, while replication goes on
@@ -43,8 +43,8 @@ Scripts
   understudyctl --json watch --refresh 0 | jq -r 'select(.kind == "ERROR") | .group + ": " + .error.message'
   understudyctl --request-id nightly-7 checkpoint vm1   can be run again after a lost answer: one checkpoint
 
-Exit status: 0 done; 1 the call failed ("error: CODE: message" on standard error); 2 wrong usage; 3 get-error found a latched error
-or no other end for a minute, scrub --wait found damage, verify --wait or sync --wait a difference.)";
+Exit status: 0 done; 1 the call failed ("error: CODE: message" on standard error); 2 wrong usage; 3 get-error found a latched error,
+no other end for a minute, or a primary that has handed over, scrub --wait found damage, verify --wait or sync --wait a difference.)";
 
 constexpr char kCommandFooter[] =
     "Flags of every command: --server ADDR, --json, --timeout DURATION, --request-id ID; see "
@@ -170,8 +170,9 @@ class Syntax {
                    {.given = &in_.qmp_given});
     AddExpected(checkpoint);
     GroupCommand("get-error",
-                 "Show latched errors, and since when the other end has not been there; exit "
-                 "status 3: there is one, or it was not there for a minute");
+                 "Show latched errors, since when the other end has not been there, and that the "
+                 "primary has handed over; exit status 3: one of them, but of the other end only "
+                 "when it was not there for a minute");
     AddExpected(GroupCommand(
         "clear-error",
         "Acknowledge latched errors that are over; refused while the cause of one lasts"));

@@ -285,19 +285,23 @@ std::string ErrorView(const std::string& group, const v1::GetErrorResponse& resp
                       absl::Time now) {
   const std::string stage = absl::StrCat("stage ", Name(response.stage()));
   const absl::Duration gone = absl::Seconds(response.disconnected_seconds());
-  std::string text;
-  if (!response.errors().empty()) {
-    text = ErrorTable(response.errors(), now).Render();
-    if (gone == absl::ZeroDuration()) return text;
-  } else if (response.stage() != v1::STAGE_RUNNING) {
-    return absl::StrCat(group, ": no errors, ", stage, ": nothing is replicated\n");
-  } else if (gone == absl::ZeroDuration()) {
-    return absl::StrCat(group, ": healthy, ", stage, "\n");
+  const bool errors = !response.errors().empty();
+  const std::string table = errors ? ErrorTable(response.errors(), now).Render() : "";
+  const std::string known = absl::StrCat(table, group, ": ", errors ? "" : "no errors, ", stage);
+  if (response.handed_over()) {
+    return absl::StrCat(
+        known, ", but handed over: its VM's writes are refused until the standby gives it back\n");
   }
-  return absl::StrCat(
-      text, group, ": ", text.empty() ? "no errors, " : "", stage,
-      ", but the other end is not there: ", NotConnected(response.disconnected_seconds()),
-      ", since ", Instant(absl::ToUnixMicros(now - gone)), "\n");
+  if (gone != absl::ZeroDuration()) {
+    return absl::StrCat(
+        known, ", but the other end is not there: ", NotConnected(response.disconnected_seconds()),
+        ", since ", Instant(absl::ToUnixMicros(now - gone)), "\n");
+  }
+  if (errors) return table;
+  if (response.stage() != v1::STAGE_RUNNING) {
+    return absl::StrCat(known, ": nothing is replicated\n");
+  }
+  return absl::StrCat(group, ": healthy, ", stage, "\n");
 }
 
 std::string ClearErrorView(const std::string& group, const v1::ClearErrorResponse& response,

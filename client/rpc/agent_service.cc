@@ -234,6 +234,7 @@ grpc::ServerUnaryReactor* AgentService::GetError(grpc::CallbackServerContext* co
     response->set_stage(ToProto(stage));
     for (const base::LatchedError& error : primary_.errors())
       *response->add_errors() = ToProto(error);
+    response->set_handed_over(primary_.handed_over());
     response->set_disconnected_seconds(
         absl::ToDoubleSeconds(primary_.forwarder().state().disconnected()));
     return absl::OkStatus();

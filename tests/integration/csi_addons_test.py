@@ -100,6 +100,8 @@ class CsiAddonsTest(lib.Case):
             self.assertTrue(told["status"]["handed_over"], endpoint.name)
             self.assertTrue(endpoint.status()["handed_over"], endpoint.name)
         self.assert_handed_over_metric(1)
+        answer = self.agent_.ctl("get-error", "vm1")
+        self.assertEqual((answer.status, answer.object["handed_over"]), (3, True), "no error is no success here")
         self.assertEqual(len(self.agent_.daemon.events("handed_over")), 1)
         self.ok("DemoteVolume")
         self.ok("PromoteVolume")

@@ -58,6 +58,7 @@ class FakeService : public v1::Replication::Service {
     response->set_stage(v1::STAGE_RUNNING);
     *response->mutable_errors() = errors.errors();
     response->set_disconnected_seconds(errors.disconnected_seconds());
+    response->set_handed_over(errors.handed_over());
     return Answer();
   }
   grpc::Status ClearError(grpc::ServerContext*, const v1::ClearErrorRequest* request,
@@ -417,6 +418,14 @@ TEST_F(ProgramTest, WithoutTheOtherEndForAMinuteGetErrorEndsWithThree) {
                                         "there: not connected for "));
     EXPECT_THAT(Run("--json get-error vm1").out, HasSubstr("\"disconnected_seconds\": "));
   }
+}
+
+TEST_F(ProgramTest, GetErrorOfWhoHasHandedOverEndsWithThree) {
+  service_.errors.set_handed_over(true);
+  const Outcome outcome = Run("get-error vm1");
+  EXPECT_EQ(outcome.exit_status, 3);
+  EXPECT_THAT(outcome.out, HasSubstr("handed over: its VM's writes are refused"));
+  EXPECT_THAT(Run("--json get-error vm1").out, HasSubstr("\"handed_over\": true"));
 }
 
 TEST_F(ProgramTest, ARefusedCallEndsWithOneAndShowsCodeMessageAndReason) {

@@ -189,6 +189,21 @@ TEST(ErrorViewTest, HealthyIsWhoHasNoErrorAndTheOtherEndWhileItReplicates) {
             "vm1: no errors, stage DONE: nothing is replicated\n");
 }
 
+// Nothing is latched, and no other end is wanted: but no write of the VM is done.
+TEST(ErrorViewTest, WhoHasHandedOverIsNotHealthy) {
+  const std::string told =
+      "but handed over: its VM's writes are refused until the standby gives it back\n";
+  v1::GetErrorResponse response;
+  response.set_stage(v1::STAGE_RUNNING);
+  response.set_handed_over(true);
+  EXPECT_EQ(ErrorView("vm1", response, kNow), "vm1: no errors, stage RUNNING, " + told);
+  response.set_stage(v1::STAGE_DONE);
+  EXPECT_EQ(ErrorView("vm1", response, kNow), "vm1: no errors, stage DONE, " + told);
+  response.add_errors()->set_message("full");
+  EXPECT_THAT(ErrorView("vm1", response, kNow),
+              AllOf(HasSubstr("full\n"), HasSubstr("vm1: stage DONE, " + told)));
+}
+
 TEST(ErrorViewTest, WhatWasClearedIsShownOnceMore) {
   v1::ClearErrorResponse response;
   response.set_ignored(true);
