@@ -1,7 +1,5 @@
 #include "client/ctl/follow.h"
 
-#include <algorithm>
-
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
@@ -36,14 +34,23 @@ absl::StatusOr<v1::GroupStatus> Ask(const StatusCall& status) {
   }
 }
 
+// Whether the agent makes good by itself all that is missing: what a volume in forward mode lacks has to be copied.
+bool ResyncBegins(const v1::GroupStatus& status) {
+  bool tee = status.volumes().empty();
+  for (const v1::VolumeStatus& volume : status.volumes()) {
+    const bool forward = volume.disk_path().empty();
+    if (forward && volume.dirty_bytes() + volume.suspect_bytes() > 0) return false;
+    tee = tee || !forward;
+  }
+  return tee;
+}
+
 // What is missing before the standby could take over with everything; empty: nothing.
 std::string Awaited(const std::string& ctl, const v1::GroupStatus& status) {
   if (!status.connected()) return "the standby, which is not connected";
   if (status.incomplete()) {
-    const bool tee = std::any_of(status.volumes().begin(), status.volumes().end(),
-                                 [](const auto& volume) { return !volume.disk_path().empty(); });
-    return tee || status.volumes().empty() ? "the resync to begin"
-                                           : "the volumes to be copied, as attach does";
+    return ResyncBegins(status) ? "the resync to begin"
+                                : "the volumes to be copied, as attach does";
   }
   if (status.committed_epoch() == 0) {
     return absl::StrCat("the first checkpoint: ", ctl, " checkpoint ", status.group());

@@ -19,6 +19,7 @@ void AddVolume(const Primary& primary, const Volume& volume, const ForwarderStat
   out.set_size_bytes(volume.options().size_bytes);
   out.set_received_sequence(state.received_sequence);
   out.set_dirty_bytes(primary.differences().missing_bytes(volume.options().index));
+  out.set_suspect_bytes(primary.differences().suspect_bytes(volume.options().index));
 }
 
 void AddJob(const std::string& kind, const SyncJob& job, v1::GroupStatus& status) {

@@ -13,7 +13,9 @@
 namespace understudy::ctl::follow_test {
 namespace {
 
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
+using ::testing::StartsWith;
 
 v1::GroupStatus Running(bool incomplete) {
   v1::GroupStatus status;
@@ -87,6 +89,29 @@ TEST_F(FollowTest, ASyncWaitsForAStandbyThatIsConnectedCompleteAndHasACheckpoint
             "vm1: waiting for the first checkpoint: ctl checkpoint vm1\n"
             "vm1: waiting for the volumes to be copied, as attach does\n")
       << "each once";
+}
+
+// In a group of both kinds the resync of one never begins for what only the other lacks.
+TEST_F(FollowTest, ASyncOfAMixedGroupWaitsForTheCopyThatIsMissing) {
+  v1::GroupStatus tee = Running(true);
+  v1::VolumeStatus& disk = *tee.add_volumes();
+  disk.set_disk_path("/srv/vda.raw");
+  disk.set_dirty_bytes(4096);
+  tee.add_volumes()->set_name("vdb");
+  v1::GroupStatus missing = tee;
+  missing.mutable_volumes(0)->clear_dirty_bytes();
+  missing.mutable_volumes(1)->set_dirty_bytes(4096);
+  v1::GroupStatus suspect = tee;  // after kill -9 of the agent
+  suspect.mutable_volumes(0)->clear_dirty_bytes();
+  suspect.mutable_volumes(1)->set_suspect_bytes(4096);
+  for (const v1::GroupStatus& forward : {missing, suspect}) {
+    answers_ = {tee, WithJob(tee, "resync"), forward, Running(false)};
+    lines_.str("");
+    ASSERT_TRUE(FollowSync("ctl", Answers(), progress_).ok());
+    EXPECT_THAT(lines_.str(), StartsWith("vm1: waiting for the resync to begin\n"));
+    EXPECT_THAT(lines_.str(),
+                EndsWith("vm1: waiting for the volumes to be copied, as attach does\n"));
+  }
 }
 
 TEST_F(FollowTest, ASyncEndsWhenItCannotCome) {
