@@ -22,11 +22,13 @@
 #include "storage/base/log.h"
 #include "storage/base/nbdkit.h"
 #include "storage/base/status_macros.h"
+#include "storage/base/within.h"
 
 namespace understudy::proto {
 namespace {
 
 constexpr absl::string_view kUnixPrefix = "unix:";
+constexpr absl::Duration kCallsTimeout = absl::Seconds(12);
 
 // Collects the names of the services while the server is built: a grpc::Service does not tell its
 // own.
@@ -139,13 +141,18 @@ void GrpcHost::SetServing(bool serving) {
   server_->GetHealthCheckService()->SetServingStatus(serving);
 }
 
-void GrpcHost::Shutdown(absl::Duration grace) {
-  if (server_ == nullptr) return;
+bool GrpcHost::Shutdown(absl::Duration grace) {
+  if (server_ == nullptr) return true;
   server_->GetHealthCheckService()->Shutdown();
-  server_->Shutdown(GrpcDeadline(grace));
-  server_->Wait();
+  const bool ended = base::EndsWithin(absl::ToChronoMilliseconds(grace + kCallsTimeout),
+                                      [server = server_, grace] {
+                                        server->Shutdown(GrpcDeadline(grace));
+                                        server->Wait();
+                                      });
+  if (!ended) base::LogWarning("calls_stuck_at_shutdown");
   if (!unix_path_.empty()) unlink(unix_path_.c_str());
   unix_path_.clear();
+  return ended;
 }
 
 }  // namespace understudy::proto

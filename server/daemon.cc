@@ -1,5 +1,6 @@
 #include "server/daemon.h"
 
+#include <chrono>
 #include <utility>
 
 #include "absl/random/random.h"
@@ -15,12 +16,17 @@
 #include "storage/base/log.h"
 #include "storage/base/metrics/endpoint.h"
 #include "storage/base/status_macros.h"
+#include "storage/base/within.h"
 #include "storage/store.h"
 
 namespace understudy::server {
+namespace {
 
 // Time for calls to end by themselves, of the few seconds that Kubernetes and systemd leave.
 constexpr absl::Duration kShutdownGrace = absl::Milliseconds(500);
+constexpr std::chrono::seconds kCloseTimeout(10);
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const DaemonOptions& options) {
   RETURN_IF_ERROR(options.Validate());
@@ -61,13 +67,13 @@ void Daemon::Shutdown() {
   if (grpc_ != nullptr) grpc_->SetServing(false);
   if (replication_ != nullptr) replication_->EndStreams();
   metrics_.reset();  // scraped no more, before what it reads goes
-  if (grpc_ != nullptr) grpc_->Shutdown(kShutdownGrace);
-  if (service_ != nullptr && !service_->Shutdown()) {
-    // Closing it under those who are in it would do harm; left as a kill -9 leaves it, it recovers.
+  bool quiet = grpc_ == nullptr || grpc_->Shutdown(kShutdownGrace);
+  if (service_ != nullptr && !service_->Shutdown()) quiet = false;
+  // To close it under those who are in it would do harm. Left as a kill -9 leaves it, it recovers.
+  storage::Store* const store = store_.release();
+  if (!quiet || !base::EndsWithin(kCloseTimeout, [store] { delete store; })) {
     base::LogWarning("store_left_open");
-    static_cast<void>(store_.release());
   }
-  store_.reset();
   if (endpoint_ != nullptr) base::LogInfo("understudyd_stopped");  // it was ready once
 }
 

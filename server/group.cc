@@ -321,9 +321,9 @@ absl::Status Group::Remove(bool force, const Expected& expected, const base::Dea
   ASSIGN_OR_RETURN(const base::Gate::Pass pass, gate_.Enter(deadline));
   RETURN_IF_ERROR(Ask(verb, expected).status());  // another call was in the gate
   const absl::Status removed = absl::NotFoundError(absl::StrCat("group ", name(), " was removed"));
-  RETURN_IF_ERROR(EvictStreams(removed));
+  RETURN_IF_ERROR(EvictStreams(removed, base::Deadline::After(kEvictTimeout)));
   RETURN_IF_ERROR(forget());
-  Detach(removed);
+  Detach(removed, base::Deadline::After(kEvictTimeout));
   ForgetErrors();
   return absl::OkStatus();
 }
@@ -368,12 +368,12 @@ GroupStatus Group::Status() const {
   return status;
 }
 
-bool Group::Detach(const absl::Status& status) {
+bool Group::Detach(const absl::Status& status, const base::Deadline& deadline) {
   {
     base::MutexLock lock(mutex_);
     if (std::exchange(detached_, true)) return true;
   }
-  const absl::Status evicted = EvictStreams(status);
+  const absl::Status evicted = EvictStreams(status, deadline);
   if (!evicted.ok()) {
     base::LogWarning("stream_stuck").With("group", name()).With("status", evicted);
   }

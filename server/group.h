@@ -164,8 +164,8 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
   void OnDisconnect();
 
   // Ends the stream with `status`, waits until its storage thread is out of the replica, and listens no more. For Remove and
-  // shutdown. False when a stream is stuck in the replica.
-  bool Detach(const absl::Status& status);
+  // shutdown. False when a stream is stuck in the replica, at `deadline` at the latest.
+  bool Detach(const absl::Status& status, const base::Deadline& deadline);
   // Waits for a planned stop that is at work; false when it is not done at `deadline`.
   bool AwaitPlannedStop(const base::Deadline& deadline);
 
@@ -220,6 +220,8 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
   IoStats& io_stats(VolumeId volume) { return *io_stats_[volume.value()]; }
 
  private:
+  static constexpr absl::Duration kEvictTimeout = absl::Seconds(10);
+
   // One Checkpoint call that waits for a marker.
   struct MarkerWaiter {
     uint64_t first_marker =
@@ -308,9 +310,11 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
                                  const std::shared_ptr<StreamSession>& session);
   // Checks the handshake and binds the agent; the reply's volume ids are set.
   absl::StatusOr<HandshakeReply> Admit(const Handshake& handshake);
-  // Ends the group's stream, and waits for every earlier one to be out of the replica. kUnavailable when one is stuck.
+  // Ends the group's stream, and waits for every earlier one to be out of the replica. kUnavailable when one is
+  // stuck at `deadline`.
   // `successor`: the agent that makes room for itself; a stream of any other is fenced instead of being told `status`.
-  absl::Status EvictStreams(const absl::Status& status, const std::string& successor = "");
+  absl::Status EvictStreams(const absl::Status& status, const base::Deadline& deadline,
+                            const std::string& successor = "");
   // Nothing: another stream joined meanwhile, evict it first.
   absl::StatusOr<std::optional<Joined>> Attach(const Handshake& handshake, HandshakeReply reply,
                                                const std::shared_ptr<StreamSession>& session);

@@ -17,7 +17,6 @@ namespace understudy::server {
 namespace {
 
 // Longer than any healthy disk takes; the agent tries again after it.
-constexpr absl::Duration kEvictTimeout = absl::Seconds(10);
 constexpr absl::Duration kJoinTimeout = absl::Seconds(10);
 
 }  // namespace
@@ -113,7 +112,7 @@ absl::StatusOr<Group::Joined> Group::TryJoin(const Handshake& handshake,
   while (!session->ended()) {
     RETURN_IF_ERROR(EvictStreams(
         absl::AbortedError(absl::StrCat("group ", name(), ": a newer write stream has taken over")),
-        handshake.agent_id));
+        base::Deadline::After(kEvictTimeout), handshake.agent_id));
     ASSIGN_OR_RETURN(const std::optional<Joined> joined, Attach(handshake, reply, session));
     if (joined) return *joined;
   }
@@ -185,7 +184,8 @@ absl::StatusOr<std::vector<uint32_t>> Group::MatchVolumes(const Handshake& hands
                             ": a group is replicated as a whole"));
 }
 
-absl::Status Group::EvictStreams(const absl::Status& status, const std::string& successor) {
+absl::Status Group::EvictStreams(const absl::Status& status, const base::Deadline& deadline,
+                                 const std::string& successor) {
   for (const auto& stream : TakeStreams(status)) {
     const bool fenced = !successor.empty() && stream->agent_id() != successor;
     stream->End(fenced ? FencedError(absl::StrCat("group ", name(), ": agent ", successor,
@@ -201,7 +201,7 @@ absl::Status Group::EvictStreams(const absl::Status& status, const std::string& 
     }
   }
   for (const auto& stream : earlier) {
-    if (!stream->WaitFinished(kEvictTimeout)) {
+    if (!stream->WaitFinished(deadline.left())) {
       return absl::UnavailableError(absl::StrCat(
           "group ", name(),
           ": an earlier write stream is still busy in file I/O; look at the standby's disk"));

@@ -1,5 +1,6 @@
 #include "server/service.h"
 
+#include <future>
 #include <set>
 #include <utility>
 
@@ -141,7 +142,6 @@ std::shared_ptr<Group> Service::MakeGroup(std::shared_ptr<storage::Replica> repl
 
 void Service::StoreContacts() {
   if (state_dir_.empty()) return;
-  const base::Turn::Hold turn(contacts_turn_);
   Contacts contacts;
   for (const auto& group : groups()) {
     const GroupStatus status = group->Status();
@@ -160,7 +160,10 @@ void Service::StoreContacts() {
 
 void Service::KeepContacts() {
   stop_pool_.SubmitAfter(kContactsInterval, [this] {
-    StoreContacts();
+    {
+      const base::Turn::Hold turn(contacts_turn_);
+      StoreContacts();
+    }
     KeepContacts();
   });
 }
@@ -405,6 +408,25 @@ std::string Service::DefaultExportName() const {
   return names.size() == 1 ? names.front() : "";
 }
 
+bool Service::StoreLast() {
+  const auto stored = std::make_shared<std::promise<void>>();
+  const std::future<void> ended = stored->get_future();
+  stop_pool_.Submit([this, stored] {
+    for (const auto& group : groups()) group->StoreErrors();
+    const base::Turn::Hold turn(contacts_turn_);
+    StoreContacts();
+    stored->set_value();
+  });
+  const auto timeout = absl::ToChronoMilliseconds(kShutdownTimeout);
+  if (ended.wait_for(timeout) == std::future_status::ready) return true;
+  base::LogWarning("state_dir_stuck_at_shutdown")
+      .With("path", state_dir_)
+      .With("consequence",
+            "a restart forgets the newest latched errors, and when agents were last "
+            "heard");
+  return false;
+}
+
 bool Service::Shutdown() {
   {
     base::MutexLock lock(mutex_);
@@ -414,14 +436,15 @@ bool Service::Shutdown() {
   if (!quiet) base::LogWarning("io_stuck_at_shutdown");
   const base::Deadline deadline = base::Deadline::After(kShutdownTimeout);
   for (const auto& group : groups()) {
-    if (!group->Detach(absl::UnavailableError("the service is shutting down"))) quiet = false;
+    if (!group->Detach(absl::UnavailableError("the service is shutting down"), deadline)) {
+      quiet = false;
+    }
     if (!group->AwaitPlannedStop(deadline)) {
       base::LogWarning("stop_at_work_at_shutdown").With("group", group->name());
       quiet = false;
     }
-    group->StoreErrors();
   }
-  StoreContacts();
+  if (!StoreLast()) quiet = false;
   timer_pool_.Shutdown();
   return quiet;
 }

@@ -86,7 +86,8 @@ class Service {
                                                  const Expected& expected);
 
   // Ends all streams, lets running I/O of the exports end and refuses more. False when something is still at work in the
-  // store after a few seconds, such as a planned stop or a request on a dead disk: the store must then not be closed.
+  // store, or in the state directory, after a few seconds for each of the three, such as a planned
+  // stop or a request on a dead disk: the store must then not be closed.
   // Idempotent; a second call says true.
   bool Shutdown();
 
@@ -128,9 +129,11 @@ class Service {
   std::shared_ptr<Group> MakeGroup(std::shared_ptr<storage::Replica> replica);
   void Add(const std::shared_ptr<Group>& group);
   // Stores when each agent was last heard, when that has changed; once a minute from KeepContacts()
-  // on.
+  // on. With contacts_turn_ held.
   void StoreContacts();
   void KeepContacts();
+  // What is in the state directory, at the end. False: it still stands still.
+  bool StoreLast();
 
   storage::Store& store_;
   const base::Clock& clock_;

@@ -576,6 +576,15 @@ class Case(unittest.TestCase):
     def agent(self, service, *volumes, **named):
         return Agent(self, service, *volumes, **named).start()
 
+    def hanging_syncs(self):
+        """For spawn(), and a file: while it is there, the daemon's syncs hang (hung_sync.cc)."""
+        library = os.environ.get("UNDERSTUDY_HUNG_SYNC_LIBRARY")
+        if library is None:
+            self.skipTest("UNDERSTUDY_HUNG_SYNC_LIBRARY is not set")
+        preload = ":".join(filter(None, [os.environ.get("UNDERSTUDY_LD_PRELOAD"), library]))
+        hang = self.dir / "hang"
+        return {"UNDERSTUDY_LD_PRELOAD": preload, "UNDERSTUDY_HUNG_SYNC": str(hang)}, hang
+
     def read_disk(self, uri):
         """The bytes of a whole export, read by nbdcopy."""
         target = self.dir / "read.tmp"

@@ -152,14 +152,10 @@ class ResyncTest(lib.Case):
 
     def hang_syncs(self):
         """From now on, until the file that it returns is gone. The standby is restarted for it."""
-        library = os.environ.get("UNDERSTUDY_HUNG_SYNC_LIBRARY")
-        if library is None:
-            self.skipTest("UNDERSTUDY_HUNG_SYNC_LIBRARY is not set")
-        hang = self.dir / "hang"
-        preload = ":".join(filter(None, [os.environ.get("UNDERSTUDY_LD_PRELOAD"), library]))
+        environment, hang = self.hanging_syncs()
         self.assertEqual(self.standby.daemon.end(), 0)
         self.standby.options = ()  # one large segment: to begin another takes a sync
-        self.standby.spawn({"UNDERSTUDY_LD_PRELOAD": preload, "UNDERSTUDY_HUNG_SYNC": str(hang)}).wait_ready()
+        self.standby.spawn(environment).wait_ready()
         qemu_io(self.host.wait_connected().uri(), "write -q -P 1 0 8M")
         self.host.call("checkpoint", "vm1")
         hang.touch()

@@ -58,6 +58,64 @@ class ShutdownTest(lib.Case):
         agent.restart()
         self.assert_checkpoint(service, agent, expected, "after the restart of both")
 
+    def all_copied(self, jobs):
+        return bool(jobs) and all(job["done_bytes"] == job["total_bytes"] for job in jobs)
+
+    def assert_ends_hung(self, service):
+        """The service ends although the disk of its data directory stands still, and the next one goes on."""
+        self.assertEqual(service.daemon.end(), 0)
+        self.assert_gone(service)
+        self.assertTrue(service.daemon.events("store_left_open"))
+        service.restart()
+
+    def test_a_data_directory_that_stands_still(self):
+        """Not even its last files can be written, and a stream and a call are stuck in it."""
+        service, agent, expected = self.pair()
+        environment, hang = self.hanging_syncs()
+        self.assertEqual(service.daemon.end(), 0)
+        service.spawn(environment).wait_ready()
+        agent.wait_connected()
+        self.write(agent, expected)
+        hang.touch()
+        self.assertEqual(agent.ctl("checkpoint", "vm1", timeout="1s").status, 1)
+        self.assert_ends_hung(service)
+        self.assert_checkpoint(service, agent, expected, "after the service's restart")
+
+    def test_a_data_directory_that_stands_still_under_a_call(self):
+        """Nothing is to be written at the end."""
+        service, agent, expected = self.pair()
+        environment, hang = self.hanging_syncs()
+        self.write(agent, expected)
+        self.assertEqual((agent.daemon.end(), service.daemon.end()), (0, 0))
+        service.spawn(environment).wait_ready()
+        hang.touch()
+        self.assertEqual(service.ctl("checkpoint", "vm1", timeout="1s").status, 1)
+        self.assert_ends_hung(service)
+        agent.restart()
+        self.assert_checkpoint(service, agent, expected, "after the service's restart")
+
+    def test_a_disk_that_stands_still_under_an_apply(self):
+        """Nobody asks for anything, but the store cannot be closed."""
+        service, agent, expected = self.pair()
+        environment, hang = self.hanging_syncs()
+        self.assertEqual(service.daemon.end(), 0)
+        service.options = ("--apply-bytes-per-second", "1")
+        service.restart()
+        agent.wait_connected()
+        data = self.rng.randbytes(MIB)
+        (self.dir / "data").write_bytes(data)
+        qemu_io(agent.uri(), f"write -q -s {self.dir / 'data'} 0 1M")
+        expected[:MIB] = data
+        agent.call("checkpoint", "vm1")
+        self.assertEqual((agent.daemon.end(), service.daemon.end()), (0, 0))
+        service.options = ("--apply-bytes-per-second", "512K")
+        service.spawn(environment).wait_ready()
+        hang.touch()
+        lib.wait_for(lambda: self.all_copied(service.status()["jobs"]), "the apply's sync")
+        self.assert_ends_hung(service)
+        agent.restart()
+        self.assert_checkpoint(service, agent, expected, "after the service's restart")
+
     def test_with_clients_connected(self):
         """nbdkit alone would wait for its clients without limit."""
         service, agent, expected = self.pair()
@@ -118,4 +176,4 @@ class ShutdownTest(lib.Case):
 
 
 if __name__ == "__main__":
-    lib.run_tests("qemu-io", "nbdcopy")
+    lib.run_tests("qemu-io", "nbdcopy", at_once=3)

@@ -220,7 +220,7 @@ TEST_F(GrpcHostTest, ShutdownCancelsACallThatOutlastsTheGrace) {
     return stub->GetError(&context, {}, &response);
   });
   service_.entered_.get_future().wait();
-  (*host)->Shutdown(absl::Milliseconds(50));
+  EXPECT_TRUE((*host)->Shutdown(absl::Milliseconds(50)));
   EXPECT_FALSE(call.get().ok());
   EXPECT_FALSE(Ask((*host)->address()).ok());
   (*host)->Shutdown(absl::ZeroDuration());
