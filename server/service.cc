@@ -162,6 +162,7 @@ void Service::KeepContacts() {
   stop_pool_.SubmitAfter(kContactsInterval, [this] {
     {
       const base::Turn::Hold turn(contacts_turn_);
+      if (shut_down()) return;  // Shutdown() stores them once more; then the store may go
       StoreContacts();
     }
     KeepContacts();
@@ -406,6 +407,11 @@ std::vector<std::string> Service::VolumeExportNames() const {
 std::string Service::DefaultExportName() const {
   const std::vector<std::string> names = VolumeExportNames();
   return names.size() == 1 ? names.front() : "";
+}
+
+bool Service::shut_down() const {
+  base::MutexLock lock(mutex_);
+  return shut_down_;
 }
 
 bool Service::StoreLast() {

@@ -129,11 +129,12 @@ class Service {
   std::shared_ptr<Group> MakeGroup(std::shared_ptr<storage::Replica> replica);
   void Add(const std::shared_ptr<Group>& group);
   // Stores when each agent was last heard, when that has changed; once a minute from KeepContacts()
-  // on. With contacts_turn_ held.
+  // on until Shutdown(). With contacts_turn_ held.
   void StoreContacts();
   void KeepContacts();
   // What is in the state directory, at the end. False: it still stands still.
   bool StoreLast();
+  bool shut_down() const;
 
   storage::Store& store_;
   const base::Clock& clock_;
