@@ -49,7 +49,7 @@ v1::SyncState ToProto(SyncState state) {
 void PutVolume(const GroupStatus& status, const storage::VolumeInfo& info, v1::VolumeStatus& to) {
   to.set_name(info.name);
   to.set_top_id(info.top_id);
-  to.set_disk_path(info.disk_path);
+  to.set_disk_path(base::ToUtf8(info.disk_path));  // of a link of that name, the file
   to.set_size_bytes(info.size_bytes);
   to.set_received_sequence(status.replica.received_sequence);
   if (info.id.value() >= status.replica.usage.size()) return;

@@ -12,6 +12,7 @@
 #include "server/rpc/convert.h"
 #include "storage/base/reason.h"
 #include "storage/base/status_macros.h"
+#include "storage/base/text.h"
 
 namespace understudy::server {
 namespace {
@@ -89,7 +90,7 @@ std::string Lacking(const GroupStatus& status) {
 void PutStatus(const GroupStatus& status, Info& info) {
   const auto put = [&](Info::Status value, const std::string& message) {
     info.set_status(value);
-    info.set_status_message(message);
+    info.set_status_message(base::ToUtf8(message));
   };
   const storage::ReplicaState& state = status.replica;
   if (!status.errors.empty() || state.stage == Stage::kFailoverFailed) {

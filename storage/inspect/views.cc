@@ -6,6 +6,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 
+#include "storage/base/text.h"
 #include "storage/inspect/inspector.h"
 
 namespace understudy::storage {
@@ -107,7 +108,7 @@ std::string DamageText(const DamageReport& damage) {
 
 std::string Quoted(absl::string_view text) {
   std::string quoted = "\"";
-  for (const char c : text) {
+  for (const char c : base::ToUtf8(text)) {  // as JSON is
     if (c == '"' || c == '\\') quoted += '\\';
     if (static_cast<unsigned char>(c) < 0x20) {
       absl::StrAppendFormat(&quoted, "\\u%04x", c);

@@ -1,6 +1,7 @@
 """What the daemons refuse: code, text and exit status as docs/semantics.md says, nothing left behind, the right call works next."""
 
 import fcntl
+import json
 import os
 import socket
 
@@ -8,6 +9,7 @@ import lib
 from lib import AGENT, CTL, MIB, SERVICE, Agent, Service, qemu_io
 from nbd import Disk, errno_of
 
+INSPECT = os.environ.get("UNDERSTUDY_INSPECT", "understudy-inspect")
 SIZE = MIB
 
 
@@ -63,6 +65,23 @@ class RefusedCallsTest(lib.Case):
         # And now the same call, right.
         answer = self.start(good)
         self.assertEqual((answer.status, answer.object["stage"]), (0, "RUNNING"), answer.error)
+
+    def test_a_disk_whose_name_is_not_utf8_behind_a_link(self):
+        """As the refusal of its name says. Protobuf sends no such string: nobody could read an answer that has it."""
+        os.rename(self.dir / "good.raw", os.fsencode(self.dir) + b"/\xfc.raw")
+        os.symlink(b"\xfc.raw", os.fsencode(self.dir / "good.raw"))
+        self.standby.start_group(self.good)
+        self.standby.start_group(f"vda,disk={self.disk('other.raw', SIZE)}", group="other")
+        for restarted in (False, True):
+            paths = [group["volumes"][0]["disk_path"] for group in self.standby.ctl("status").objects]
+            self.assertEqual(paths, [f"{self.dir}/other.raw", f"{self.dir}/\\xfc.raw"], restarted)
+            self.assertEqual(self.standby.daemon.end(), 0)
+            self.assertIn(f"{self.dir}/\\xfc.raw", self.inspected_paths())
+            self.standby.restart()
+
+    def inspected_paths(self):
+        report = json.loads(lib.run(INSPECT, "--json", self.standby.data_dir).stdout)
+        return [group["volumes"][0]["disk_path"] for group in report["groups"]]
 
     def test_a_disk_that_another_process_holds(self):
         with open(self.dir / "good.raw", "rb+") as file:
