@@ -200,13 +200,13 @@ absl::StatusOr<std::shared_ptr<Group>> CsiAddonsService::GroupOf(const Request& 
 // What is started already, or was, is as enabled as it can be: operators call this again and again.
 absl::Status CsiAddonsService::Enable(const replication::EnableVolumeReplicationRequest& request,
                                       const base::Deadline& deadline) {
+  ASSIGN_OR_RETURN(const Source source, SourceOf(request));
   const auto known = GroupOf(request);
   if (known.ok()) {
     if ((*known)->replica().state().stage != Stage::kNone) return absl::OkStatus();
-    return (*known)->Start(/*secondary=*/true, {}, deadline).status();
+    return service_.Start(Mode::kSecondary, {.name = source.group}, {}, deadline).status();
   }
   if (!HasReason(known.status(), kReasonUnknownGroup)) return known.status();
-  ASSIGN_OR_RETURN(const Source source, SourceOf(request));
   ASSIGN_OR_RETURN(const storage::GroupSpec spec, SpecFrom(source.group, request.parameters()));
   if (spec.volumes.empty()) {
     return Annotate(known.status(), "or name its volumes in parameters disk.VOLUME=PATH");

@@ -3,6 +3,8 @@
 A planned role change is Demote, then Promote without force: whatever is killed in between, the standby has every write that was answered.
 """
 
+import os
+import resource
 import threading
 import time
 
@@ -47,6 +49,17 @@ class CsiAddonsTest(lib.Case):
         specs = [f"{name},disk={path}" if tee else f"{name},size={SIZE}" for name, path in self.primary.items()]
         self.agent_ = self.agent(self.standby, *specs, options=agent_options)
         self.agent_.wait_connected()
+
+    def test_enable_leaves_the_last_files_as_start_does(self):
+        self.standby.call("open", "vm1", "--mode", "secondary", "--volume", f"vda,disk={self.disk('s', SIZE)}")
+        self.refused("FAILED_PRECONDITION", "not running", "GetVolumeReplicationInfo")  # connects
+        pid = self.standby.daemon.pid
+        limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")) + 6, limits[1]))
+        self.refused("RESOURCE_EXHAUSTED", "group vm1 needs 7 open files", "EnableVolumeReplication")
+        self.assertEqual(self.standby.status()["stage"], "NONE")
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+        self.ok("EnableVolumeReplication")
 
     def write(self, count=20):
         requests = lib.random_requests(self.rng, count, SIZE)
