@@ -36,12 +36,15 @@ SyncState SyncStateOf(const storage::ReplicaState& state, bool connected, SyncSt
 }
 
 // What leads on from a stage that refuses a call.
-std::string RemedyFor(Stage stage, const std::string& group) {
+std::string RemedyFor(Verb verb, Stage stage, const std::string& group) {
   const std::string stop = absl::StrCat("understudyctl stop ", group);
   switch (stage) {
     case Stage::kNone:
       return absl::StrCat("understudyctl start ", group, " --mode secondary begins it");
     case Stage::kRunning:
+      if (verb == Verb::kStartSecondary || verb == Verb::kStartPrimary) {
+        return absl::StrCat("none is needed, it runs already: understudyctl status ", group);
+      }
       return absl::StrCat(stop, " ends it, with --failover as a failover");
     case Stage::kFailover:
       return "wait until its commit job has copied everything to the disk, stage DONE";
@@ -120,11 +123,13 @@ absl::Status Group::CheckExpected(const Expected& expected) const {
                      state.term);
 }
 
-absl::Status Group::Refused(const absl::Status& refusal, Stage stage) const {
+absl::StatusOr<bool> Group::Decide(Verb verb, Stage stage) const {
+  const auto [ignored, refusal] = Judge(verb, stage);
+  if (refusal.ok()) return ignored;
   if (!absl::IsFailedPrecondition(refusal)) return refusal;
   absl::Status told(refusal.code(),
                     absl::StrCat(refusal.message(), ": group ", name(), " is in stage ",
-                                 StageName(stage), "; remedy: ", RemedyFor(stage, name())));
+                                 StageName(stage), "; remedy: ", RemedyFor(verb, stage, name())));
   refusal.ForEachPayload(
       [&](absl::string_view type, const absl::Cord& payload) { told.SetPayload(type, payload); });
   return told;
@@ -132,10 +137,7 @@ absl::Status Group::Refused(const absl::Status& refusal, Stage stage) const {
 
 absl::StatusOr<bool> Group::Ask(Verb verb, const Expected& expected) const {
   RETURN_IF_ERROR(CheckExpected(expected));
-  const Stage stage = replica_->state().stage;
-  const Verdict verdict = Judge(verb, stage);
-  RETURN_IF_ERROR(Refused(verdict.refusal, stage));
-  return verdict.ignored;
+  return Decide(verb, replica_->state().stage);
 }
 
 absl::StatusOr<StartOutcome> Group::Start(bool secondary, const Expected& expected,
@@ -266,7 +268,7 @@ StopOutcome Group::EndReplication(absl::string_view why) {
 
 absl::StatusOr<ErrorReport> Group::GetError() const {
   ErrorReport report{.stage = replica_->state().stage};
-  RETURN_IF_ERROR(Refused(Judge(Verb::kGetError, report.stage).refusal, report.stage));
+  RETURN_IF_ERROR(Decide(Verb::kGetError, report.stage).status());
   GroupStatus status = Status();
   report.errors = std::move(status.errors);
   report.disconnected = status.disconnected();

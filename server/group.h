@@ -247,9 +247,10 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
 
   void NoteFenced(const absl::Status& status);
   absl::Status CheckExpected(const Expected& expected) const;
-  // A refusal of the stage table, in QEMU's words, with the group and what to do behind them.
-  absl::Status Refused(const absl::Status& refusal, Stage stage) const;
-  // Whether the call is ignored; an error when it is refused.
+  // What the stage table says: whether the call is ignored; or its refusal, in QEMU's words, with the
+  // group and what to do behind them.
+  absl::StatusOr<bool> Decide(Verb verb, Stage stage) const;
+  // The same of the stage as it is, for who expects this pairing.
   absl::StatusOr<bool> Ask(Verb verb, const Expected& expected) const;
   uint64_t MarkErrors();
   void ClearErrorsBefore(uint64_t mark);

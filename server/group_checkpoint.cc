@@ -53,9 +53,8 @@ absl::StatusOr<CheckpointAnswer> Group::Checkpoint(const Expected& expected,
   std::shared_ptr<MarkerWaiter> waiter = TakeGivenUp(request_id);
   const storage::ReplicaState state = replica_->state();
   if (waiter == nullptr) {
-    const Verdict verdict = Judge(Verb::kCheckpoint, state.stage);
-    RETURN_IF_ERROR(Refused(verdict.refusal, state.stage));
-    if (verdict.ignored) return CheckpointAnswer{.stage = state.stage, .ignored = true};
+    ASSIGN_OR_RETURN(const bool ignored, Decide(Verb::kCheckpoint, state.stage));
+    if (ignored) return CheckpointAnswer{.stage = state.stage, .ignored = true};
     if (state.incomplete) {
       stats_.checkpoints[static_cast<size_t>(CheckpointOutcome::kAborted)].Add();
       return IncompleteError();

@@ -22,9 +22,8 @@ absl::Status Group::HandedOverError() const {
 absl::Status Group::HandOver(const base::Deadline& deadline) {
   const storage::ReplicaState state = replica_->state();
   if (state.handed_over) return absl::OkStatus();
-  const Verdict verdict = Judge(Verb::kCheckpoint, state.stage);
-  RETURN_IF_ERROR(Refused(verdict.refusal, state.stage));
-  if (verdict.ignored) {
+  ASSIGN_OR_RETURN(const bool ignored, Decide(Verb::kCheckpoint, state.stage));
+  if (ignored) {
     return absl::FailedPreconditionError(
         absl::StrCat("group ", name(), " is in stage ", StageName(state.stage),
                      ": its replication has ended without a hand-over"));
@@ -87,9 +86,8 @@ void Group::FailHandoverWaiters(const absl::Status& status) {
 absl::Status Group::TakeBackHandover(const base::Deadline& deadline) {
   ASSIGN_OR_RETURN(const base::Gate::Pass pass, gate_.Enter(deadline));
   const storage::ReplicaState state = replica_->state();
-  const Verdict verdict = Judge(Verb::kCheckpoint, state.stage);
-  RETURN_IF_ERROR(Refused(verdict.refusal, state.stage));
-  if (verdict.ignored) {
+  ASSIGN_OR_RETURN(const bool ignored, Decide(Verb::kCheckpoint, state.stage));
+  if (ignored) {
     return absl::FailedPreconditionError(
         absl::StrCat("group ", name(), " is in stage ", StageName(state.stage),
                      ": there is nothing to take back; start the pair afresh, from the disk that "

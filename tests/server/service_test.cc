@@ -76,7 +76,7 @@ TEST(ServiceTest, AStartAsPrimaryIsAnsweredByTheStageWithVolumesToo) {
   EXPECT_EQ(
       Refusal(start().status()),
       "FAILED_PRECONDITION: Block replication is running or done: group vm1 is in stage RUNNING; "
-      "remedy: understudyctl stop vm1 ends it, with --failover as a failover");
+      "remedy: none is needed, it runs already: understudyctl status vm1");
   ASSERT_TRUE(harness.group->Stop({}, Soon()).ok());
   const auto done = start();
   ASSERT_TRUE(done.ok()) << done.status();
