@@ -163,6 +163,9 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
   void OnConnect();
   void OnDisconnect();
 
+  // Files that are open: of VMs, one for each volume at most, and of the stream.
+  uint64_t ConnectionFiles() const;
+
   // Ends the stream with `status`, waits until its storage thread is out of the replica, and listens no more. For Remove and
   // shutdown. False when a stream is stuck in the replica, at `deadline` at the latest.
   bool Detach(const absl::Status& status, const base::Deadline& deadline);

@@ -1,7 +1,10 @@
 // The point-in-time half of server/group.h: history, clones, and who may not see a disk go back.
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 
 #include "server/group.h"
+#include "storage/base/nbdkit.h"
 #include "storage/base/reason.h"
 #include "storage/base/status_macros.h"
 
@@ -64,6 +67,12 @@ void Group::OnConnect() {
 void Group::OnDisconnect() {
   base::MutexLock lock(mutex_);
   --connections_;
+}
+
+uint64_t Group::ConnectionFiles() const {
+  base::MutexLock lock(mutex_);
+  return std::min<uint64_t>(connections_, volumes().size()) * base::kFilesOfConnection +
+         (session_ != nullptr ? 1 : 0);
 }
 
 storage::FailoverOptions Group::BeginFailover(const StopCommand& command) {

@@ -9,6 +9,7 @@
 #include "server/stage_table.h"
 #include "storage/base/file_limit.h"
 #include "storage/base/log.h"
+#include "storage/base/nbdkit.h"
 #include "storage/base/reason.h"
 #include "storage/base/status_macros.h"
 
@@ -81,10 +82,22 @@ std::string ExportName(const std::string& group, const std::string& volume) {
 
 // What a started group opens beside its disks: a connection for each volume, the write stream, and of each of its two logs the
 // segment that is written and the next one.
-uint64_t FilesOf(const Group& group) { return group.volumes().size() + 1 + 4; }
+uint64_t FilesOf(const Group& group) {
+  return group.volumes().size() * base::kFilesOfConnection + 1 + 4;
+}
 
 // A connection for each volume, and its log.
-uint64_t FilesOfClone(const Group& group) { return group.volumes().size() + 2; }
+uint64_t FilesOfClone(const Group& group) {
+  return group.volumes().size() * base::kFilesOfConnection + 2;
+}
+
+// Of both, what is not open yet; of a clone, all of it.
+uint64_t FilesToComeOf(const Group& group) {
+  const storage::ReplicaState state = group.replica().state();
+  if (state.stage == Stage::kNone) return 0;
+  return FilesOf(group) - group.ConnectionFiles() - state.open_segments +
+         group.replica().clones().size() * FilesOfClone(group);
+}
 
 }  // namespace
 
@@ -254,10 +267,7 @@ absl::StatusOr<StartOutcome> Service::OpenAndStart(Mode mode, const storage::Gro
 
 uint64_t Service::FilesToCome() const {
   uint64_t files = 0;
-  for (const auto& group : groups()) {
-    if (group->replica().state().stage == Stage::kNone) continue;
-    files += FilesOf(*group) + group->replica().clones().size() * FilesOfClone(*group);
-  }
+  for (const auto& group : groups()) files += FilesToComeOf(*group);
   return files;
 }
 

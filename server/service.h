@@ -109,7 +109,8 @@ class Service {
   absl::StatusOr<std::shared_ptr<Export>> FindCloneExport(const std::string& name);
   std::vector<std::string> VolumeExportNames() const;
   absl::Status CheckTopIds(const storage::GroupSpec& spec) const;
-  // What the groups that are started, and their clones, may open at any time.
+  // What the groups that are started, and their clones, may open at any time beside what they have
+  // open.
   uint64_t FilesToCome() const;
   // Keeps `needed` files for a start or a clone until it has ended: of two at once neither takes
   // those of the other.

@@ -182,6 +182,7 @@ struct ReplicaState {
   uint64_t overlay_bytes = 0;      // written to the group's segments and not given back yet
   uint64_t overlay_bytes_max = 0;  // the limit; 0: none
   bool overlay_soft_mark = false;  // over 80 % of it, or of --overlay-bytes-total
+  uint64_t open_segments = 0;      // that its two logs go on in, and have ready: four at most
   std::vector<VolumeUsage> usage;  // by VolumeId
   std::vector<JobProgress> jobs;   // running ones
   absl::Status job_failure;  // why the last apply or commit job failed, until it is tried again

@@ -22,6 +22,7 @@ ReplicaState ReplicaImpl::state() const {
   const std::shared_ptr<const Chain> chain = this->chain();
   ReplicaState state;
   state.usage.resize(volumes_.size());
+  state.open_segments = hidden_log_.open_segments() + active_log_.open_segments();
   base::MutexLock lock(mutex_);
   state.stage = record_.stage;
   state.incarnation = record_.incarnation;

@@ -122,6 +122,11 @@ Extent OperationPlacement::Next(const Operation& operation, uint32_t segment_ord
 SegmentLog::SegmentLog(SegmentPool& pool, uint64_t group, LogRole role)
     : pool_(pool), group_(group), role_(role) {}
 
+uint64_t SegmentLog::open_segments() const {
+  base::MutexLock lock(mutex_);
+  return (current_ != nullptr ? 1 : 0) + (next_ != nullptr ? 1 : 0);
+}
+
 LogPosition SegmentLog::end() const {
   base::MutexLock lock(mutex_);
   return end_;

@@ -106,6 +106,8 @@ class SegmentLog {
   void LetGo(LogPosition through);
 
   LogPosition end() const;
+  // That the log goes on in, and has ready: two at most. Overlays may hold others.
+  uint64_t open_segments() const;
   // Adopted segments by ordinal, for overlays that are loaded from the index. nullptr: not there.
   std::shared_ptr<Segment> Adopted(uint32_t ordinal) const;
   void ForgetAdopted() { adopted_.clear(); }

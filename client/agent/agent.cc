@@ -18,6 +18,7 @@
 #include "storage/base/file_limit.h"
 #include "storage/base/log.h"
 #include "storage/base/metrics/endpoint.h"
+#include "storage/base/nbdkit.h"
 #include "storage/base/status_macros.h"
 
 namespace understudy::client {
@@ -108,8 +109,9 @@ absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(const AgentOptions& options)
   auto agent = std::unique_ptr<Agent>(new Agent(options));
   RETURN_IF_ERROR(CheckNoStateLeft(options));
   // A disk and a connection for each volume; the rest of the agent.
-  RETURN_IF_ERROR(base::CheckFileLimit(absl::StrCat("group ", options.primary.forwarder.group),
-                                       2 * options.primary.volumes.size() + kFilesOfAgent));
+  RETURN_IF_ERROR(base::CheckFileLimit(
+      absl::StrCat("group ", options.primary.forwarder.group),
+      (1 + base::kFilesOfConnection) * options.primary.volumes.size() + kFilesOfAgent));
   ASSIGN_OR_RETURN(std::unique_ptr<AgentState> state,
                    AgentState::Open(base::FileSystem::Posix(), options.state_dir));
   PrimaryOptions primary = options.primary;

@@ -37,7 +37,7 @@ absl::Status CheckFileLimit(absl::string_view what, uint64_t needed, uint64_t ke
   return absl::ResourceExhaustedError(
       absl::StrCat(what, " needs ", needed, " open files; of the ", max,
                    " that this process may have, ", open, " are open and ", kept,
-                   " are kept for what is there already (remedy: raise LimitNOFILE= in the unit, "
+                   " more are kept for what is there already (remedy: raise LimitNOFILE= in the unit, "
                    "or ulimit -n)"));
 }
 

@@ -5,6 +5,7 @@
 #ifndef UNDERSTUDY_STORAGE_BASE_NBDKIT_H_
 #define UNDERSTUDY_STORAGE_BASE_NBDKIT_H_
 
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <utility>
@@ -14,6 +15,9 @@
 #include "absl/status/statusor.h"
 
 namespace understudy::base {
+
+// Files that are open for each client: its socket, and both ends of a pipe that wakes nbdkit's threads.
+inline constexpr uint64_t kFilesOfConnection = 3;
 
 // Makes `path` free to bind: removes a socket file nobody listens on; kFailedPrecondition naming the path when somebody does or
 // when it is not a socket. OK when nothing is there.

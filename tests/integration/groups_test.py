@@ -190,7 +190,7 @@ class ManyGroupsTest(lib.Case):
             started.append(name)
         print(f"{len(started)} groups started with 96 files", flush=True)
         self.assertEqual(end.code, "RESOURCE_EXHAUSTED", end)
-        for text in (f"group {name} needs 7 open files; of the 96", "LimitNOFILE="):
+        for text in (f"group {name} needs 9 open files; of the 96", "LimitNOFILE="):
             self.assertIn(text, end.message)
         self.assertGreater(len(started), 2)
         self.assertEqual(sorted(self.groups()), started)
@@ -206,6 +206,24 @@ class ManyGroupsTest(lib.Case):
                 self.call("Checkpoint", group=name)
                 self.assertEqual(guest.read(0, len(data)), data, name)
                 guest.write(MIB // 2, data)
+
+    def test_busy_groups_leave_as_many_files_as_idle_ones(self):
+        self.service_ = self.service()
+        names = [f"vm{i}" for i in range(4)]
+        self.start_groups(names)
+        pid = self.service_.daemon.pid
+        _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        spare = 5  # a connection, files of the index
+        limit = self.counts()[1] + 8 * len(names) + 9 + spare
+        with contextlib.ExitStack() as stack:
+            for name in names:
+                stack.enter_context(Disk(self.service_.nbd_socket, f"{name}/vda")).write(MIB // 2, b"v" * 4096)
+                stream = stack.enter_context(stub.Stream(self.service_.address))
+                stream.join({"vda": MIB}, group=name)
+                stream.write(1, 0, b"#" * 4096)
+                stream.received(1)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, hard))
+            self.start_groups(["another"])
 
 
 class Caller:

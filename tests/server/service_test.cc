@@ -22,6 +22,7 @@ using testing::FakeStore;
 using testing::Harness;
 using testing::OneVolume;
 using testing::Soon;
+using testing::TestAgent;
 
 std::string Refusal(const absl::Status& status) {
   return absl::StrCat(absl::StatusCodeToString(status.code()), ": ", status.message());
@@ -207,9 +208,9 @@ class FreeFiles {
   rlimit before_ = {};
 };
 
-constexpr uint64_t kToStart = 7;  // a group of one volume
-constexpr uint64_t kToCome = 6;   // of them beside its disk, which a fake has not
-constexpr uint64_t kOfClone = 3;
+constexpr uint64_t kToStart = 9;  // a group of one volume
+constexpr uint64_t kToCome = 8;   // of them beside its disk, which a fake has not
+constexpr uint64_t kOfClone = 5;
 
 // Two at once each saw the files that the other was about to take.
 TEST(ServiceTest, AStartAtWorkKeepsItsFilesFromTheNextOne) {
@@ -249,6 +250,26 @@ TEST(ServiceTest, AStartLeavesTheFilesOfClonesAndACloneThoseOfGroups) {
   EXPECT_TRUE(absl::IsResourceExhausted(start().status()));
   ASSERT_TRUE(harness.group->RemoveClone("look", {}).ok());
   EXPECT_TRUE(start().ok());
+}
+
+// What a busy group has open was counted as still to come, too.
+TEST(ServiceTest, ABusyGroupTakesNoMoreFilesFromTheNextOneThanAnIdleOne) {
+  Harness harness;
+  harness.Start();
+  TestAgent agent(harness.service);
+  ASSERT_TRUE(agent.Greet(TestAgent::Hello("vm1")));
+  harness.group->OnConnect();
+  harness.group->OnConnect();  // qemu-img looks, too
+  harness.replica().Mutate([](storage::ReplicaState& state) { state.open_segments = 3; });
+  const auto start = [&] {
+    return harness.service.Start(Mode::kSecondary, OneVolume("vm2"), {}, Soon()).status();
+  };
+  {
+    const FreeFiles enough_without_the_last_segment(kToStart);
+    EXPECT_TRUE(absl::IsResourceExhausted(start()));
+  }
+  const FreeFiles enough(kToStart + 1);
+  EXPECT_EQ(start(), absl::OkStatus());
 }
 
 TEST(ServiceTest, ExportsComeWithOpenAndGoWithRemove) {

@@ -24,7 +24,7 @@ TEST(FileLimitTest, WhatWouldTakeTheLastFilesIsRefusedWithTheNumbers) {
   const absl::Status refused = CheckFileLimit("group vm1", 7, 193);
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
   for (const char* const text :
-       {"group vm1 needs 7 open files", "of the 200", "193 are kept", "LimitNOFILE="}) {
+       {"group vm1 needs 7 open files", "of the 200", "193 more are kept", "LimitNOFILE="}) {
     EXPECT_THAT(std::string(refused.message()), HasSubstr(text));
   }
   // What is open counts: so many more, so many fewer.
