@@ -34,11 +34,11 @@ absl::Status CheckFileLimit(absl::string_view what, uint64_t needed, uint64_t ke
   const uint64_t open = OpenFiles();
   const uint64_t max = OpenFilesMax();
   if (open + kept + needed <= max) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      absl::StrCat(what, " needs ", needed, " open files; of the ", max,
-                   " that this process may have, ", open, " are open and ", kept,
-                   " more are kept for what is there already (remedy: raise LimitNOFILE= in the unit, "
-                   "or ulimit -n)"));
+  return absl::ResourceExhaustedError(absl::StrCat(
+      what, " needs ", needed, " open files; of the ", max, " that this process may have, ", open,
+      " are open and ", kept,
+      " more are kept for what is there already (remedy: raise LimitNOFILE= in the unit, "
+      "or ulimit -n)"));
 }
 
 }  // namespace understudy::base

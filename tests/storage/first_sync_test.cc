@@ -179,7 +179,7 @@ TEST_P(FirstSyncTest, AFirstCheckpointThatIsLostLeavesNothingToFailOverTo) {
 TEST_P(FirstSyncTest, AFailoverMakesTheFirstCheckpointDurableFirst) {
   Begin();
   Send(0, 10 * kMiB);
-  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   ASSERT_EQ(f_.Append({{.kind = OperationKind::kComplete}}, ""), absl::OkStatus());
   std::promise<void> asked;
   const std::shared_future<void> was_asked = asked.get_future().share();

@@ -190,7 +190,7 @@ TEST_F(MarkerTest, AMarkerThatCannotBeRemovedIsEmptied) {
   f_.ForbidBesideDisks(/*files_too=*/false);
   // Of a failover likewise: its commit job does not fail.
   ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
-  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   EXPECT_EQ(f_.replica().state().stage, Stage::kDone);
   EXPECT_TRUE(errors().empty());
   EXPECT_EQ(std::filesystem::file_size(beside), 0u);
@@ -212,7 +212,7 @@ TEST_F(MarkerTest, AFailoverIsDoneThoughAMarkerStays) {
   Begin();
   f_.ForbidBesideDisks(/*files_too=*/true);
   ASSERT_EQ(f_.replica().Failover({}), absl::OkStatus());
-  ASSERT_EQ(f_.replica().WaitForJobs(absl::InfiniteFuture()), absl::OkStatus());
+  ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   EXPECT_EQ(f_.replica().state().stage, Stage::kDone);
   EXPECT_EQ(f_.replica().state().job_failure, absl::OkStatus()) << "clear-error would be refused";
   ASSERT_EQ(errors().size(), 2u);
