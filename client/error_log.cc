@@ -22,9 +22,7 @@ void ErrorLog::KeepIn(std::shared_ptr<base::ErrorFile> file, const std::string& 
   });
 }
 
-void ErrorLog::Store() {
-  if (file_ != nullptr) file_->Store().IgnoreError();  // it has logged why, and tries again
-}
+absl::Status ErrorLog::Store() { return file_ == nullptr ? absl::OkStatus() : file_->Store(); }
 
 void ErrorLog::Latch(const std::string& volume, const std::string& operation,
                      const absl::Status& status, ByteRange range) {

@@ -41,8 +41,8 @@ class ErrorLog {
   void ClearVerify();
   // What the state directory could not take is in it now.
   void ClearState();
-  // Brings what was latched to the file now: blocks.
-  void Store();
+  // Brings what was latched to the file now: blocks. What fails was logged, and is tried again.
+  absl::Status Store();
   std::vector<base::LatchedError> errors() const;  // oldest first
   bool empty() const;
   // As base::ErrorLog::Extents() of "forward": what was not forwarded.

@@ -201,7 +201,7 @@ void Primary::Shutdown(absl::Duration grace) {
   const auto pass = control_.Enter(base::Deadline::Never());
   EndForwarding(deadline, quiet);
   resync_->Stop();
-  forwarder_->errors().Store();
+  forwarder_->errors().Store().IgnoreError();
 }
 
 void Primary::EndForwarding(const base::Deadline& deadline, bool quiet) {

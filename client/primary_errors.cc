@@ -10,7 +10,7 @@ namespace understudy::client {
 // Of the stage that ended. Stored at once: a control call may wait for it.
 void Primary::ClearErrors() {
   forwarder_->errors().Clear(std::string(StageName(stage())));
-  forwarder_->errors().Store();
+  forwarder_->errors().Store().IgnoreError();
 }
 
 // What is not in the state of the group was an event: if it happens again it is latched again.
@@ -56,8 +56,8 @@ absl::StatusOr<std::vector<base::LatchedError>> Primary::ClearError() {
     if (!cause.empty()) return base::LastsError(group(), error, cause);
   }
   forwarder_->errors().Forget(seen);
-  forwarder_->errors().Store();
   base::LogInfo("errors_cleared").With("group", group()).With("errors", seen.size());
+  RETURN_IF_ERROR(base::ClearedUntilRestart(group(), forwarder_->errors().Store()));
   return seen;
 }
 

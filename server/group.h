@@ -124,7 +124,8 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
   absl::StatusOr<CheckpointAnswer> AbandonPrepared(const Expected& expected);
   absl::StatusOr<ErrorReport> GetError() const;
   // Acknowledges the latched errors; returns those it has cleared, durably. kFailedPrecondition,
-  // and none is, while the cause of one lasts.
+  // and none is, while the cause of one lasts. Of the file system: they are cleared, but a restart
+  // brings them back unless they are stored before; calling again tries to.
   absl::StatusOr<ErrorReport> ClearError(const Expected& expected);
   // Begins one, or finds one running; its number. When it ends clean, DATA_LOSS errors from before it are cleared.
   absl::StatusOr<uint64_t> Scrub(const storage::ScrubOptions& options, const Expected& expected);

@@ -102,8 +102,10 @@ absl::StatusOr<ErrorReport> Group::ClearError(const Expected& expected) {
     errors_.Forget(report.errors);
   }
   ErrorsChanged();
-  StoreErrors();
   base::LogInfo("errors_cleared").With("group", name()).With("errors", report.errors.size());
+  if (error_file_ != nullptr) {
+    RETURN_IF_ERROR(base::ClearedUntilRestart(name(), error_file_->Store()));
+  }
   return report;
 }
 

@@ -104,4 +104,14 @@ absl::Status LastsError(const std::string& group, const LatchedError& error,
                    ", is not over: ", cause, ". Nothing was cleared"));
 }
 
+absl::Status ClearedUntilRestart(const std::string& group, const absl::Status& stored) {
+  if (stored.ok()) return stored;
+  return {
+      stored.code(),
+      absl::StrCat("group ", group,
+                   ": the errors are cleared, but only until a restart: ", stored.message(),
+                   "; it is tried again by itself; remedy: let that file system be written, then "
+                   "call clear-error again to see that it was")};
+}
+
 }  // namespace understudy::base

@@ -73,6 +73,9 @@ class ErrorLog {
 // error and its `cause`.
 absl::Status LastsError(const std::string& group, const LatchedError& error,
                         const std::string& cause);
+// The answer to who has acknowledged errors and `stored` is why a restart would bring them back; OK
+// when it is.
+absl::Status ClearedUntilRestart(const std::string& group, const absl::Status& stored);
 
 }  // namespace understudy::base
 

@@ -184,7 +184,7 @@ TEST_F(VolumeTest, SkippedWritesAreNamedOverARestartToo) {
   ASSERT_TRUE(Disk().Flush().ok());
   for (const bool restarted : {false, true}) {
     if (restarted) {
-      primary_->forwarder().errors().Store();
+      primary_->forwarder().errors().Store().IgnoreError();
       Make(/*tee=*/true);
       ASSERT_TRUE(Eventually([&] { return primary_->forwarder().state().incomplete; }));
     }

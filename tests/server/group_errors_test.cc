@@ -9,6 +9,7 @@
 
 #include "storage/base/reason.h"
 #include "tests/server/harness.h"
+#include "tests/testing/fault_file_system.h"
 #include "tests/testing/temp_dir.h"
 
 namespace understudy::server::group_errors_test {
@@ -37,8 +38,7 @@ class GroupErrorsTest : public ::testing::Test {
   // As kill -9: nothing but what is in the file comes back.
   void Restart() {
     service_.reset();
-    service_ = std::make_unique<Service>(store_, base::Clock::Real(), base::FileSystem::Posix(),
-                                         dir_.path());
+    service_ = std::make_unique<Service>(store_, base::Clock::Real(), files_, dir_.path());
   }
   Group& group() { return *service_->FindGroup("vm1").value(); }
   FakeReplica& replica() { return *store_.replicas.at("vm1"); }
@@ -47,6 +47,7 @@ class GroupErrorsTest : public ::testing::Test {
   bool FileExists() { return base::FileSystem::Posix().Exists(file()); }
 
   testing::TempDir dir_;
+  testing::FaultFileSystem files_;
   FakeStore store_;
   std::unique_ptr<Service> service_;
 };
@@ -153,6 +154,23 @@ TEST_F(GroupErrorsTest, WhatIsOverCanBeAcknowledgedAndStaysSo) {
   EXPECT_EQ(Errors().at(0).count, 1u);
   EXPECT_EQ(group().ClearError({.term = Term(77)}).status().code(),
             absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(GroupErrorsTest, WhoAcknowledgesIsToldWhenThatCannotBeStored) {
+  group().Latch(VolumeId(0), "disk_write", {0, 512}, absl::InternalError("Input/output error"));
+  group().StoreErrors();
+  files_.SetHook([](testing::FileOperation operation, const std::string&) {
+    return operation == testing::FileOperation::kRemove
+               ? absl::PermissionDeniedError("Read-only file system")
+               : absl::OkStatus();
+  });
+  EXPECT_THAT(std::string(group().ClearError({}).status().message()),
+              AllOf(HasSubstr("group vm1: "), HasSubstr("until a restart: Read-only")));
+  EXPECT_THAT(Errors(), IsEmpty());
+  EXPECT_FALSE(group().ClearError({}).ok()) << "it is still so";
+  files_.SetHook(nullptr);
+  EXPECT_TRUE(group().ClearError({}).ok());
+  EXPECT_FALSE(FileExists());
 }
 
 TEST_F(GroupErrorsTest, NoneIsClearedWhileTheCauseOfOneLasts) {
