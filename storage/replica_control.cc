@@ -106,10 +106,7 @@ absl::Status ReplicaImpl::Start() {
   next.merged_through.resize(volumes_.size());
   RETURN_IF_ERROR(OpenDisks(&next.disks));
   TakeIdentities(next, &record);
-  for (const auto& disk : next.disks) {
-    RETURN_IF_ERROR(disk->WriteMarker(name_, context_.options.data_dir, record.term.Next(),
-                                      /*first=*/true));
-  }
+  RETURN_IF_ERROR(MarkDisksFirst(next, record.term.Next()));
   const Epoch epoch = std::max(record.epoch, record.committed_epoch).Next();
   ASSIGN_OR_RETURN(const auto hidden, NewOverlay(LogRole::kHidden, epoch, hidden_log_.end()));
   ASSIGN_OR_RETURN(next.active, NewOverlay(LogRole::kActive, epoch, active_log_.end()));

@@ -334,6 +334,7 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
 
   // replica_markers.cc
   void MarkDisks();
+  absl::Status MarkDisksFirst(const Chain& chain, Term term);
   void UnmarkDisks(const Chain& chain);
   absl::Status CheckMarkers() const;
 

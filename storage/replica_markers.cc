@@ -23,6 +23,18 @@ void ReplicaImpl::MarkDisks() {
   }
 }
 
+// Of all disks or of none.
+absl::Status ReplicaImpl::MarkDisksFirst(const Chain& chain, Term term) {
+  const std::string& data_dir = context_.options.data_dir;
+  for (size_t i = 0; i < chain.disks.size(); ++i) {
+    const absl::Status marked = chain.disks[i]->WriteMarker(name_, data_dir, term, /*first=*/true);
+    if (marked.ok()) continue;
+    while (i-- > 0) chain.disks[i]->RemoveMarker(data_dir).IgnoreError();
+    return marked;
+  }
+  return absl::OkStatus();
+}
+
 // The life of the group has ended all the same: what stays is told, and keeps the next one from
 // starting until somebody has removed it.
 void ReplicaImpl::UnmarkDisks(const Chain& chain) {

@@ -87,12 +87,14 @@ class Note {
 
   // Where it lies if it can.
   const std::string& path() const { return paths_.front(); }
-  // Where it lies; both, when it could not be replaced in the first any more. An empty one says
-  // nothing.
+  // Where it lies; both, when it could not be replaced in the first any more. One that was emptied
+  // is none, one that cannot be read is there.
   std::vector<std::string> Found() const {
     std::vector<std::string> found;
     for (const std::string& path : paths_) {
-      if (file_system_.Exists(path)) found.push_back(path);
+      if (!file_system_.Exists(path)) continue;
+      const auto text = file_system_.ReadWholeFile(path);
+      if (!text.ok() || !text->empty()) found.push_back(path);
     }
     return found;
   }

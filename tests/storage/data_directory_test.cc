@@ -126,7 +126,7 @@ std::vector<Loss> OfTheRest() {
           {"free segment", FreeSegment, kRemoved, kWhole, ""},
           {"free segment", FreeSegment, kEmptied, kWhole, ""},
           {"marker beside a disk", Marker, kRemoved, kIsolated, "older copy"},
-          {"marker beside a disk", Marker, kEmptied, kWhole, ""}};
+          {"marker beside a disk", Marker, kEmptied, kIsolated, "older copy"}};
 }
 
 // Every file's bytes and every directory, by path.

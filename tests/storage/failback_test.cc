@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <map>
 #include <string>
 #include <thread>
 #include <vector>
@@ -243,6 +244,11 @@ TEST_F(FailbackTest, AKillBeforeTheMapHasWhatWasGivenUpMakesItEverything) {
   Begin();
   PrimaryWrite(3);
   const std::string copy = absl::StrCat(f_.options().data_dir, "+");
+  std::map<std::string, std::string> markers;
+  for (const VolumeSpec& volume : f_.spec().volumes) {
+    const std::string path = volume.disk_path + ".understudy";
+    markers[path] = f_.files().ReadWholeFile(path).value();
+  }
   std::atomic<bool> copied = false;
   f_.files().SetHook([&](FileOperation, const std::string& path) {
     // The marker that the commit job writes first of all.
@@ -257,9 +263,7 @@ TEST_F(FailbackTest, AKillBeforeTheMapHasWhatWasGivenUpMakesItEverything) {
   fs::remove_all(f_.options().data_dir);
   fs::rename(copy, f_.options().data_dir);
   f_.files().SetHook(nullptr);
-  for (const VolumeSpec& volume : f_.spec().volumes) {  // as it was then
-    std::ofstream(volume.disk_path + ".understudy") << "";
-  }
+  for (const auto& [path, text] : markers) std::ofstream(path) << text;  // as it was then
   ASSERT_EQ(f_.OpenStore(), absl::OkStatus());
   ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   EXPECT_THAT(Runs(), ElementsAre(ByteRange{0, kVolumeBytes}));
@@ -324,6 +328,21 @@ TEST_F(FullIndexTest, WhatVouchesForAMapThatLostAMarkIsEmptiedWhereItCannotBeRem
   LoseAMark();
   EXPECT_THAT(Runs(), ElementsAre(ByteRange{0, kVolumeBytes}));
   EXPECT_EQ(fs::file_size(f_.spec().volumes[0].disk_path + ".understudy-failback"), 0u);
+}
+
+// And the next life's, which lies in the data directory then, counts alone.
+TEST_F(FailbackTest, TheNextLifeIsTrustedBesideAnEmptiedFile) {
+  Begin();
+  FailOver();
+  f_.ForbidBesideDisks(/*files_too=*/false);
+  ASSERT_EQ(f_.store().Remove("vm1", std::nullopt), absl::OkStatus());
+  ASSERT_EQ(fs::file_size(f_.spec().volumes[0].disk_path + ".understudy-failback"), 0u);
+  f_.CloseStore();
+  Begin();
+  FailOver();
+  ASSERT_EQ(VmWrite(9 * kRegion), absl::OkStatus());
+  ASSERT_EQ(f_.CrashAndOpen(), absl::OkStatus());
+  EXPECT_THAT(Runs(), ElementsAre(Region(9)));
 }
 
 // Nor written to, as when the file system has become read-only.

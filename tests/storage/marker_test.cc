@@ -162,6 +162,22 @@ TEST_F(MarkerTest, AMarkerOfAnEarlierLifeThatCannotGoKeepsTheNextOneFromStarting
   EXPECT_TRUE(f_.replica().state().valid);
 }
 
+TEST_F(MarkerTest, AStartThatIsRefusedForOneDiskMarksNone) {
+  Begin();
+  const std::string text = f_.files().ReadWholeFile(DiskPath(1) + ".understudy").value();
+  ASSERT_EQ(f_.replica().Stop(), absl::OkStatus());
+  ASSERT_EQ(f_.store().Remove("vm1", std::nullopt), absl::OkStatus());
+  f_.CloseStore();
+  ASSERT_EQ(f_.OpenStore(), absl::OkStatus());
+  const std::string beside = DiskPath(1) + ".understudy";
+  ASSERT_EQ(f_.files().WriteFileAtomically(beside, text), absl::OkStatus());
+  f_.files().SetHook([&](FileOperation, const std::string& path) {
+    return path.starts_with(beside) ? base::ErrnoStatus(EACCES, path) : absl::OkStatus();
+  });
+  EXPECT_THAT(Text(f_.StartAndAttach()), HasSubstr("vm1/v1"));
+  EXPECT_FALSE(std::filesystem::exists(DiskPath(0) + ".understudy"));
+}
+
 // The directory becomes root's while the group runs.
 TEST_F(MarkerTest, AMarkerThatStaysAtTheEndIsToldAndNothingElseFails) {
   const std::string beside = DiskPath(0) + ".understudy";
@@ -239,10 +255,11 @@ TEST_F(MarkerTest, TheMarkerSaysTheTermAndAnOlderDataDirectoryIsIsolated) {
   for (const Row& row : {Row{"behind the index", older, false},
                          {"damaged", higher, false},
                          {"of an older release", older.substr(0, older.find("term ")), false},
-                         {"gone", "", true}}) {
+                         {"gone", "gone", true},
+                         {"emptied, as it could not be removed", "", true}}) {
     SCOPED_TRACE(row.name);
     f_.CloseStore();
-    if (row.marker.empty()) {
+    if (row.marker == "gone") {
       ASSERT_EQ(files.Remove(path), absl::OkStatus());
     } else {
       ASSERT_EQ(files.WriteFileAtomically(path, row.marker), absl::OkStatus());
