@@ -191,9 +191,14 @@ absl::Status ErrorFile::Write(const KeptErrors& kept) {
     RETURN_IF_ERROR(file_system_.CreateDirectory(DirectoryOf(path_)));
     return file_system_.WriteFileAtomically(path_, EncodeErrors(kept));
   }
-  if (!file_system_.Exists(path_)) return absl::OkStatus();
-  RETURN_IF_ERROR(file_system_.Remove(path_));
-  return file_system_.SyncDirectory(DirectoryOf(path_));
+  if (file_system_.Exists(path_)) {
+    RETURN_IF_ERROR(file_system_.Remove(path_));
+  } else if (!failing_) {
+    return absl::OkStatus();
+  }
+  // Also when it is gone already: the sync that should have made that durable may have failed.
+  const absl::Status synced = file_system_.SyncDirectory(DirectoryOf(path_));
+  return absl::IsNotFound(synced) ? absl::OkStatus() : synced;
 }
 
 }  // namespace understudy::base

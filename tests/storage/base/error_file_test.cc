@@ -1,6 +1,7 @@
 #include "storage/base/error_file.h"
 
 #include <atomic>
+#include <cerrno>
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
@@ -9,6 +10,7 @@
 #include <gtest/gtest.h>
 
 #include "storage/base/reason.h"
+#include "tests/testing/fault_file_system.h"
 #include "tests/testing/temp_dir.h"
 
 namespace understudy::base::error_file_test {
@@ -39,7 +41,7 @@ class ErrorFileTest : public ::testing::Test {
 
   void Open() {
     if (file_ != nullptr) file_->Close();
-    file_ = ErrorFile::Create(FileSystem::Posix(), path_, pool_, "vm1");
+    file_ = ErrorFile::Create(files_, path_, pool_, "vm1");
     file_->Follow([this] {
       const MutexLock lock(mutex_);
       ++snapshots_;
@@ -54,6 +56,7 @@ class ErrorFileTest : public ::testing::Test {
   bool Exists() { return FileSystem::Posix().Exists(path_); }
 
   testing::TempDir dir_;
+  testing::FaultFileSystem files_;
   const std::string path_ = dir_.path() + "/errors/vm1.errors";
   Mutex mutex_;
   ErrorLog log_ ABSL_GUARDED_BY(mutex_);
@@ -160,6 +163,26 @@ TEST_F(ErrorFileTest, WhatCouldNotBeStoredIsKeptForTheNextTry) {
   ASSERT_TRUE(FileSystem::Posix().Remove(dir_.path() + "/errors").ok());
   ASSERT_TRUE(file_->Store().ok());
   EXPECT_THAT(file_->Load().errors, SizeIs(1));
+}
+
+// A removal that was not synced may come back with a power cut: it is not stored before it was.
+TEST_F(ErrorFileTest, ARemovalThatWasNotSyncedIsTriedAgain) {
+  Latch({0, 512});
+  ASSERT_TRUE(file_->Store().ok());
+  {
+    const MutexLock lock(mutex_);
+    log_.ClearBefore(log_.Mark());
+  }
+  file_->Changed();
+  files_.SetHook([](testing::FileOperation operation, const std::string& path) {
+    return operation == testing::FileOperation::kSyncDirectory ? ErrnoStatus(EIO, path)
+                                                               : absl::OkStatus();
+  });
+  EXPECT_FALSE(file_->Store().ok());
+  EXPECT_FALSE(Exists());
+  EXPECT_FALSE(file_->Store().ok());
+  files_.SetHook(nullptr);
+  EXPECT_TRUE(file_->Store().ok());
 }
 
 TEST_F(ErrorFileTest, AfterCloseNothingIsStoredAndTheOwnerMayGo) {
