@@ -136,6 +136,8 @@ absl::Status Primary::Resume() {
     // The cleaner tries again.
     if (const absl::Status kept = TakeUpTrack(); !kept.ok()) {
       LatchTrackLost(kept, intents_->failure().ok());
+    } else {
+      forwarder_->errors().ClearState();  // one that was over before the agent's end, and kept
     }
     std::vector<Volume*> volumes;
     for (const auto& volume : volumes_) volumes.push_back(volume.get());

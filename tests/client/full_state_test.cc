@@ -260,6 +260,27 @@ TEST_F(FullStateTest, ALogThatHasNoRoomIsToldOnceHoweverOftenItIsTried) {
   EXPECT_EQ(latched_.load(), 2) << "the stop has cleared it, and it lasts";
 }
 
+// A kill may come between the log that is there again and the file of errors that says so.
+TEST_F(FullStateTest, AnErrorThatIsOverDoesNotComeBack) {
+  base::FileSystem& files = base::FileSystem::Posix();
+  StartAndFill();
+  primary_->Shutdown(absl::Seconds(5));
+  ASSERT_TRUE(files.Remove(directory_.File("state/intent")).ok());
+  FillUpForGood("intent");
+  Make();
+  ASSERT_NE(StateError(), "");
+  primary_->Shutdown(absl::Seconds(5));
+  const auto latched = files.ReadWholeFile(directory_.File("state/errors"));
+  ASSERT_TRUE(latched.ok()) << latched.status();
+  EmptyIt();
+  Make();
+  ASSERT_EQ(StateError(), "");
+  primary_->Shutdown(absl::Seconds(5));
+  ASSERT_TRUE(files.WriteFileAtomically(directory_.File("state/errors"), *latched).ok());
+  Make();
+  EXPECT_EQ(StateError(), "");
+}
+
 // Whoever has nothing yet has nothing to lose: a start after this one would find the directory new as well.
 TEST_F(FullStateTest, ANewDirectoryHasToTakeWhatIsKnown) {
   FillUpForGood("differences");
