@@ -27,7 +27,7 @@ constexpr uint64_t kIoStep = kSanitized ? 5 : 1;
 // Of all scenarios together; each is tried with four faults. Fewer: the sweep has lost some. More:
 // it takes CI longer than docs/testing.md says.
 constexpr uint64_t kIosMin = 2100;
-constexpr uint64_t kIosMax = 2800;
+constexpr uint64_t kIosMax = 2900;
 
 // A power cut draws from the seed what survives it, the others only how the run goes on.
 uint64_t SeedsFor(SimFault fault) {

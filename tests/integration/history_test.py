@@ -159,7 +159,7 @@ class HistoryTest(lib.Case):
 
         refused = self.standby.ctl("stop", "vm1", "--failover", "--epoch", "77")
         self.assert_refused(refused, "NOT_FOUND", "1 to 4 can be chosen")
-        self.assertIn("understudyctl history vm1", refused.error)
+        self.assertIn(f"understudyctl --server {self.standby.address} history vm1", refused.error)
         refused = self.standby.ctl("stop", "vm1", "--failover", "--epoch", str(target))
         self.assert_refused(refused, "FAILED_PRECONDITION", "in use over NBD, and epoch 2 is older than the newest, 4")
         self.assertIn("--force", refused.error)
@@ -225,15 +225,16 @@ class HistoryTest(lib.Case):
         self.assertEqual(self.standby.metric("understudy_clone_written_bytes"), written)
         self.assertEqual(self.standby.metric("understudy_clone_io_errors_total"), 0)
 
+        ctl = f"understudyctl --server {self.standby.address}"
         again = self.standby.ctl("clone", "vm1", "--name", "drill")
-        self.assert_refused(again, "ALREADY_EXISTS", "understudyctl clone vm1 --remove drill")
+        self.assert_refused(again, "ALREADY_EXISTS", f"{ctl} clone vm1 --remove drill")
         client = self.connect(self.clone_uri("drill"))
         self.standby.call("clone", "vm1", "--remove", "drill")
         self.assertIn("Input/output error", self.ask(client, "read 0 512"))
         self.assertEqual(self.standby.export_names(), exports[:2])
         self.assertEqual(self.standby.status()["clones"], [])
         gone = self.standby.ctl("clone", "vm1", "--remove", "drill")
-        self.assert_refused(gone, "NOT_FOUND", "understudyctl clone vm1 --list")
+        self.assert_refused(gone, "NOT_FOUND", f"{ctl} clone vm1 --list")
         self.wait_history(newest, newest - 1, newest - 2)  # apply went on
         self.assert_secondary(self.at[newest - 2], "once the clone was gone")
         self.assertEqual(self.standby.ctl("get-error", "vm1").status, 0)
@@ -308,7 +309,7 @@ class HistoryTest(lib.Case):
     def test_what_cannot_be_cloned_is_refused(self):
         self.start_pair("--history-epochs", "2")
         early = self.standby.ctl("clone", "vm1", "--name", "drill")
-        self.assert_refused(early, "FAILED_PRECONDITION", "understudyctl checkpoint vm1")
+        self.assert_refused(early, "FAILED_PRECONDITION", f"understudyctl --server {self.standby.address} checkpoint vm1")
         self.commit()
         for name, epoch, code, text in (
             ("drill", "9", "NOT_FOUND", "1 to 1 can be chosen"),
