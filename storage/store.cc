@@ -297,7 +297,8 @@ std::string StoreImpl::Resolved(const std::string& path) const {
 
 absl::Status OtherDeclaration(const GroupRecord& known) {
   const auto volume = [](std::string* out, const VolumeRecord& record) {
-    absl::StrAppend(out, record.name, " (", record.size_bytes, " bytes of ", record.disk_path, ")");
+    absl::StrAppend(out, record.name, " (", record.size_bytes, " bytes of ", record.disk_path,
+                    record.initial == Initial::kSync ? ", initial=sync)" : ")");
   };
   return absl::AlreadyExistsError(
       absl::StrCat("group ", known.name,

@@ -97,6 +97,9 @@ class ToldTest(lib.Case):
         for daemon in (self.standby, host):
             answer = daemon.ctl("remove", "vm1")
             self.assertIn(text + f"understudyctl --server {daemon.address} stop vm1 ends it", answer.error)
+        # What differs is named, be it only what the disk holds at the beginning.
+        equal = self.standby.ctl("start", "vm1", "--mode", "secondary", "--volume", f"vda,disk={self.dir / 's'}")
+        self.assertIn(f"open with other volumes: vda ({self.size} bytes of {self.dir / 's'}, initial=sync)", equal.error)
 
 
 if __name__ == "__main__":
