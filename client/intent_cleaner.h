@@ -6,7 +6,8 @@
 // Pace     every kInterval what exceeds the log's limit, least recently touched first; every kQuietInterval what was not touched since
 //          the time before. A region that is cleaned costs its next write a sync, one that is not costs a crash 4 MiB of
 //          comparing: so up to the limit, which bounds that, regions stay for minutes (docs/performance.md#write-intent-log).
-// Lost     a write-intent log that had to be removed, or cannot even be, is made anew, once `make` can: tried every kInterval.
+// Lost     a write-intent log that had to be removed, or cannot even be, is made anew, once `make`
+//          can: tried every kInterval.
 // Cost     an fdatasync of the local disks every kInterval at most, and none while there is nothing to clean.
 // Threads  one of its own.
 #ifndef UNDERSTUDY_CLIENT_INTENT_CLEANER_H_

@@ -31,11 +31,13 @@
 //
 //          A write is torn at a sector's edge at worst, so it damages nothing. A sector with a bad CRC counts as all its
 //          regions set, and a log line says so.
-// Lost     after a failed write or sync the file is removed, which needs no space; where that fails it is emptied in place, as in a
-//          directory that is not writable any more. No file, or an empty one, means that everything may differ: so writes go on,
-//          and their bits are in memory only, until Make() has made a new file.
-// Failed   when neither is possible the file misses what would be written from now on, and a restart would trust it. So every later
-//          Begin() that needs a new bit and every Clear() fails, until Lose() succeeds; writes to regions whose bit is durable go on.
+// Lost     after a failed write or sync the file is removed, which needs no space; where that fails
+//          it is emptied in place, as in a directory that is not writable any more. No file, or an
+//          empty one, means that everything may differ: so writes go on, and their bits are in
+//          memory only, until Make() has made a new file.
+// Failed   when neither is possible the file misses what would be written from now on, and a
+//          restart would trust it. So every later Begin() that needs a new bit and every Clear()
+//          fails, until Lose() succeeds; writes to regions whose bit is durable go on.
 // Threads  all methods from any thread; one leaf mutex, never held across I/O.
 // Source   DRBD's activity log; Linux md's write-intent bitmap.
 #ifndef UNDERSTUDY_CLIENT_INTENT_LOG_H_
@@ -78,14 +80,15 @@ class IntentLog {
     uint64_t stamp = 0;  // when it was last touched, in Begins and Ends
   };
 
-  // Why the file is lost (`gone`) or has failed. Told when it becomes so; may come from any thread, without the mutex.
+  // Why the file is lost (`gone`) or has failed. Told when it becomes so; may come from any thread,
+  // without the mutex.
   using OnLost = std::function<void(const absl::Status& why, bool gone)>;
 
-  // Reads `path`; without it, when it is empty, or when it has not the id that the owner has kept (0: none), the log
-  // is lost, and Make() makes it. While more than `regions_max` are set, recently written regions
-  // are proposed, too; Begin() does not wait for it. kFailedPrecondition, naming the file and the
-  // remedy, when it is of other volumes or of a newer release; kDataLoss likewise when its header
-  // is damaged or its size is not right. `file_system` outlives the log.
+  // Reads `path`; without it, when it is empty, or when it has not the id that the owner has kept
+  // (0: none), the log is lost, and Make() makes it. While more than `regions_max` are set,
+  // recently written regions are proposed, too; Begin() does not wait for it. kFailedPrecondition,
+  // naming the file and the remedy, when it is of other volumes or of a newer release; kDataLoss
+  // likewise when its header is damaged or its size is not right. `file_system` outlives the log.
   static absl::StatusOr<std::unique_ptr<IntentLog>> Open(base::FileSystem& file_system,
                                                          const std::string& path,
                                                          std::vector<VolumeSpec> volumes,

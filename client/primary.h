@@ -161,7 +161,8 @@ class Primary : private ForwarderListener {
   absl::Status LoseTrackLocked(const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(store_mutex_);
   // `gone`: the write-intent log; else it can be neither written nor removed.
   void LatchTrackLost(const absl::Status& why, bool gone);
-  // When the write-intent log is lost or has failed: stores what is known, and makes it anew. Until that can be done it is latched.
+  // When the write-intent log is lost or has failed: stores what is known, and makes it anew. Until
+  // that can be done it is latched.
   absl::Status TakeUpTrack();
   absl::Status TakeUpTrackLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(store_mutex_);
   bool any(bool tee) const;  // volumes with, without a local disk

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Debian 12: librocksdb7.8 7.8.3-2, g++-12 12.2.0-14+deb12u1, python3 3.11.
 #
-# One would expect kPointInTimeRecovery (the default) to end at the first record of the write-ahead log that is missing, whatever made it
-# missing. It ends at the first that is *damaged*. A power cut may lose the end of one log file, cut between two records, and keep the file
-# after it, when neither was synced: both can be read, nothing is damaged, and RocksDB replays the second behind the first, though
-# its sequence numbers do not follow. The database then has a later write without an earlier one. track_and_verify_wals_in_manifest does not
-# help: it knows synced files only.
+# One would expect kPointInTimeRecovery (the default) to end at the first record of the write-ahead
+# log that is missing, whatever made it missing. It ends at the first that is *damaged*. A power cut
+# may lose the end of one log file, cut between two records, and keep the file after it, when
+# neither was synced: both can be read, nothing is damaged, and RocksDB replays the second behind
+# the first, though its sequence numbers do not follow. The database then has a later write without
+# an earlier one. track_and_verify_wals_in_manifest does not help: it knows synced files only.
 #
 # Output seen: "a record is damaged: first", "a record is missing between two files: first third".
 # Needs: bash, apt, g++ 12, python3. Exits with 1 when the behaviour has changed.

@@ -28,9 +28,10 @@ class GrpcHost {
   const std::string& address() const { return address_; }  // with the port that was chosen
   // What health checks answer; serving from Start() on.
   void SetServing(bool serving);
-  // NOT_SERVING at once, no new calls, running calls are cancelled after `grace`; returns when all have ended. False: some are still
-  // at work 12 s later, as on a disk that stands still; the services must then stay. Idempotent.
-  // After messages of many MiB gRPC itself may take up to 10 s more (its backup poller; seen with 16 MiB, not with 1 MiB).
+  // NOT_SERVING at once, no new calls, running calls are cancelled after `grace`; returns when all
+  // have ended. False: some are still at work 12 s later, as on a disk that stands still; the
+  // services must then stay. Idempotent. After messages of many MiB gRPC itself may take up to 10 s
+  // more (its backup poller; seen with 16 MiB, not with 1 MiB).
   bool Shutdown(absl::Duration grace);
 
  private:

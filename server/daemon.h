@@ -40,9 +40,9 @@ class Daemon {
 
   Service& service() { return *service_; }
   // Health says NOT_SERVING, running I/O and calls end, the store is closed, unless something is stuck in it or a planned
-  // stop is at work: it is then left as a kill -9 would leave it. About half a minute at the worst, when the
-  // disk of the data directory stands still. Idempotent, from any thread. Exports that clients still
-  // hold answer errors from now on.
+  // stop is at work: it is then left as a kill -9 would leave it. About half a minute at the worst,
+  // when the disk of the data directory stands still. Idempotent, from any thread. Exports that
+  // clients still hold answer errors from now on.
   void Shutdown();
 
  private:

@@ -251,8 +251,8 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
 
   void NoteFenced(const absl::Status& status);
   absl::Status CheckExpected(const Expected& expected) const;
-  // What the stage table says: whether the call is ignored; or its refusal, in QEMU's words, with the
-  // group and what to do behind them.
+  // What the stage table says: whether the call is ignored; or its refusal, in QEMU's words, with
+  // the group and what to do behind them.
   absl::StatusOr<bool> Decide(Verb verb, Stage stage) const;
   // The same of the stage as it is, for who expects this pairing.
   absl::StatusOr<bool> Ask(Verb verb, const Expected& expected) const;
@@ -315,9 +315,9 @@ class Group final : public storage::ReplicaListener, public std::enable_shared_f
                                  const std::shared_ptr<StreamSession>& session);
   // Checks the handshake and binds the agent; the reply's volume ids are set.
   absl::StatusOr<HandshakeReply> Admit(const Handshake& handshake);
-  // Ends the group's stream, and waits for every earlier one to be out of the replica. kUnavailable when one is
-  // stuck at `deadline`.
-  // `successor`: the agent that makes room for itself; a stream of any other is fenced instead of being told `status`.
+  // Ends the group's stream, and waits for every earlier one to be out of the replica. kUnavailable
+  // when one is stuck at `deadline`. `successor`: the agent that makes room for itself; a stream of
+  // any other is fenced instead of being told `status`.
   absl::Status EvictStreams(const absl::Status& status, const base::Deadline& deadline,
                             const std::string& successor = "");
   // Nothing: another stream joined meanwhile, evict it first.

@@ -116,8 +116,9 @@ absl::StatusOr<Tables> FindTables(rocksdb::Options options, const std::string& d
   return tables;
 }
 
-// That the log holds what was synced, and whatever the tables of one family hold and the other's may not. A power
-// cut may leave a gap behind that: the kernel writes back in any order what was never synced.
+// That the log holds what was synced, and whatever the tables of one family hold and the other's
+// may not. A power cut may leave a gap behind that: the kernel writes back in any order what was
+// never synced.
 absl::Status CheckLog(const std::string& directory, const IndexLogReport& log,
                       uint64_t synced_through, const Tables& tables, const LogReader& read) {
   if (!log.found && tables.manifest > 0) {

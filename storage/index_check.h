@@ -3,9 +3,10 @@
 // Whether an index is all there, found out without touching it. RocksDB, opened for writing, makes what it has read of its
 // write-ahead log the truth, and leaves files behind even where it refuses the database; opened for reading it does neither.
 //
-// Checked  that the files which the MANIFEST names are there and can be opened; that the write-ahead log begins where the
-//          tables end, and reaches, without a gap, as far as its own synced marks (index_log.h) and the
-//          data directory's (synced_file.h) say. RocksDB 7.8.3 would read past a gap between two files.
+// Checked  that the files which the MANIFEST names are there and can be opened; that the
+//          write-ahead log begins where the tables end, and reaches, without a gap, as far as its
+//          own synced marks (index_log.h) and the data directory's (synced_file.h) say. RocksDB
+//          7.8.3 would read past a gap between two files.
 #ifndef UNDERSTUDY_STORAGE_INDEX_CHECK_H_
 #define UNDERSTUDY_STORAGE_INDEX_CHECK_H_
 

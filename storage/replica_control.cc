@@ -328,7 +328,8 @@ absl::Status ReplicaImpl::Failover(const FailoverOptions& options) {
     RETURN_IF_ERROR(CommitReceived());
     RETURN_IF_ERROR(MakeCommittedDurable());  // --durability=none, too: it was asked for
   }
-  // Only half a first sync is older than the first checkpoint. One that cannot be made durable is none.
+  // Only half a first sync is older than the first checkpoint. One that cannot be made durable is
+  // none.
   if (!record().valid && chain()->valid) MakeCommittedDurable().IgnoreError();
   absl::Status cannot_copy;
   {

@@ -93,14 +93,15 @@ class SecondaryDisk {
   static bool MarkedFor(base::FileSystem& file_system, const VolumeRecord& disk,
                         const std::string& group, const std::string& data_dir);
   // Durable. `first`: of a life of the group, at Start. kFailedPrecondition then, with nothing
-  // changed, where one of an earlier life stays beside the disk: it can be neither replaced, removed
-  // nor emptied. It would be read beside this one, and may say more.
+  // changed, where one of an earlier life stays beside the disk: it can be neither replaced,
+  // removed nor emptied. It would be read beside this one, and may say more.
   absl::Status WriteMarker(const std::string& group, const std::string& data_dir, Term term,
                            bool first);
   // A file beside the marker, of one incarnation of the group: as long as it is there, and no other
   // says otherwise, the index has the failback map whole. A map that loses a mark loses the file,
-  // which takes no space: what filled the file system or broke the index does not keep it from that.
-  // A file that can be neither removed nor emptied is contradicted by another in the data directory.
+  // which takes no space: what filled the file system or broke the index does not keep it from
+  // that. A file that can be neither removed nor emptied is contradicted by another in the data
+  // directory.
   absl::Status TrustFailback(const std::string& data_dir, const Incarnation& incarnation);
   absl::Status DistrustFailback(const std::string& data_dir);
   static bool FailbackTrusted(base::FileSystem& file_system, const VolumeRecord& disk,

@@ -34,7 +34,8 @@ absl::StatusOr<v1::GroupStatus> Ask(const StatusCall& status) {
   }
 }
 
-// Whether the agent makes good by itself all that is missing: what a volume in forward mode lacks has to be copied.
+// Whether the agent makes good by itself all that is missing: what a volume in forward mode lacks
+// has to be copied.
 bool ResyncBegins(const v1::GroupStatus& status) {
   bool tee = status.volumes().empty();
   for (const v1::VolumeStatus& volume : status.volumes()) {

@@ -59,8 +59,7 @@ class Parser {
     while (!rest_.empty()) {
       absl::string_view text = NextLine();
       if (AtEnd(text) || text[0] == ';') continue;
-      if (text == "[default]")
-        continue;  // the heading of what has none, in files of earlier releases
+      if (text == "[default]") continue;  // in files of earlier releases: what has no heading
       ConfigLine line{.number = number_};
       const absl::Status status = ParseLine(text, &line);
       if (status.ok()) {

@@ -27,13 +27,15 @@ uint64_t PackedNumber(dev_t device) {
   return (low & 0xff) | uint64_t{major(device)} << 8 | (low & ~uint64_t{0xff}) << 12;
 }
 
-// Whether the source says which file system it is, wherever that is mounted: of NFS, CIFS, Ceph, sshfs, 9p, virtiofs.
+// Whether the source says which file system it is, wherever that is mounted: of NFS, CIFS, Ceph,
+// sshfs, 9p, virtiofs.
 bool IsRemote(const std::string& type, const std::string& source) {
   return absl::StrContains(source, ":/") || absl::StartsWith(source, "//") || type == "9p" ||
          type == "virtiofs";
 }
 
-// "TYPE SOURCE", and "PLACE" where the source does not say which it is; "" when it is not there. A line:
+// "TYPE SOURCE", and "PLACE" where the source does not say which it is; "" when it is not there. A
+// line:
 //     36 35 0:42 /root /place rw,noatime shared:1 - type source options
 std::string MountName(const std::string& mountinfo, uint64_t mount_id) {
   std::ifstream file(mountinfo);

@@ -21,8 +21,8 @@ void RaiseFileLimit();
 uint64_t OpenFiles();
 uint64_t OpenFilesMax();
 
-// kResourceExhausted, with the numbers and the remedy, when `what` needs more files than can still be opened while `kept` more
-// are left for others, of which none is open yet.
+// kResourceExhausted, with the numbers and the remedy, when `what` needs more files than can still
+// be opened while `kept` more are left for others, of which none is open yet.
 absl::Status CheckFileLimit(absl::string_view what, uint64_t needed, uint64_t kept = 0);
 
 }  // namespace understudy::base

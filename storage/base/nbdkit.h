@@ -16,7 +16,8 @@
 
 namespace understudy::base {
 
-// Files that are open for each client: its socket, and both ends of a pipe that wakes nbdkit's threads.
+// Files that are open for each client: its socket, and both ends of a pipe that wakes nbdkit's
+// threads.
 inline constexpr uint64_t kFilesOfConnection = 3;
 
 // Makes `path` free to bind: removes a socket file nobody listens on; kFailedPrecondition naming the path when somebody does or

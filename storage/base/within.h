@@ -14,8 +14,8 @@
 
 namespace understudy::base {
 
-// Runs `task` on a thread of its own. False: it has not ended after `timeout`, and goes on as long as
-// it takes, so what it uses must stay.
+// Runs `task` on a thread of its own. False: it has not ended after `timeout`, and goes on as long
+// as it takes, so what it uses must stay.
 inline bool EndsWithin(std::chrono::milliseconds timeout, absl::AnyInvocable<void()> task) {
   const auto done = std::make_shared<std::promise<void>>();
   const std::future<void> ended = done->get_future();

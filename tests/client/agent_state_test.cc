@@ -134,7 +134,8 @@ TEST_F(AgentStateTest, AnOlderFileIsWrittenOverWhereThereIsNoRoom) {
   base::SetLogSinkForTest(nullptr);
 }
 
-// The file is there, but a power cut may bring back the one before it, which says that all is clean.
+// The file is there, but a power cut may bring back the one before it, which says that all is
+// clean.
 TEST_F(AgentStateTest, AnUncleanMarkWhoseNameIsNotDurableIsNone) {
   testing::FaultFileSystem files;
   const auto state = *AgentState::Open(files, directory_ + "/state");

@@ -185,8 +185,10 @@ TEST_F(FullStateTest, AnAgentWithoutALocalDiskComesUpWithAnOlderRecord) {
   EXPECT_THAT(transport_.seen().violations, ::testing::IsEmpty());
 }
 
-// Goal: a directory that has died lets no write through that a restart would not know of, says so, and holds none longer than it is dead.
-// Method: nothing in it can be written, synced, cut or removed, as on a file system that the kernel has remounted read-only.
+// Goal: a directory that has died lets no write through that a restart would not know of, says so,
+// and holds none longer than it is dead.
+// Method: nothing in it can be written, synced, cut or removed, as on a file system that the kernel
+// has remounted read-only.
 TEST_F(FullStateTest, ADeadDirectoryHoldsWhatIsNotMarkedUntilItIsBack) {
   Make();
   ASSERT_TRUE(primary_->Start(false, Soon()).ok());
@@ -236,8 +238,9 @@ TEST_F(FullStateTest, ALostLogIsMadeAnewOnlyWhenItsMeaningIsStored) {
   ExpectEqualAfterCheckpoint();
 }
 
-// Goal: the error stays, from its beginning, while there is no room for that file alone. Method: every try fails, and how often it is
-// told as new is counted; a shutdown tries, as the cleaner does.
+// Goal: the error stays, from its beginning, while there is no room for that file alone. Method:
+// every try fails, and how often it is told as new is counted; a shutdown tries, as the cleaner
+// does.
 TEST_F(FullStateTest, ALogThatHasNoRoomIsToldOnceHoweverOftenItIsTried) {
   base::SetLogSinkForTest([this](base::LogLevel, absl::string_view line) {
     const bool counts =

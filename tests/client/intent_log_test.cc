@@ -319,8 +319,8 @@ TEST_F(IntentLogTest, AFileThatCannotBeReadBackOrRemovedHoldsWritesToWhatIsNotMa
   base::SetLogSinkForTest(nullptr);
 }
 
-// Goal: a directory that nobody may write to any more holds no write, as long as its files can be written. Method: nothing can be made
-// or removed there.
+// Goal: a directory that nobody may write to any more holds no write, as long as its files can be
+// written. Method: nothing can be made or removed there.
 TEST_F(IntentLogTest, AFileThatCannotBeRemovedIsEmptiedAndCountsAsNone) {
   base::SetLogSinkForTest([](base::LogLevel, absl::string_view) {});
   const auto log = Open();

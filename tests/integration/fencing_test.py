@@ -47,7 +47,8 @@ class FencingTest(lib.Case):
         error = self.wait_fenced(agent)
         self.assertEqual((error["code"], error["reason"]), ("FAILED_PRECONDITION", "FENCED"))
         self.assertGreater(agent.metric("understudy_replication_errors_total", reason="fenced"), 0)
-        # No checkpoint is due here. The pair that has taken over may be in order, and the alert takes the older age.
+        # No checkpoint is due here. The pair that has taken over may be in order, and the alert
+        # takes the older age.
         self.assertIsNone(agent.metric("understudy_checkpoint_age_seconds"))
         status = agent.status()
         self.assertEqual((status["stage"], status["sync_state"], status["connected"]), ("RUNNING", "DIVERGED", False))

@@ -1,4 +1,5 @@
-// Preloaded into a daemon (Case.hanging_syncs() of lib.py): its syncs hang while the file that UNDERSTUDY_HUNG_SYNC names is there.
+// Preloaded into a daemon (Case.hanging_syncs() of lib.py): its syncs hang while the file that
+// UNDERSTUDY_HUNG_SYNC names is there.
 #include <cstdlib>
 #include <sys/syscall.h>
 #include <unistd.h>

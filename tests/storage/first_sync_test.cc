@@ -175,7 +175,8 @@ TEST_P(FirstSyncTest, AFirstCheckpointThatIsLostLeavesNothingToFailOverTo) {
   EXPECT_EQ(f_.replica().state().stage, Stage::kRunning);
 }
 
-// And it is not failed over to before it is durable: a power cut would leave half a disk, and the primary fenced.
+// And it is not failed over to before it is durable: a power cut would leave half a disk, and the
+// primary fenced.
 TEST_P(FirstSyncTest, AFailoverMakesTheFirstCheckpointDurableFirst) {
   Begin();
   Send(0, 10 * kMiB);

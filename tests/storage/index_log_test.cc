@@ -171,8 +171,8 @@ TEST_F(IndexLogTest, AnIndexThatWasTornOnceOpensAgainAndAgain) {
   }
 }
 
-// Each ends where the next begins. Within one block every record is whole, behind a header of a checksum, a
-// length and a type.
+// Each ends where the next begins. Within one block every record is whole, behind a header of a
+// checksum, a length and a type.
 std::vector<std::string> RecordsOf(const std::string& log) {
   std::ifstream file(log, std::ios::binary);
   const std::string bytes{std::istreambuf_iterator<char>(file), {}};
@@ -192,7 +192,8 @@ void WriteRecords(const std::string& log, std::span<const std::string> records) 
   for (const std::string& record : records) file << record;
 }
 
-// A power cut may keep a later file of what was never synced, and lose the end of the one before it.
+// A power cut may keep a later file of what was never synced, and lose the end of the one before
+// it.
 TEST_F(IndexLogTest, NothingIsReadBehindAGapOfWhatWasNeverSynced) {
   Make(3, 4);
   for (const bool lose_first : {false, true}) {

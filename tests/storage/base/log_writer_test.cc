@@ -59,7 +59,8 @@ TEST_F(LogWriterTest, AReaderThatStandsStillHoldsUpNobodyAndIsToldWhatIsMissing)
   writer.Append("last word\n", /*last_word=*/true);
   EXPECT_EQ(writer.lines_dropped(), dropped);
 
-  // How many are missing is said where they are: more than once, if the writer was there in between.
+  // How many are missing is said where they are: more than once, if the writer was there in
+  // between.
   const std::string note_words = " W log_lines_dropped lines=";
   uint64_t told = 0;
   uint64_t next = 0;
