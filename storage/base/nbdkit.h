@@ -14,26 +14,13 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
+#include "storage/base/unix_socket.h"
+
 namespace understudy::base {
 
 // Files that are open for each client: its socket, and both ends of a pipe that wakes nbdkit's
 // threads.
 inline constexpr uint64_t kFilesOfConnection = 3;
-
-// Makes `path` free to bind: removes a socket file nobody listens on; kFailedPrecondition naming the path when somebody does or
-// when it is not a socket. OK when nothing is there.
-absl::Status ClaimUnixSocket(const std::string& path);
-
-// Who may connect to a unix socket: its owner, and whom these name.
-struct SocketAccess {
-  std::string mode = "660";  // octal
-  std::string group;         // name or number; empty: that of the process
-};
-// kInvalidArgument: the mode is not 0 to 777, or there is no such group on this host.
-absl::Status CheckSocketAccess(const SocketAccess& access);
-// Of the socket that nbdkit has made, which is 755 whatever the umask was. kPermissionDenied, with the remedy, when the process is not
-// a member of the group. Call in after_fork: nobody is served before.
-absl::Status SetSocketAccess(const std::string& path, const SocketAccess& access);
 
 struct NbdkitOptions {
   std::string program;      // what the process calls itself, in ps for example: the launcher's name
