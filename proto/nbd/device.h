@@ -42,6 +42,7 @@ class Device {
   virtual ~Device() = default;
 
   virtual const std::string& name() const = 0;  // what it is called, whatever name found it
+  virtual std::string description() const = 0;  // for people
   virtual uint64_t size_bytes() const = 0;
   virtual bool has_map() const = 0;        // Map() says something
   virtual bool has_fast_zero() const = 0;  // WriteZeroes() never writes zeroes as data

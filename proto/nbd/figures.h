@@ -12,7 +12,11 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 
+#include "storage/base/clock.h"
+
 namespace understudy::nbd {
+
+inline absl::Duration SteadyNow() { return base::Clock::Real().Monotonic(); }
 
 enum class Kind : uint8_t { kRead = 0, kWrite, kFlush, kTrim, kWriteZeroes, kCache, kBlockStatus };
 inline constexpr size_t kKinds = 7;
@@ -42,12 +46,12 @@ class Histogram {
       10,   20,     50,     100,     200,       500,       1000,      2000,
       5000, 10'000, 50'000, 200'000, 1'000'000, 5'000'000, 30'000'000};
 
-  void Add(absl::Duration duration) {
+  void Add(absl::Duration duration, uint64_t count = 1) {
     const auto micros = static_cast<uint64_t>(absl::ToInt64Microseconds(duration));
     size_t bucket = 0;
     while (bucket < kBoundsMicros.size() && micros > kBoundsMicros[bucket]) ++bucket;
-    buckets_[bucket].fetch_add(1, std::memory_order_relaxed);
-    sum_micros_.fetch_add(micros, std::memory_order_relaxed);
+    buckets_[bucket].fetch_add(count, std::memory_order_relaxed);
+    sum_micros_.fetch_add(micros * count, std::memory_order_relaxed);
   }
   uint64_t bucket(size_t index) const { return buckets_[index].load(std::memory_order_relaxed); }
   uint64_t sum_micros() const { return sum_micros_.load(std::memory_order_relaxed); }
@@ -59,9 +63,9 @@ class Histogram {
 
 struct Figures {
   struct OfKind {
-    std::atomic<uint64_t> requests{0};
-    std::atomic<uint64_t> bytes{0};   // of requests that succeeded
-    std::atomic<uint64_t> errors{0};  // replies
+    std::atomic<uint64_t> requests{0};  // that were answered
+    std::atomic<uint64_t> errors{0};    // of these, with an error
+    std::atomic<uint64_t> bytes{0};     // of the others
     std::array<Histogram, kStages> latency;
   };
   std::array<OfKind, kKinds> kinds;

@@ -4,14 +4,14 @@
 // No client harms another one: what it may hold of memory, threads and time is bounded, and what
 // it should not have sent ends its own connection only.
 //
-// Bounds   kConnectionsMax connections, kConnectionsOfProcessMax of one process; a handshake ends
-//          within kHandshakeTimeout. In flight: kRequestsMax requests and kRequestBytesMax bytes of
-//          a connection, kBytesMax of all; then nothing more is read from it.
+// Bounds   of connections and of what all of them hold: below; of one: connection.h, handshake.h.
+//          A connection that is idle takes a thread that sleeps.
 // Source   doc/proto.md of NetworkBlockDevice/nbd, and its branch extension-ext-header.
 // Threads  all methods from any thread.
 #ifndef UNDERSTUDY_PROTO_NBD_SERVER_H_
 #define UNDERSTUDY_PROTO_NBD_SERVER_H_
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -22,6 +22,11 @@
 #include "storage/base/unix_socket.h"
 
 namespace understudy::nbd {
+
+inline constexpr int kConnectionsMax = 1024;
+inline constexpr int kConnectionsOfProcessMax = 256;
+// Of requests in flight, of all connections together, beyond what each has of its own.
+inline constexpr uint64_t kBytesMax = 512 << 20;
 
 class Server {
  public:

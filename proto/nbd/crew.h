@@ -1,0 +1,52 @@
+// proto/nbd/crew.h
+//
+// Threads for tasks that may block for as long as they like. A task never waits for another one: it
+// gets the thread that was idle last, or a new one. An idle thread ends after kIdleMax.
+//
+// Bound    whoever gives tasks bounds how many there are at a time.
+// Threads  all methods from any thread. The destructor waits for the tasks that run.
+#ifndef UNDERSTUDY_PROTO_NBD_CREW_H_
+#define UNDERSTUDY_PROTO_NBD_CREW_H_
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/time/time.h"
+
+#include "storage/base/mutex.h"
+
+namespace understudy::nbd {
+
+class Crew {
+ public:
+  using Task = absl::AnyInvocable<void()>;
+  static constexpr absl::Duration kIdleMax = absl::Seconds(10);
+
+  Crew() = default;
+  ~Crew();
+  Crew(const Crew&) = delete;
+  Crew& operator=(const Crew&) = delete;
+
+  // False, and the task is dropped: the system gives no more threads.
+  bool Run(Task task);
+
+ private:
+  struct Member {
+    base::CondVar wake;
+    Task task;
+  };
+  void Work(std::shared_ptr<Member> member);
+  bool AwaitTask(const std::shared_ptr<Member>& member) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  base::Mutex mutex_;
+  base::CondVar gone_;
+  std::vector<std::shared_ptr<Member>> idle_ ABSL_GUARDED_BY(mutex_);
+  size_t threads_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool ending_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace understudy::nbd
+
+#endif  // UNDERSTUDY_PROTO_NBD_CREW_H_
