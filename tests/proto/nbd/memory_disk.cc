@@ -32,6 +32,7 @@ class MemoryDisk::OpenDevice : public Device {
   ~OpenDevice() override { --disk_.devices_; }
 
   const std::string& name() const override { return disk_.options_.name; }
+  std::string description() const override { return "a disk in memory"; }
   uint64_t size_bytes() const override { return disk_.options_.size_bytes; }
   bool has_map() const override { return disk_.options_.has_map; }
   bool has_fast_zero() const override { return disk_.options_.has_fast_zero; }
