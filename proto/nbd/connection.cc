@@ -105,7 +105,7 @@ absl::Duration Connection::stalled() const {
 void Connection::Serve() {
   if (!ShakeHands()) return;
   came_ = SteadyNow();
-  Read();
+  Read(0);
 }
 
 bool Connection::ShakeHands() {
@@ -129,10 +129,12 @@ bool Connection::ShakeHands() {
 }
 
 // Ends when there is nothing more to read, or when another thread has become the reader.
-void Connection::Read() {
+void Connection::Read(uint64_t reader) {
   while (TakeAll()) {
+    if (!WorkAlone(reader)) return;
     if (const std::optional<Lane> lane = LaneToWorkOn(); lane.has_value()) {
-      const bool passed_on = shared_.crew->Run([self = shared_from_this()] { self->Read(); });
+      const bool passed_on =
+          shared_.crew->Run([self = shared_from_this(), reader] { self->Read(reader); });
       Work(*lane);
       if (passed_on) return;
     }
@@ -144,6 +146,38 @@ void Connection::Read() {
     }
     came_ = SteadyNow();
   }
+}
+
+bool Connection::WorkAlone(uint64_t reader) {
+  std::optional<Task> task = LoneTask();
+  if (!task.has_value()) return true;
+  const Lane lane = LaneOf(task->requests.front());
+  alone_since_.store(absl::ToInt64Nanoseconds(came_), std::memory_order_relaxed);
+  reader_.store(reader + 1);
+  shared_.relief->Watch();
+  Perform(*std::move(task));
+  uint64_t still = reader + 1;
+  const bool relieved = !reader_.compare_exchange_strong(still, reader);
+  if (relieved) {
+    Work(lane);
+  } else {
+    base::MutexLock lock(mutex_);
+    --lanes_[lane].workers;
+  }
+  return !relieved;
+}
+
+bool Connection::Relieve() {
+  uint64_t kept = reader_.load();
+  if (kept % 2 == 0) return false;
+  const absl::Duration since = absl::Nanoseconds(alone_since_.load(std::memory_order_relaxed));
+  if (SteadyNow() - since < Relief::kLook) return true;
+  // Without a thread to spare, it stays as it is until the next look.
+  shared_.crew->Run([self = shared_from_this(), kept]() mutable {
+    const uint64_t next = kept + 1;
+    if (self->reader_.compare_exchange_strong(kept, next)) self->Read(next);
+  });
+  return true;
 }
 
 // What has come, to where it is worked on.
@@ -299,6 +333,17 @@ bool Connection::QueueWrites(size_t first) {
     Queue(kChanges, std::move(task));
   }
   return true;
+}
+
+Connection::Lane Connection::LaneOf(const RequestHeader& request) {
+  switch (static_cast<Command>(request.command)) {
+    case Command::kRead:
+    case Command::kCache:
+    case Command::kBlockStatus:
+      return kReads;
+    default:
+      return kChanges;
+  }
 }
 
 void Connection::Queue(Lane lane, Task task) {

@@ -8,8 +8,8 @@
 //
 // Reader   takes in one recvmsg() all that the socket holds; the payload of a large write goes from
 //          the socket to the memory where it stays. When requests that may block have come, the
-//          reader becomes a worker and another thread becomes the reader, so that a lone request
-//          is worked on by the thread that has read it.
+//          reader becomes a worker and another thread becomes the reader. On a lone READ or WRITE
+//          it works itself, and only if that keeps it another thread reads on (relief.h).
 // Lanes    what may block. Reads do not wait behind changes of the disk and flushes, nor these
 //          behind reads.
 // Bounds   see below. At a bound nothing more is read from the socket until a reply has left.
@@ -42,6 +42,7 @@
 #include "proto/nbd/figures.h"
 #include "proto/nbd/input.h"
 #include "proto/nbd/outbox.h"
+#include "proto/nbd/relief.h"
 #include "proto/nbd/wire.h"
 #include "storage/base/mutex.h"
 
@@ -65,6 +66,7 @@ struct Shared {
   Catalog* catalog = nullptr;
   Crew* crew = nullptr;
   Budget* budget = nullptr;
+  Relief* relief = nullptr;
   Figures* figures = nullptr;
   EndLog* log = nullptr;
 };
@@ -76,6 +78,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   ~Connection();
 
   void Serve();
+  // If the reader is kept by a request, another thread becomes the reader. Whether it works on one.
+  bool Relieve();
   // Shuts the socket down. The first reason counts, and is logged unless that is a matter of course.
   void End(nbd::End why, absl::string_view text);
   const Peer& peer() const { return peer_; }
@@ -99,8 +103,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   // ---- by the reader: connection.cc -----------------------------------------------------------------
   bool ShakeHands();
-  void Read();
-  bool TakeAll();  // false: nothing more is read
+  void Read(uint64_t reader);
+  bool WorkAlone(uint64_t reader);  // false: another thread has become the reader
+  bool TakeAll();                   // false: nothing more is read
   bool Accept(Input::Request request);
   bool AcceptLarge(const RequestHeader& request);
   bool AcceptOther(const RequestHeader& request);
@@ -110,6 +115,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool SettleWrites();
   bool QueueWrites(size_t first);
   void FinishLarge(Input::Request request);
+  static Lane LaneOf(const RequestHeader& request);
   void Queue(Lane lane, Task task);
   // What keeps a request from its device; nothing: kNone.
   Error Check(const RequestHeader& request) const;
@@ -120,6 +126,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // A lane in which something waits and not too many work; the caller works there. All others get
   // workers of their own.
   std::optional<Lane> LaneToWorkOn();
+  std::optional<Task> LoneTask();
   void Rouse();
   void StartWorker(Lane lane);
   void Work(Lane lane);
@@ -146,6 +153,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::unique_ptr<Input> input_;
 
   std::atomic<bool> cut_short_{false};  // the client went inside a request
+
+  // The number of the reader, one more while it works, the next one once it was relieved.
+  std::atomic<uint64_t> reader_{0};
+  std::atomic<int64_t> alone_since_{0};  // nanoseconds
 
   // Of the reader.
   std::vector<RequestHeader> write_headers_;  // added and not settled, as writes_

@@ -44,9 +44,11 @@ class ServerImpl : public Server {
       : listener_(std::move(listener)),
         stop_(eventfd(0, EFD_CLOEXEC)),
         budget_(kBytesMax, [this] { EndStalled(); }),
+        relief_([this] { return RelieveAll(); }),
         shared_{.catalog = catalog,
                 .crew = &crew_,
                 .budget = &budget_,
+                .relief = &relief_,
                 .figures = &figures_,
                 .log = &log_},
         accepter_([this] { AcceptAll(); }) {
@@ -65,20 +67,22 @@ class ServerImpl : public Server {
   void Uncount(pid_t pid);
   void Serve(int fd, const Peer& peer);
   void EndStalled();
+  bool RelieveAll();
   std::vector<std::shared_ptr<Connection>> Connections();
 
   base::UnixListener listener_;
   const int stop_;
-  Figures figures_;
-  EndLog log_;
-  Budget budget_;
-  Crew crew_;
-  const Shared shared_;
   base::Mutex mutex_;
   base::CondVar none_left_;
   std::map<pid_t, int> of_process_ ABSL_GUARDED_BY(mutex_);
   int connections_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<std::weak_ptr<Connection>> list_ ABSL_GUARDED_BY(mutex_);
+  Figures figures_;
+  EndLog log_;
+  Budget budget_;
+  Crew crew_;
+  Relief relief_;
+  const Shared shared_;
   std::thread accepter_;  // last: it uses the rest
 };
 
@@ -188,6 +192,12 @@ void ServerImpl::EndStalled() {
   if (longest == nullptr) return;
   longest->End(End::kSlow,
                "it does not take or send what it has begun, and others wait for memory");
+}
+
+bool ServerImpl::RelieveAll() {
+  bool any = false;
+  for (const auto& connection : Connections()) any = connection->Relieve() || any;
+  return any;
 }
 
 }  // namespace

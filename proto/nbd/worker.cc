@@ -16,6 +16,23 @@ constexpr uint64_t kCacheBytes = 1 << 20;  // that are read at once
 
 }  // namespace
 
+// The only one that waits, where nobody works, and likely to take no longer than a change of
+// threads; counted as worked on. What waits for the disk by its nature is none.
+std::optional<Connection::Task> Connection::LoneTask() {
+  base::MutexLock lock(mutex_);
+  if (lanes_[kReads].waiting.size() + lanes_[kChanges].waiting.size() != 1) return std::nullopt;
+  LaneState& state = lanes_[lanes_[kReads].waiting.empty() ? kChanges : kReads];
+  const RequestHeader& request = state.waiting.front().requests.front();
+  const bool short_work =
+      request.command == static_cast<uint16_t>(Command::kRead) ||
+      (request.command == static_cast<uint16_t>(Command::kWrite) && (request.flags & kFua) == 0);
+  if (!short_work || state.workers > 0) return std::nullopt;
+  Task task = std::move(state.waiting.front());
+  state.waiting.pop_front();
+  ++state.workers;
+  return task;
+}
+
 std::optional<Connection::Lane> Connection::LaneToWorkOn() {
   std::optional<Lane> mine;
   std::optional<Lane> other;
