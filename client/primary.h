@@ -1,7 +1,7 @@
 // client/primary.h
 //
 // Primary is one group on the primary host: its stage, its volumes and the forwarder they share. It is what the agent's
-// control service and its NBD exports stand on; it knows neither gRPC nor nbdkit.
+// control service and its NBD exports stand on; it knows neither gRPC nor NBD.
 //
 // Stages   NONE, RUNNING, DONE; what each call does in each: docs/semantics.md section 2. The stage and the grant are stored in
 //          the agent's state before they are used.

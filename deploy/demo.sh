@@ -100,7 +100,7 @@ build() {
   (
     cd "$repository"
     cmake --preset release && cmake --build --preset release \
-      --target understudyd understudyd_plugin understudyctl understudy-agent understudy-agent-plugin understudy-inspect
+      --target understudyd understudyctl understudy-agent understudy-inspect
   ) > "$log" 2>&1 < /dev/null &
   local builder=$!
   progress "$log" "$builder"

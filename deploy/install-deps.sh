@@ -17,15 +17,15 @@ BUILD=(
   g++ cmake ninja-build pkg-config ccache git ca-certificates
   libgrpc++-dev protobuf-compiler-grpc protobuf-compiler libprotobuf-dev libc-ares-dev libre2-dev
   libabsl-dev librocksdb-dev prometheus-cpp-dev libcli11-dev libgtest-dev libgmock-dev
-  nbdkit nbdkit-plugin-dev libxxhash-dev mold
+  libxxhash-dev mold
 )
 DEMO=(libnbd-bin qemu-utils e2fsprogs util-linux jq curl)
-TESTS=(prometheus python3 fio clang-format xfsprogs btrfs-progs qemu-system-x86)
-BENCH=(fio python3 xfsprogs)
+TESTS=(nbdkit prometheus python3 fio clang-format xfsprogs btrfs-progs qemu-system-x86)
+BENCH=(nbdkit fio python3 xfsprogs)
 LINT=(clang clang-tidy clang-format)
 IMAGE=(buildah mmdebstrap ca-certificates)
 RUNTIME=(
-  ca-certificates nbdkit
+  ca-certificates
   libgrpc++1.51 libprotobuf32 librocksdb7.8
   libprometheus-cpp-core1.0 libprometheus-cpp-pull1.0
 )

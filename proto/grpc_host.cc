@@ -20,8 +20,8 @@
 #include "proto/grpc_time.h"
 #include "storage/base/address.h"
 #include "storage/base/log.h"
-#include "storage/base/nbdkit.h"
 #include "storage/base/status_macros.h"
+#include "storage/base/unix_socket.h"
 #include "storage/base/within.h"
 
 namespace understudy::proto {

@@ -6,7 +6,9 @@
 #include "absl/random/random.h"
 
 #include "proto/grpc_host.h"
+#include "proto/nbd/server.h"
 #include "server/metrics.h"
+#include "server/nbd/exports.h"
 #include "server/rpc/csi_addons_service.h"
 #include "server/rpc/replication_service.h"
 #include "server/rpc/write_stream.h"
@@ -28,7 +30,8 @@ constexpr std::chrono::seconds kCloseTimeout(10);
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const DaemonOptions& options) {
+absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const DaemonOptions& options,
+                                                      std::optional<base::UnixListener> nbd) {
   RETURN_IF_ERROR(options.Validate());
   std::unique_ptr<Daemon> daemon(new Daemon);
   absl::BitGen random;
@@ -49,6 +52,10 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const DaemonOptions& optio
   daemon->metrics_ = std::make_shared<Metrics>(*daemon->service_);
   ASSIGN_OR_RETURN(daemon->endpoint_, base::MetricsEndpoint::Start(options.metrics_listen));
   daemon->endpoint_->Register(daemon->metrics_);
+  if (nbd) {
+    daemon->exports_ = std::make_unique<Exports>(daemon->service_.get());
+    daemon->nbd_ = nbd::Server::Start(*std::move(nbd), daemon->exports_.get());
+  }
   base::LogInfo("understudyd_ready")
       .With("grpc", daemon->grpc_->address())
       .With("metrics", daemon->endpoint_->address())

@@ -1,20 +1,25 @@
 // server/daemon.h
 //
-// Daemon is a running understudyd, alone or inside nbdkit: store, service, gRPC and metrics, started in this order and shut down
-// in the reverse one.
+// Daemon is a running understudyd: store, service, gRPC, metrics and NBD, started in this order and shut down in the reverse one.
 #ifndef UNDERSTUDY_SERVER_DAEMON_H_
 #define UNDERSTUDY_SERVER_DAEMON_H_
 
 #include <memory>
+#include <optional>
 
 #include "absl/status/statusor.h"
 
 #include "server/daemon_options.h"
 #include "storage/base/mutex.h"
+#include "storage/base/unix_socket.h"
 
 namespace understudy::base {
 class MetricsEndpoint;
 }  // namespace understudy::base
+namespace understudy::nbd {
+class Catalog;
+class Server;
+}  // namespace understudy::nbd
 namespace understudy::proto {
 class GrpcHost;
 }  // namespace understudy::proto
@@ -33,16 +38,16 @@ class Service;
 
 class Daemon {
  public:
-  // Errors name the directory or address and the remedy. When it returns, both ports answer, and a line
-  // "understudyd_ready grpc=ADDR metrics=ADDR nbd=PATH" was logged.
-  static absl::StatusOr<std::unique_ptr<Daemon>> Start(const DaemonOptions& options);
-  ~Daemon();  // Shutdown()
+  // `nbd` is that of options.nbd_socket; none: no NBD. Errors name the directory or address and the remedy. When it returns, both
+  // ports and the socket answer, and a line "understudyd_ready grpc=ADDR metrics=ADDR nbd=PATH" was logged.
+  static absl::StatusOr<std::unique_ptr<Daemon>> Start(const DaemonOptions& options,
+                                                       std::optional<base::UnixListener> nbd);
+  ~Daemon();  // Shutdown(), and the end of NBD
 
-  Service& service() { return *service_; }
   // Health says NOT_SERVING, running I/O and calls end, the store is closed, unless something is stuck in it or a planned
   // stop is at work: it is then left as a kill -9 would leave it. About half a minute at the worst,
-  // when the disk of the data directory stands still. Idempotent, from any thread. Exports that
-  // clients still hold answer errors from now on.
+  // when the disk of the data directory stands still. Idempotent, from any thread. NBD clients stay
+  // connected, and what they still ask for is not answered: they ask the next daemon again.
   void Shutdown();
 
  private:
@@ -57,6 +62,8 @@ class Daemon {
   std::unique_ptr<proto::GrpcHost> grpc_;
   std::shared_ptr<Metrics> metrics_;
   std::unique_ptr<base::MetricsEndpoint> endpoint_;
+  std::unique_ptr<nbd::Catalog> exports_;
+  std::unique_ptr<nbd::Server> nbd_;  // none without a socket
   base::Mutex mutex_;
   bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;
 };

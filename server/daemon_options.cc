@@ -83,7 +83,7 @@ absl::Status DaemonOptions::Set(const std::string& key, const std::string& value
   } else if (key == "metrics-listen") {
     metrics_listen = value;
   } else if (key == "nbd-socket") {
-    nbd_socket = value;
+    nbd_socket = Absolute(value);
   } else if (key == "nbd-socket-mode") {
     nbd_access.mode = value;
     status = base::CheckSocketAccess({.mode = value});
@@ -91,9 +91,9 @@ absl::Status DaemonOptions::Set(const std::string& key, const std::string& value
     nbd_access.group = value;
     status = base::CheckSocketAccess({.group = value});
   } else if (key == "data-dir") {
-    store.data_dir = value;
+    store.data_dir = Absolute(value);
   } else if (key == "disk-dir") {
-    store.disk_dirs.push_back(value);
+    store.disk_dirs.push_back(Absolute(value));
   } else if (key == "durability") {
     status = SetDurability(store.checkpoint_durable, value);
   } else if (key == "apply-bytes-per-second") {
@@ -154,27 +154,6 @@ absl::Status DaemonOptions::Validate() const {
   }
   if (problems.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrJoin(problems, "\n"));
-}
-
-std::vector<std::pair<std::string, std::string>> DaemonOptions::Parameters() const {
-  std::vector<std::pair<std::string, std::string>> parameters = {
-      {"data-dir", Absolute(store.data_dir)},
-      {"listen", listen},
-      {"metrics-listen", metrics_listen},
-      {"nbd-socket", Absolute(nbd_socket)},
-      {"nbd-socket-mode", nbd_access.mode},
-      {"durability", store.checkpoint_durable ? "checkpoint" : "none"},
-      {"apply-bytes-per-second", absl::StrCat(store.apply_bytes_per_second)},
-      {"segment-bytes", absl::StrCat(store.segment_bytes)},
-      {"history-epochs", absl::StrCat(store.history_epochs)},
-      {"history-bytes", absl::StrCat(store.history_bytes)},
-      {"overlay-bytes-max", absl::StrCat(store.overlay_bytes_max)},
-      {"overlay-bytes-total", absl::StrCat(store.overlay_bytes_total)},
-      {"reserve-disk-space", store.reserve_disk_space ? "true" : "false"},
-      {"index-memory-max", absl::StrCat(store.index_memory_max)}};
-  if (!nbd_access.group.empty()) parameters.emplace_back("nbd-socket-group", nbd_access.group);
-  for (const std::string& dir : store.disk_dirs) parameters.emplace_back("disk-dir", Absolute(dir));
-  return parameters;
 }
 
 }  // namespace understudy::server

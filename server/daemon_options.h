@@ -1,17 +1,16 @@
 // server/daemon_options.h
 //
-// What understudyd can be told, by flag, configuration file, environment or, inside nbdkit, as key=value. One table of names for
-// all of them: a key is the long flag without its dashes.
+// What understudyd can be told, by flag, configuration file or environment. One table of names for all of them: a key is the
+// long flag without its dashes.
 #ifndef UNDERSTUDY_SERVER_DAEMON_OPTIONS_H_
 #define UNDERSTUDY_SERVER_DAEMON_OPTIONS_H_
 
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 
-#include "storage/base/nbdkit.h"
+#include "storage/base/unix_socket.h"
 #include "storage/store.h"
 
 namespace understudy::server {
@@ -23,12 +22,11 @@ struct DaemonOptions {
   base::SocketAccess nbd_access;                  // who may connect to it
   storage::StoreOptions store;
 
-  // Sets one option from text. kInvalidArgument names key and value; kNotFound for an unknown key. disk-dir adds.
+  // Sets one option from text. kInvalidArgument names key and value; kNotFound for an unknown key. disk-dir adds. Paths
+  // become absolute.
   absl::Status Set(const std::string& key, const std::string& value);
   // Every problem at once; kInvalidArgument.
   absl::Status Validate() const;
-  // The options as Set() would take them, paths absolute, for the plugin in nbdkit.
-  std::vector<std::pair<std::string, std::string>> Parameters() const;
 };
 
 // "64M" -> 67108864: digits with an optional K, M, G or T (binary). kInvalidArgument.

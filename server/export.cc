@@ -1,10 +1,6 @@
 #include "server/export.h"
 
-#include <cerrno>
-
 #include "absl/strings/str_cat.h"
-
-#include "storage/base/file_system.h"
 
 namespace understudy::server {
 
@@ -38,7 +34,7 @@ void Export::Disconnect() {
 template <typename Call>
 auto Export::InView(Call call) -> decltype(call(std::declval<storage::BlockView&>())) {
   const base::IoGate::Pass pass(gate_);
-  if (!pass.open()) return absl::UnavailableError("the service is shutting down");
+  if (!pass.open()) return absl::CancelledError("the service is shutting down");
   const std::shared_ptr<storage::BlockView> view = view_.lock();
   if (view == nullptr) {
     return absl::FailedPreconditionError(absl::StrCat("clone ", name_, " has ended"));
@@ -63,7 +59,7 @@ void Export::OnFailure(IoKind kind, ByteRange range, const absl::Status& status)
   stats_.kinds[static_cast<size_t>(kind)].errors.Add();
   // A wrong stage, a bad range and a closing service are the caller's affair.
   if (absl::IsFailedPrecondition(status) || absl::IsInvalidArgument(status) ||
-      absl::IsOutOfRange(status) || absl::IsUnavailable(status)) {
+      absl::IsOutOfRange(status) || absl::IsCancelled(status)) {
     return;
   }
   if (is_clone_ && absl::IsResourceExhausted(status)) return;
@@ -109,25 +105,6 @@ std::vector<std::string> CloneExportNames(const std::string& group, const std::s
     names.push_back(absl::StrCat(group, "@", clone, "/", volume.name));
   }
   return names;
-}
-
-int IoErrno(const absl::Status& status) {
-  switch (status.code()) {
-    case absl::StatusCode::kOk:
-      return 0;
-    case absl::StatusCode::kInvalidArgument:
-    case absl::StatusCode::kOutOfRange:
-      return EINVAL;
-    case absl::StatusCode::kResourceExhausted:
-      return ENOSPC;
-    case absl::StatusCode::kUnavailable:
-      return ESHUTDOWN;
-    case absl::StatusCode::kFailedPrecondition:
-    case absl::StatusCode::kDataLoss:
-      return EIO;
-    default:
-      return base::ErrnoOf(status);
-  }
 }
 
 }  // namespace understudy::server

@@ -5,8 +5,8 @@
 // not keep it alive.
 //
 // Threads  all methods from any thread, without waiting for replication; Connect() waits for a failover to an older epoch.
-// Errors   as storage::Replica; kUnavailable once the service is shutting down. A failed write of the VM and a checksum mismatch
-//          are latched for GetError; that a clone is full or has ended is not. IoErrno() says what the client is told.
+// Errors   as storage::Replica; kCancelled once the service is shutting down: connect again. A failed write of the VM and a checksum mismatch
+//          are latched for GetError; that a clone is full or has ended is not.
 #ifndef UNDERSTUDY_SERVER_EXPORT_H_
 #define UNDERSTUDY_SERVER_EXPORT_H_
 
@@ -70,9 +70,6 @@ class Export {
 // GROUP@CLONE/VOLUME of each volume.
 std::vector<std::string> CloneExportNames(const std::string& group, const std::string& clone,
                                           const std::vector<storage::VolumeInfo>& volumes);
-
-// EIO for anything that has no better number: a wrong stage, a checksum mismatch, a dead disk.
-int IoErrno(const absl::Status& status);
 
 }  // namespace understudy::server
 

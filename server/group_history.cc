@@ -4,7 +4,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "server/group.h"
-#include "storage/base/nbdkit.h"
+#include "storage/base/file_limit.h"
 #include "storage/base/reason.h"
 #include "storage/base/status_macros.h"
 

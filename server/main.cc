@@ -1,27 +1,17 @@
-// understudyd: the replication service of the standby. Runs alone, or with --nbd-socket becomes nbdkit (by exec: the process id
-// stays) with the same service inside as a plugin.
-#include <iostream>
+// understudyd: the replication service of the standby.
+#include <optional>
 #include <string>
-#include <unistd.h>
 #include <vector>
 
-#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
-#include "absl/strings/str_replace.h"
 
 #include "server/daemon.h"
 #include "server/daemon_options.h"
 #include "storage/base/command_line.h"
-#include "storage/base/file_limit.h"
-#include "storage/base/log.h"
-#include "storage/base/nbdkit.h"
+#include "storage/base/daemon_main.h"
 
 namespace understudy::server {
 namespace {
-
-constexpr int kExitFailed = 1;
-constexpr int kExitUsage = 2;
 
 std::vector<base::Setting> Settings() {
   const DaemonOptions defaults;
@@ -30,8 +20,7 @@ std::vector<base::Setting> Settings() {
       {"listen", absl::StrCat("gRPC address, host:port or unix:/path [", defaults.listen, "]")},
       {"metrics-listen",
        absl::StrCat("Address of /metrics, host:port [", defaults.metrics_listen, "]")},
-      {"nbd-socket",
-       "Unix socket of the NBD exports; without it no NBD is served and no nbdkit is needed"},
+      {"nbd-socket", "Unix socket of the NBD exports; without it no NBD is served"},
       {"nbd-socket-mode", "Who may connect to it: an octal mode [660]"},
       {"nbd-socket-group",
        "Its group, QEMU's: a name or number that the service's user is in [the process's]"},
@@ -67,64 +56,12 @@ std::vector<base::Setting> Settings() {
   };
 }
 
-int Fail(int exit_status, absl::string_view message) {
-  std::cerr << "understudyd: " << message << std::endl;
-  return exit_status;
-}
-
-int RunAlone(const DaemonOptions& options) {
-  // The handler may run before the daemon exists; it then has nothing to shut down.
-  static base::Mutex mutex;
-  static Daemon* running = nullptr;
-  base::HandleShutdownSignals([] {
-    Daemon* daemon;
-    {
-      base::MutexLock lock(mutex);
-      daemon = running;
-    }
-    if (daemon != nullptr) daemon->Shutdown();
-  });
-  absl::StatusOr<std::unique_ptr<Daemon>> daemon = Daemon::Start(options);
-  if (!daemon.ok()) {
-    base::ExitWith(kExitFailed, absl::StrCat("understudyd: ", daemon.status().message()));
-  }
-  {
-    base::MutexLock lock(mutex);
-    running = daemon->release();
-  }
-  while (true) pause();  // the signal thread ends the process
-}
-
-int RunInNbdkit(const DaemonOptions& options) {
-  absl::Status status = base::ClaimUnixSocket(options.nbd_socket);
-  if (!status.ok()) return Fail(kExitFailed, status.message());
-  const absl::StatusOr<std::string> plugin = base::FindPlugin("understudyd-plugin.so");
-  if (!plugin.ok()) return Fail(kExitFailed, plugin.status().message());
-  base::NbdkitOptions nbdkit{.program = "understudyd",
-                             .plugin_path = *plugin,
-                             .socket_path = options.nbd_socket,
-                             .parameters = options.Parameters()};
-  return Fail(kExitFailed, base::ExecNbdkit(nbdkit).message());
-}
-
 int Main(int argc, char** argv) {
-  base::IgnoreStraySignals();
-  base::RaiseFileLimit();
-  base::CommandLine line("understudyd: keeps warm standbys of virtual machines' disks");
-  line.SetVersion(UNDERSTUDY_VERSION);
-  line.AddSettings(Settings());
-  const absl::StatusOr<bool> go_on = line.Parse(argc, argv);
-  if (!go_on.ok()) return Fail(kExitUsage, go_on.status().message());
-  if (!*go_on) return 0;
+  base::DaemonMain main("understudyd", "keeps warm standbys of virtual machines' disks",
+                        UNDERSTUDY_VERSION, Settings());
   DaemonOptions options;
-  const std::vector<std::string> problems = line.Fill(options);
-  if (!problems.empty()) {
-    return Fail(kExitUsage,
-                absl::StrCat("wrong usage\n  ",
-                             absl::StrReplaceAll(absl::StrJoin(problems, "\n"), {{"\n", "\n  "}}),
-                             "\ntry understudyd --help"));
-  }
-  return options.nbd_socket.empty() ? RunAlone(options) : RunInNbdkit(options);
+  if (const std::optional<int> exit_status = main.Read(argc, argv, options)) return *exit_status;
+  main.Run<Daemon>(options);
 }
 
 }  // namespace

@@ -9,7 +9,6 @@
 #include "server/stage_table.h"
 #include "storage/base/file_limit.h"
 #include "storage/base/log.h"
-#include "storage/base/nbdkit.h"
 #include "storage/base/reason.h"
 #include "storage/base/status_macros.h"
 

@@ -1,11 +1,11 @@
 // server/service.h
 //
 // Service is every group of a store, the exports of their volumes, and the threads that streams and timers run on. It is what
-// the RPC handlers, the NBD plugin and the metrics share.
+// the RPC handlers, the NBD exports and the metrics share.
 //
 // Threads  all methods from any thread. Open, Start with volumes and Remove go through a Gate; nothing else waits for them.
 // Order    the store outlives the service. Shutdown() first, then the store may go; exports may outlive both but answer
-//          kUnavailable.
+//          kCancelled.
 #ifndef UNDERSTUDY_SERVER_SERVICE_H_
 #define UNDERSTUDY_SERVER_SERVICE_H_
 

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "client/agent/exports.h"
 #include "client/agent_state.h"
 #include "client/checkpoint_timer.h"
 #include "client/metrics/metrics.h"
@@ -13,12 +14,12 @@
 #include "client/rpc/standby_checksums.h"
 #include "client/rpc/write_stream.h"
 #include "proto/grpc_host.h"
+#include "proto/nbd/server.h"
 #include "proto/sealed_message.h"
 #include "storage/base/deadline.h"
 #include "storage/base/file_limit.h"
 #include "storage/base/log.h"
 #include "storage/base/metrics/endpoint.h"
-#include "storage/base/nbdkit.h"
 #include "storage/base/status_macros.h"
 
 namespace understudy::client {
@@ -105,7 +106,8 @@ absl::Status WriteFailbackMap(const AgentOptions& options) {
 
 Agent::Agent(const AgentOptions& options) : options_(options), pool_("agent-rpc", 16) {}
 
-absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(const AgentOptions& options) {
+absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(const AgentOptions& options,
+                                                    std::optional<base::UnixListener> nbd) {
   auto agent = std::unique_ptr<Agent>(new Agent(options));
   RETURN_IF_ERROR(CheckNoStateLeft(options));
   // A disk and a connection for each volume; the rest of the agent.
@@ -140,6 +142,8 @@ absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(const AgentOptions& options)
         std::make_unique<CheckpointTimer>(agent->primary_.get(), options.checkpoint_interval);
   }
   ASSIGN_OR_RETURN(agent->host_, proto::GrpcHost::Start(options.listen, {agent->service_.get()}));
+  agent->exports_ = std::make_unique<Exports>(agent->primary_.get());
+  agent->nbd_ = nbd::Server::Start(*std::move(nbd), agent->exports_.get());
   base::LogInfo("agent_ready")
       .With("grpc", agent->host_->address())
       .With("metrics", agent->endpoint_->address())

@@ -1,21 +1,27 @@
 // client/agent/agent.h
 //
-// Agent is the whole daemon without nbdkit: state, transport, group, control service, metrics. Built in order, shut down in
+// Agent is a running understudy-agent: state, transport, group, metrics, control service, NBD. Built in order, shut down in
 // reverse.
 #ifndef UNDERSTUDY_CLIENT_AGENT_AGENT_H_
 #define UNDERSTUDY_CLIENT_AGENT_AGENT_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
 
 #include "client/agent/agent_options.h"
+#include "storage/base/unix_socket.h"
 #include "storage/base/worker_pool.h"
 
 namespace understudy::base {
 class MetricsEndpoint;
 }  // namespace understudy::base
+namespace understudy::nbd {
+class Catalog;
+class Server;
+}  // namespace understudy::nbd
 namespace understudy::proto {
 class GrpcHost;
 }  // namespace understudy::proto
@@ -34,13 +40,14 @@ absl::Status WriteFailbackMap(const AgentOptions& options);
 
 class Agent {
  public:
-  // After the fork: starts threads. Prints `agent_ready grpc=ADDR metrics=ADDR nbd=PATH` on standard error when it serves.
-  static absl::StatusOr<std::unique_ptr<Agent>> Start(const AgentOptions& options);
+  // `nbd` is that of options.nbd_socket, which every agent has. Prints `agent_ready grpc=ADDR metrics=ADDR nbd=PATH` on standard
+  // error when it serves.
+  static absl::StatusOr<std::unique_ptr<Agent>> Start(const AgentOptions& options,
+                                                      std::optional<base::UnixListener> nbd);
   ~Agent();
 
-  Primary& primary() { return *primary_; }
-  // Health first, then the requests of the VM and what is queued (2 s at most for both), then the calls. Once; requests fail
-  // with kCancelled from the beginning.
+  // Health first, then the requests of the VM and what is queued (2 s at most for both), then the calls. Once; from the beginning requests are
+  // not answered. NBD clients stay connected: they ask the next agent again.
   void Shutdown();
 
  private:
@@ -56,6 +63,8 @@ class Agent {
   std::shared_ptr<Metrics> metrics_;
   std::unique_ptr<CheckpointTimer> timer_;
   std::unique_ptr<proto::GrpcHost> host_;
+  std::unique_ptr<nbd::Catalog> exports_;
+  std::unique_ptr<nbd::Server> nbd_;
 };
 
 }  // namespace understudy::client

@@ -81,21 +81,8 @@ const std::map<std::string, OnFull>& OnFullNames() {
   return *names;
 }
 
-template <typename Enum>
-std::string NameOf(const std::map<std::string, Enum>& names, Enum value) {
-  for (const auto& [name, candidate] : names) {
-    if (candidate == value) return name;
-  }
-  return "";
-}
-
 std::string Absolute(const std::string& path) {
   return path.empty() ? path : std::filesystem::absolute(path).lexically_normal().string();
-}
-
-// unix:PATH with an absolute path; anything else as it is. nbdkit changes no directory, but be safe.
-std::string AbsoluteAddress(const std::string& address) {
-  return address.starts_with("unix:") ? "unix:" + Absolute(address.substr(5)) : address;
 }
 
 }  // namespace
@@ -130,7 +117,7 @@ absl::StatusOr<PrimaryVolumeOptions> ParseVolume(const std::string& text) {
     const std::pair<std::string, std::string> field =
         absl::StrSplit(fields[i], absl::MaxSplits('=', 1));
     if (field.first == "disk" && !field.second.empty()) {
-      volume.disk_path = field.second;
+      volume.disk_path = Absolute(field.second);
     } else if (field.first == "size") {
       ASSIGN_OR_RETURN(volume.size_bytes, ParseBytes(field.second));
     } else {
@@ -152,7 +139,7 @@ absl::StatusOr<PrimaryVolumeOptions> ParseVolume(const std::string& text) {
 
 namespace {
 absl::Status AddFailbackMap(AgentOptions& options, const std::string&, const std::string& value) {
-  options.failback_maps.push_back(value);
+  options.failback_maps.push_back(Absolute(value));
   return absl::OkStatus();
 }
 
@@ -173,6 +160,22 @@ absl::Status SetSocketGroup(AgentOptions& options, const std::string& key,
   return Annotate(base::CheckSocketAccess({.group = value}), "--" + key);
 }
 
+using Setter = std::function<absl::Status(AgentOptions&, const std::string&, const std::string&)>;
+
+Setter Text(std::string AgentOptions::*field) {
+  return [field](AgentOptions& options, const std::string& key, const std::string& value) {
+    if (value.empty()) return Wrong(key, value, "given");
+    options.*field = value;
+    return absl::OkStatus();
+  };
+}
+
+Setter Path(std::string AgentOptions::*field) {
+  return [field](AgentOptions& options, const std::string& key, const std::string& value) {
+    return Text(field)(options, key, Absolute(value));
+  };
+}
+
 absl::Status AddVolume(AgentOptions& options, const std::string& key, const std::string& value) {
   const auto volume = ParseVolume(value);
   if (volume.ok()) options.primary.volumes.push_back(*volume);
@@ -181,23 +184,15 @@ absl::Status AddVolume(AgentOptions& options, const std::string& key, const std:
 }  // namespace
 
 absl::Status AgentOptions::Set(const std::string& key, const std::string& value) {
-  using Setter = std::function<absl::Status(AgentOptions&, const std::string&, const std::string&)>;
-  static const auto text = [](std::string AgentOptions::*field) -> Setter {
-    return [field](AgentOptions& o, const std::string& k, const std::string& v) {
-      if (v.empty()) return Wrong(k, v, "given");
-      o.*field = v;
-      return absl::OkStatus();
-    };
-  };
   static const auto* const setters = new std::map<std::string, Setter>{
-      {"server", text(&AgentOptions::server)},
-      {"nbd-socket", text(&AgentOptions::nbd_socket)},
+      {"server", Text(&AgentOptions::server)},
+      {"nbd-socket", Path(&AgentOptions::nbd_socket)},
       {"nbd-socket-mode", SetSocketMode},
       {"nbd-socket-group", SetSocketGroup},
-      {"listen", text(&AgentOptions::listen)},
-      {"metrics-listen", text(&AgentOptions::metrics_listen)},
-      {"state-dir", text(&AgentOptions::state_dir)},
-      {"write-failback-map", text(&AgentOptions::write_failback_map)},
+      {"listen", Text(&AgentOptions::listen)},
+      {"metrics-listen", Text(&AgentOptions::metrics_listen)},
+      {"state-dir", Path(&AgentOptions::state_dir)},
+      {"write-failback-map", Path(&AgentOptions::write_failback_map)},
       {"failback-map", AddFailbackMap},
       {"group", SetGroup},
       {"volume", AddVolume},
@@ -283,46 +278,7 @@ absl::Status AgentOptions::Validate() {
         "--state-dir is required with a volume whose disk is a device or does not exist");
   }
   if (problems.empty()) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrJoin(problems, "\n  "));
-}
-
-std::vector<std::pair<std::string, std::string>> AgentOptions::Parameters() const {
-  const ForwarderOptions& forwarder = primary.forwarder;
-  std::vector<std::pair<std::string, std::string>> parameters = {
-      {"server", AbsoluteAddress(server)},
-      {"nbd-socket", Absolute(nbd_socket)},
-      {"nbd-socket-mode", nbd_access.mode},
-      {"listen", AbsoluteAddress(listen)},
-      {"metrics-listen", metrics_listen},
-      {"group", forwarder.group},
-      {"ack", NameOf(AckNames(), forwarder.ack)},
-      {"on-full", NameOf(OnFullNames(), forwarder.on_full)},
-      {"on-fenced", primary.stop_when_fenced ? "stop" : "continue"},
-      {"window-bytes", absl::StrCat(forwarder.window_bytes)},
-      {"dirty-map-bytes", absl::StrCat(primary.dirty_map_bytes)},
-      {"intent-regions", absl::StrCat(primary.intent_regions)},
-      {"resync-bytes-per-second", absl::StrCat(primary.resync_bytes_per_second)},
-      {"stall-timeout", absl::FormatDuration(forwarder.stall_timeout)},
-      {"start", start ? "true" : "false"},
-      {"report-forward-errors", primary.report_forward_errors ? "true" : "false"},
-  };
-  if (!nbd_access.group.empty()) parameters.emplace_back("nbd-socket-group", nbd_access.group);
-  if (!state_dir.empty()) parameters.emplace_back("state-dir", Absolute(state_dir));
-  if (checkpoint_interval > absl::ZeroDuration()) {
-    parameters.emplace_back("checkpoint-interval", absl::FormatDuration(checkpoint_interval));
-  }
-  for (const std::string& path : failback_maps) {
-    parameters.emplace_back("failback-map", Absolute(path));
-  }
-  for (const PrimaryVolumeOptions& volume : primary.volumes) {
-    std::string text = volume.name;
-    if (!volume.disk_path.empty()) {
-      absl::StrAppend(&text, ",", base::EscapeField("disk=" + Absolute(volume.disk_path)));
-    }
-    if (volume.size_bytes != 0) absl::StrAppend(&text, ",size=", volume.size_bytes);
-    parameters.emplace_back("volume", text);
-  }
-  return parameters;
+  return absl::InvalidArgumentError(absl::StrJoin(problems, "\n"));
 }
 
 }  // namespace understudy::client

@@ -1,12 +1,11 @@
 // client/agent/agent_options.h
 //
-// What understudy-agent can be told, by flag, configuration file, environment or, inside nbdkit, as key=value. One table of names
-// for all of them: a key is the long flag without its dashes.
+// What understudy-agent can be told, by flag, configuration file or environment. One table of names for all of them: a key is the
+// long flag without its dashes.
 #ifndef UNDERSTUDY_CLIENT_AGENT_AGENT_OPTIONS_H_
 #define UNDERSTUDY_CLIENT_AGENT_AGENT_OPTIONS_H_
 
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -14,7 +13,7 @@
 #include "absl/time/time.h"
 
 #include "client/primary.h"
-#include "storage/base/nbdkit.h"
+#include "storage/base/unix_socket.h"
 
 namespace understudy::client {
 
@@ -34,12 +33,11 @@ struct AgentOptions {
   std::string write_failback_map;  // not to run: to give up the disks and to write this end's map
   PrimaryOptions primary;
 
-  // Sets one option from text. kInvalidArgument names key and value; kNotFound for an unknown key. volume adds.
+  // Sets one option from text. kInvalidArgument names key and value; kNotFound for an unknown key. volume adds. Paths
+  // become absolute.
   absl::Status Set(const std::string& key, const std::string& value);
   // Fills in what follows from the rest, then lists every problem at once; kInvalidArgument.
   absl::Status Validate();
-  // The options as Set() would take them, paths absolute, for the plugin in nbdkit.
-  std::vector<std::pair<std::string, std::string>> Parameters() const;
   // `DISK.state` beside the first tee volume's disk when that is a regular file; else empty.
   std::string DefaultStateDirectory() const;
 };

@@ -1,24 +1,18 @@
-// understudy-agent: serves the primary VM's disks over NBD and forwards its writes to the standby. Checks what it was told, then
-// becomes nbdkit with the agent inside as a plugin (by exec: the process id stays).
+// understudy-agent: serves the primary VM's disks over NBD and forwards its writes to the standby.
 #include <iostream>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 
 #include "client/agent/agent.h"
 #include "client/agent/agent_options.h"
 #include "storage/base/command_line.h"
-#include "storage/base/file_limit.h"
-#include "storage/base/nbdkit.h"
+#include "storage/base/daemon_main.h"
 
 namespace understudy::client {
 namespace {
-
-constexpr int kExitFailed = 1;
-constexpr int kExitUsage = 2;
 
 std::vector<base::Setting> Settings() {
   const AgentOptions defaults;
@@ -70,43 +64,15 @@ std::vector<base::Setting> Settings() {
   };
 }
 
-int Fail(int exit_status, absl::string_view message) {
-  std::cerr << "understudy-agent: " << message << std::endl;
-  return exit_status;
-}
-
-int RunInNbdkit(const AgentOptions& options) {
-  const absl::Status status = base::ClaimUnixSocket(options.nbd_socket);
-  if (!status.ok()) return Fail(kExitFailed, status.message());
-  const absl::StatusOr<std::string> plugin = base::FindPlugin("understudy-agent-plugin.so");
-  if (!plugin.ok()) return Fail(kExitFailed, plugin.status().message());
-  const base::NbdkitOptions nbdkit{.program = "understudy-agent",
-                                   .plugin_path = *plugin,
-                                   .socket_path = options.nbd_socket,
-                                   .parameters = options.Parameters()};
-  return Fail(kExitFailed, base::ExecNbdkit(nbdkit).message());
-}
-
 int Main(int argc, char** argv) {
-  base::IgnoreStraySignals();
-  base::RaiseFileLimit();
-  base::CommandLine line(
-      "understudy-agent: serves a primary VM's disks and forwards its writes to the standby",
-      "understudy-agent");
-  line.SetVersion(UNDERSTUDY_VERSION);
-  line.AddSettings(Settings());
-  const absl::StatusOr<bool> go_on = line.Parse(argc, argv);
-  if (!go_on.ok()) return Fail(kExitUsage, go_on.status().message());
-  if (!*go_on) return 0;
+  base::DaemonMain main("understudy-agent",
+                        "serves a primary VM's disks and forwards its writes to the standby",
+                        UNDERSTUDY_VERSION, Settings());
   AgentOptions options;
-  const std::vector<std::string> problems = line.Fill(options);
-  if (!problems.empty()) {
-    return Fail(kExitUsage, absl::StrCat("wrong usage\n  ", absl::StrJoin(problems, "\n  "),
-                                         "\ntry understudy-agent --help"));
-  }
-  if (options.write_failback_map.empty()) return RunInNbdkit(options);
+  if (const std::optional<int> exit_status = main.Read(argc, argv, options)) return *exit_status;
+  if (options.write_failback_map.empty()) main.Run<Agent>(options);
   const absl::Status written = WriteFailbackMap(options);
-  if (!written.ok()) return Fail(kExitFailed, written.message());
+  if (!written.ok()) return main.Fail(written);
   std::cout << "wrote " << options.write_failback_map
             << "; the disks are given up: this agent refuses writes from now on" << std::endl;
   return 0;

@@ -18,6 +18,9 @@ namespace understudy::base {
 // calls, and each open disk and log takes one.
 void RaiseFileLimit();
 
+// Of each client of an NBD export: its socket.
+inline constexpr uint64_t kFilesOfConnection = 1;
+
 uint64_t OpenFiles();
 uint64_t OpenFilesMax();
 

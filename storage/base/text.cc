@@ -4,7 +4,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_replace.h"
 
 namespace understudy::base {
 namespace {
@@ -68,10 +67,6 @@ std::vector<std::string> SplitFields(absl::string_view text) {
     if (doubled) ++i;
   }
   return fields;
-}
-
-std::string EscapeField(absl::string_view field) {
-  return absl::StrReplaceAll(field, {{",", ",,"}});
 }
 
 }  // namespace understudy::base

@@ -24,8 +24,6 @@ absl::Status CheckUtf8(absl::string_view what, absl::string_view text);
 // "vda,disk=/srv/a,,b.raw" -> "vda", "disk=/srv/a,b.raw". At least one field. None but the last can
 // be empty, and none begins with a comma.
 std::vector<std::string> SplitFields(absl::string_view text);
-// The reverse of one field, which neither is empty nor begins with a comma: its commas doubled.
-std::string EscapeField(absl::string_view field);
 
 }  // namespace understudy::base
 

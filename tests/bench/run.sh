@@ -29,7 +29,7 @@ if [[ -z $bin ]]; then
   (
     cd "$repository"
     cmake --preset release && cmake --build --preset release \
-      --target understudyd understudyd_plugin understudyctl understudy-agent understudy-agent-plugin apply_bench index_bench \
+      --target understudyd understudyctl understudy-agent apply_bench index_bench \
       understudy_stub
   ) > "$repository/build/bench-build.log" 2>&1 < /dev/null || {
     tail -n 40 "$repository/build/bench-build.log" >&2

@@ -19,7 +19,7 @@ import nbd
 
 CHECKPOINTER = os.environ.get("UNDERSTUDY_CHECKPOINTER", "understudy-checkpointer")
 # Under a sanitizer everything is several times slower.
-CHECKPOINTS = 200 if "UNDERSTUDY_LD_PRELOAD" in os.environ else 1000
+CHECKPOINTS = 200 if "ASAN_OPTIONS" in os.environ else 1000
 VOLUMES = ("v0", "v1", "v2")
 # Of a writer's blocks: below and above a page, not aligned to one, and a few large ones.
 BLOCK_SIZES = (4096, 4096, 512, 4608, 16384, 65536)

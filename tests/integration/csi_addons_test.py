@@ -56,7 +56,7 @@ class CsiAddonsTest(lib.Case):
         pid = self.standby.daemon.pid
         limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")) + 6, limits[1]))
-        self.refused("RESOURCE_EXHAUSTED", "group vm1 needs 9 open files", "EnableVolumeReplication")
+        self.refused("RESOURCE_EXHAUSTED", "group vm1 needs 7 open files", "EnableVolumeReplication")
         self.assertEqual(self.standby.status()["stage"], "NONE")
         resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
         self.ok("EnableVolumeReplication")
@@ -403,4 +403,4 @@ class CsiAddonsTest(lib.Case):
 
 
 if __name__ == "__main__":
-    lib.run_tests("nbdkit", "qemu-io", "nbdcopy")
+    lib.run_tests("qemu-io", "nbdcopy")

@@ -25,7 +25,7 @@ BLOCKS = SIZE // BLOCK_BYTES
 VOLUMES = ("vda", "vdb", "vdc")
 RUN_BLOCKS_MAX = 64
 # Under a sanitizer half of it is enough to bring the daemons to the same code.
-SECONDS = 30 if "UNDERSTUDY_LD_PRELOAD" in os.environ else 60
+SECONDS = 30 if "ASAN_OPTIONS" in os.environ else 60
 # No word for 3 s is a lost peer, and then a second for another connection; the rest is for a busy machine.
 RECONNECT_SECONDS = 10
 FAULTS_IN_A_ROUND = 6

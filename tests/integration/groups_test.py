@@ -523,4 +523,4 @@ class AtomicTest(lib.Case):
 
 
 if __name__ == "__main__":
-    lib.run_tests("nbdkit", "prlimit")
+    lib.run_tests("prlimit")

@@ -75,4 +75,4 @@ class InspectTest(lib.Case):
 
 
 if __name__ == "__main__":
-    lib.run_tests("qemu-io", "nbdkit")
+    lib.run_tests("qemu-io")

@@ -581,9 +581,8 @@ class Case(unittest.TestCase):
         library = os.environ.get("UNDERSTUDY_HUNG_SYNC_LIBRARY")
         if library is None:
             self.skipTest("UNDERSTUDY_HUNG_SYNC_LIBRARY is not set")
-        preload = ":".join(filter(None, [os.environ.get("UNDERSTUDY_LD_PRELOAD"), library]))
         hang = self.dir / "hang"
-        return {"UNDERSTUDY_LD_PRELOAD": preload, "UNDERSTUDY_HUNG_SYNC": str(hang)}, hang
+        return {"LD_PRELOAD": library, "UNDERSTUDY_HUNG_SYNC": str(hang)}, hang
 
     def read_disk(self, uri):
         """The bytes of a whole export, read by nbdcopy."""

@@ -175,4 +175,4 @@ class LockstepTest(lib.Case):
 
 
 if __name__ == "__main__":
-    lib.run_tests("qemu-io", "nbdcopy", "nbdkit")
+    lib.run_tests("qemu-io", "nbdcopy")

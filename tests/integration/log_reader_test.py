@@ -9,7 +9,7 @@ from lib import MIB
 
 # Far above what a write takes on a busy machine, far below what a person calls a hang.
 P99_MAX_SECONDS = 1
-# nbdkit takes names of up to 4096 bytes; each makes a line of its length.
+# NBD has names of up to 4096 bytes; each makes a line of its length.
 UNKNOWN_EXPORT = "x" * 3800
 
 
@@ -110,4 +110,4 @@ class LogTest(lib.Case):
 
 
 if __name__ == "__main__":
-    lib.run_tests("nbdkit")
+    lib.run_tests()

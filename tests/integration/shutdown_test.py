@@ -117,7 +117,7 @@ class ShutdownTest(lib.Case):
         self.assert_checkpoint(service, agent, expected, "after the service's restart")
 
     def test_with_clients_connected(self):
-        """nbdkit alone would wait for its clients without limit."""
+        """They do not hold the end up."""
         service, agent, expected = self.pair()
         guests = [lib.Writer(daemon.uri(), lib.random_requests(self.rng, 5, self.size), batch=5) for daemon in (service, agent)]
         for guest in guests:
@@ -129,14 +129,13 @@ class ShutdownTest(lib.Case):
             guest.process.kill()
             guest.process.communicate()
 
-    def test_the_launchers_process_id_stays_and_says_what_it_is(self):
+    def test_a_process_says_what_it_is(self):
         """In ps, top and systemctl status; the kernel keeps 15 letters of a name."""
         service, agent, _ = self.pair()
         for daemon, name in ((service, "understudyd"), (agent, "understudy-agent")):
             process = pathlib.Path(f"/proc/{daemon.daemon.pid}")
             self.assertEqual((process / "comm").read_text().strip(), name[:15])
-            self.assertEqual((process / "cmdline").read_bytes().split(b"\0")[0].decode(), name)
-            self.assertIn("nbdkit", os.readlink(process / "exe"))
+            self.assertEqual(pathlib.Path(os.readlink(process / "exe")).name, name)
         service.daemon.signal(signal.SIGINT)
         self.assertEqual(service.daemon.process.wait(lib.PATIENCE_SECONDS), 0)
 
@@ -157,13 +156,13 @@ class ShutdownTest(lib.Case):
             self.assertEqual([event["signal"] for event in daemon.daemon.events("shutdown_started")], ["Terminated"])
 
     def test_a_hangup_before_the_daemon_serves(self):
-        """From the first instruction of the launcher on, through both execs of nbdkit."""
+        """From the beginning of main() on."""
         service, agent, _ = self.pair()
         for daemon in (agent, service):
             self.assertEqual(daemon.daemon.end(), 0)
             for _ in range(3):
                 daemon.spawn()
-                lib.wait_for(lambda daemon=daemon: self.keeps_hangups_off(daemon.daemon.pid), "the launcher's main()")
+                lib.wait_for(lambda daemon=daemon: self.keeps_hangups_off(daemon.daemon.pid), "main()")
                 while not daemon.daemon.events(daemon.ready_event):
                     daemon.daemon.signal(signal.SIGHUP)
                     self.assertTrue(daemon.daemon.running, daemon.daemon.log())

@@ -1,6 +1,8 @@
 #include "server/daemon_options.h"
 
+#include <filesystem>
 #include <string>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -39,7 +41,7 @@ TEST(DaemonOptionsTest, EveryProblemIsNamedAtOnce) {
   }
 }
 
-TEST(DaemonOptionsTest, WhatThePluginIsGivenSaysTheSame) {
+TEST(DaemonOptionsTest, EachKeySetsWhatItNames) {
   DaemonOptions options;
   ASSERT_TRUE(options.Set("data-dir", "/srv/data").ok());
   ASSERT_TRUE(options.Set("disk-dir", "/srv/a").ok());
@@ -54,21 +56,29 @@ TEST(DaemonOptionsTest, WhatThePluginIsGivenSaysTheSame) {
   ASSERT_TRUE(options.Set("overlay-bytes-max", "4G").ok());
   ASSERT_TRUE(options.Set("overlay-bytes-total", "1T").ok());
   ASSERT_TRUE(options.Set("reserve-disk-space", "false").ok());
-  DaemonOptions copy;
-  for (const auto& [key, value] : options.Parameters()) {
-    ASSERT_TRUE(copy.Set(key, value).ok()) << key;
+  EXPECT_EQ(options.store.data_dir, "/srv/data");
+  EXPECT_EQ(options.nbd_socket, "/run/nbd.sock");
+  EXPECT_EQ(options.store.disk_dirs, (std::vector<std::string>{"/srv/a", "/srv/b"}));
+  EXPECT_EQ(options.nbd_access.mode, "606");
+  EXPECT_EQ(options.nbd_access.group, "0");
+  EXPECT_FALSE(options.store.checkpoint_durable);
+  EXPECT_EQ(options.store.apply_bytes_per_second, 10u << 20);
+  EXPECT_EQ(options.store.history_epochs, 24u);
+  EXPECT_EQ(options.store.history_bytes, 1u << 30);
+  EXPECT_EQ(options.store.overlay_bytes_max, 4ULL << 30);
+  EXPECT_EQ(options.store.overlay_bytes_total, 1ULL << 40);
+  EXPECT_FALSE(options.store.reserve_disk_space);
+}
+
+TEST(DaemonOptionsTest, PathsBecomeAbsolute) {
+  const std::string here = std::filesystem::current_path().string();
+  DaemonOptions options;
+  for (const char* const key : {"data-dir", "disk-dir", "nbd-socket"}) {
+    ASSERT_TRUE(options.Set(key, "./a//b").ok()) << key;
   }
-  EXPECT_EQ(copy.Parameters(), options.Parameters());
-  EXPECT_EQ(copy.store.disk_dirs, (std::vector<std::string>{"/srv/a", "/srv/b"}));
-  EXPECT_EQ(copy.nbd_access.mode, "606");
-  EXPECT_EQ(copy.nbd_access.group, "0");
-  EXPECT_FALSE(copy.store.checkpoint_durable);
-  EXPECT_EQ(copy.store.apply_bytes_per_second, 10u << 20);
-  EXPECT_EQ(copy.store.history_epochs, 24u);
-  EXPECT_EQ(copy.store.history_bytes, 1u << 30);
-  EXPECT_EQ(copy.store.overlay_bytes_max, 4ULL << 30);
-  EXPECT_EQ(copy.store.overlay_bytes_total, 1ULL << 40);
-  EXPECT_FALSE(copy.store.reserve_disk_space);
+  EXPECT_EQ(options.store.data_dir, here + "/a/b");
+  EXPECT_EQ(options.store.disk_dirs, std::vector<std::string>{here + "/a/b"});
+  EXPECT_EQ(options.nbd_socket, here + "/a/b");
 }
 
 TEST(DaemonOptionsTest, AnUnknownKeyIsRefused) {

@@ -1,5 +1,4 @@
 // The point-in-time half of server/group.h, and the exports of clones.
-#include <cerrno>
 #include <string>
 #include <thread>
 
@@ -183,7 +182,7 @@ TEST_F(GroupHistoryTest, AClonesExportComesAndGoesWithIt) {
   ASSERT_TRUE(group().RemoveClone("drill", {}).ok());
   ASSERT_TRUE(group().CreateClone({.name = "drill", .epoch = first}, {}).ok());
   char byte;
-  EXPECT_EQ(IoErrno(clone->Read(0, {&byte, 1})), EIO);
+  EXPECT_TRUE(absl::IsFailedPrecondition(clone->Read(0, {&byte, 1})));
   EXPECT_FALSE(clone->Map({0, 4096}).ok());
   EXPECT_EQ(ByteAt(*service.FindExport("vm1@drill/disk0").value(), 0), 'a');
   ASSERT_TRUE(group().RemoveClone("drill", {}).ok());
@@ -195,7 +194,7 @@ TEST_F(GroupHistoryTest, AFullCloneIsItsOwnAffair) {
   ASSERT_TRUE(group().CreateClone({.name = "drill", .bytes_max = 1024}, {}).ok());
   const std::shared_ptr<Export> clone = harness_.service.FindExport("vm1@drill/disk0").value();
   ASSERT_TRUE(clone->Write(0, std::string(1024, 'C'), false).ok());
-  EXPECT_EQ(IoErrno(clone->Write(0, std::string(512, 'D'), false)), ENOSPC);
+  EXPECT_TRUE(absl::IsResourceExhausted(clone->Write(0, std::string(512, 'D'), false)));
   EXPECT_TRUE(group().GetError()->errors.empty());
   const IoStats::PerKind& writes =
       group().stats().clone_io.kinds[static_cast<size_t>(IoKind::kWrite)];
@@ -205,12 +204,12 @@ TEST_F(GroupHistoryTest, AFullCloneIsItsOwnAffair) {
   EXPECT_EQ(own.kinds[static_cast<size_t>(IoKind::kWrite)].errors.value(), 0u);
 }
 
-TEST_F(GroupHistoryTest, AfterShutdownAClonesExportAnswersAndTouchesNothing) {
+TEST_F(GroupHistoryTest, AfterShutdownAClonesExportTouchesNothing) {
   Commit('a');
   ASSERT_TRUE(group().CreateClone({.name = "drill"}, {}).ok());
   const std::shared_ptr<Export> clone = harness_.service.FindExport("vm1@drill/disk0").value();
   harness_.service.Shutdown();
-  EXPECT_EQ(IoErrno(clone->Write(0, std::string(512, 'x'), false)), ESHUTDOWN);
+  EXPECT_TRUE(absl::IsCancelled(clone->Write(0, std::string(512, 'x'), false)));
 }
 
 }  // namespace

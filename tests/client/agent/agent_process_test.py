@@ -13,7 +13,7 @@ from lib import MIB, qemu_io, run  # noqa: E402
 
 class FlagsTest(lib.Case):
     def refused(self, *flags, **environment):
-        """What the launcher says of a command line that it refuses; nothing is started."""
+        """What the program says of a command line that it refuses; nothing is started."""
         variables = {f"UNDERSTUDY_{key.upper()}": value for key, value in environment.items()}
         done = run(lib.AGENT, *flags, check=False, env={**os.environ, **variables})
         self.assertEqual(done.returncode, 2, done.stderr)
