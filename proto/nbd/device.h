@@ -19,15 +19,12 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
+#include "storage/base/block_write.h"
 #include "storage/base/byte_range.h"
 
 namespace understudy::nbd {
 
-struct Write {
-  uint64_t offset = 0;
-  std::span<const char> data;
-  bool fua = false;  // durable when it is answered
-};
+using Write = BlockWrite;
 
 // A run of a device's bytes, for block status.
 struct Run {

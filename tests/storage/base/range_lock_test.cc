@@ -60,6 +60,32 @@ TEST(RangeLockTest, AWaiterIsNotOvertakenByOneThatOverlapsItAndCameLater) {
   EXPECT_TRUE(Finishes(third, 10'000));
 }
 
+TEST(RangeLockTest, SeveralRangesAreHeldAsOne) {
+  RangeLock lock;
+  // The second overlaps the first.
+  const std::vector<ByteRange> ranges = {{4096, 8192}, {4096, 4608}, {0, 512}};
+  auto several = std::make_unique<Hold>(lock, ranges);
+  auto between = std::async(std::launch::async, [&] { Hold hold(lock, {512, 4096}); });
+  EXPECT_TRUE(Finishes(between, 10'000)) << "what lies between them is free";
+  auto last = std::async(std::launch::async, [&] { Hold hold(lock, {0, 1024}); });
+  EXPECT_FALSE(Finishes(last, 50));
+  several.reset();
+  EXPECT_TRUE(Finishes(last, 10'000));
+}
+
+// Taken one by one, each would wait for the other's first range.
+TEST(RangeLockTest, RangesThatAreAskedForInOppositeOrderEndInNoDeadlock) {
+  RangeLock lock;
+  std::vector<std::future<void>> done;
+  for (const std::vector<ByteRange>& ranges :
+       {std::vector<ByteRange>{{0, 512}, {512, 1024}}, {{512, 1024}, {0, 512}}}) {
+    done.push_back(std::async(std::launch::async, [&lock, ranges] {
+      for (int i = 0; i < 20'000; ++i) Hold hold(lock, ranges);
+    }));
+  }
+  for (std::future<void>& future : done) ASSERT_TRUE(Finishes(future, 60'000));
+}
+
 TEST(RangeLockTest, NoByteIsEverHeldTwice) {
   RangeLock lock;
   std::vector<std::atomic<int>> holders(64);
@@ -69,11 +95,21 @@ TEST(RangeLockTest, NoByteIsEverHeldTwice) {
     threads.emplace_back([&, seed] {
       std::mt19937 random(seed);
       for (int i = 0; i < 2000; ++i) {
-        const size_t start = random() % 60;
-        const size_t end = start + 1 + random() % 4;
-        Hold hold(lock, {start, end});
-        for (size_t byte = start; byte < end; ++byte) conflicts += holders[byte].fetch_add(1);
-        for (size_t byte = start; byte < end; ++byte) holders[byte].fetch_sub(1);
+        // One to three, apart from each other.
+        std::vector<ByteRange> ranges;
+        for (size_t from = 0; ranges.size() < 1 + seed % 3; from += 20) {
+          const size_t start = from + random() % 16;
+          ranges.push_back({start, start + 1 + random() % 4});
+        }
+        Hold hold(lock, ranges);
+        for (const ByteRange& range : ranges) {
+          for (size_t byte = range.start; byte < range.end; ++byte) {
+            conflicts += holders[byte].fetch_add(1);
+          }
+        }
+        for (const ByteRange& range : ranges) {
+          for (size_t byte = range.start; byte < range.end; ++byte) holders[byte].fetch_sub(1);
+        }
       }
     });
   }
