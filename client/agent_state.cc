@@ -299,7 +299,7 @@ void AgentState::Take(AgentRecord record) {
 }
 
 absl::Status AgentState::MarkUnclean() {
-  if (unclean_.load(std::memory_order_acquire)) return absl::OkStatus();
+  if (unclean()) return absl::OkStatus();
   const absl::Status stored = Update([](AgentRecord& record) {
     record.resume = {};
     record.clean = false;

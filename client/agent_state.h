@@ -107,6 +107,7 @@ class AgentState {
   absl::Status Update(const std::function<void(AgentRecord&)>& change);
   // Forgets the resume point and that all is clean; costs nothing after the first time. Works on a full file system.
   absl::Status MarkUnclean();
+  bool unclean() const { return unclean_.load(std::memory_order_acquire); }  // it costs nothing
   // How long ago `record` was stored; InfiniteDuration() when nobody knows.
   absl::Duration SinceStored(const AgentRecord& record) const {
     return base::BootTime::Between(record.stored_at, clock_.SinceBoot());

@@ -1,8 +1,7 @@
-// The write path: how an operation takes its place in the window, waits for room, for its acknowledgement, and is sent.
+// The way of an operation: how it takes its place in the window, waits for room, for its acknowledgement, and is sent.
 #include "client/forwarder.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,9 +13,6 @@
 
 namespace understudy::client {
 namespace {
-
-constexpr uint64_t kCopyUnderLockBytesMax = 16 << 10;
-constexpr uint64_t kPieceBytes = 256 << 10;  // what one turn at the window takes of a large write
 
 absl::Status NotRunning(const std::string& group) {
   return WithReason(
@@ -167,58 +163,20 @@ absl::Status Forwarder::WaitForRoom(uint32_t volume, ByteRange range, uint64_t b
   }
 }
 
-absl::StatusOr<Window::Slot> Forwarder::QueuePiece(uint32_t volume, uint64_t offset,
-                                                   std::span<const char> data, uint64_t* ticket) {
-  const uint64_t wanted = std::min<uint64_t>(data.size(), kPieceBytes);
-  Window::Slot slot;
-  {
-    base::MutexLock lock(mutex_);
-    RETURN_IF_ERROR(WaitForRoom(volume, ByteRange::OfLength(offset, data.size()), wanted));
-    slot = window_.AppendData(volume, offset, wanted, clock_.Monotonic());
-    slot.stream = stream_id_;
-    if (ticket != nullptr) *ticket = TicketLocked(slot.sequence);
-    if (slot.length <= kCopyUnderLockBytesMax) {
-      std::memcpy(slot.data, data.data(), slot.length);
-      return slot;
-    }
-    ++slot.frame->copies_pending;
-  }
-  std::memcpy(slot.data, data.data(), slot.length);
-  base::MutexLock lock(mutex_);
-  --slot.frame->copies_pending;
-  return slot;
-}
-
-absl::Status Forwarder::Write(uint32_t volume, uint64_t offset, std::span<const char> data,
-                              uint64_t* ticket) {
-  RETURN_IF_ERROR(CheckRange(volume, offset, data.size()));
-  uint64_t stream = 0;
-  uint64_t sequence = 0;
-  while (!data.empty()) {
-    ASSIGN_OR_RETURN(const Window::Slot slot, QueuePiece(volume, offset, data, ticket));
-    sequence = slot.sequence;
-    stream = slot.stream;
-    offset += slot.length;
-    data = data.subspan(slot.length);
-    Pump();
-  }
-  return WaitForAck(stream, sequence);
-}
-
 absl::Status Forwarder::QueueRange(OperationKind kind, uint32_t volume, uint64_t offset,
                                    uint64_t length, uint64_t* ticket) {
-  uint64_t stream = 0;
-  uint64_t sequence = 0;
+  Place place;
   {
     base::MutexLock lock(mutex_);
     RETURN_IF_ERROR(WaitForRoom(volume, ByteRange::OfLength(offset, length), 0));
-    sequence = window_.Append({.volume = volume, .kind = kind, .offset = offset, .length = length},
-                              clock_.Monotonic());
-    stream = stream_id_;
-    if (ticket != nullptr) *ticket = TicketLocked(sequence);
+    place = {.stream = stream_id_,
+             .sequence = window_.Append(
+                 {.volume = volume, .kind = kind, .offset = offset, .length = length},
+                 clock_.Monotonic())};
+    if (ticket != nullptr) *ticket = TicketLocked(place.sequence);
   }
   Pump();
-  return WaitForAck(stream, sequence);
+  return WaitForAck(place);
 }
 
 absl::Status Forwarder::WriteZeroes(uint32_t volume, uint64_t offset, uint64_t length,
@@ -235,16 +193,16 @@ absl::Status Forwarder::Discard(uint32_t volume, uint64_t offset, uint64_t lengt
 
 absl::Status Forwarder::Flush(uint32_t volume) {
   RETURN_IF_ERROR(CheckRange(volume, 0, kSectorBytes));
-  uint64_t stream = 0;
-  uint64_t last = 0;
+  Place last;
   {
     base::MutexLock lock(mutex_);
     if (HandedOverLocked()) {  // what is to be flushed went before it
-      stream = stream_id_;
-      last = window_.next_sequence() - 1;
+      last = {.stream = stream_id_, .sequence = window_.next_sequence() - 1};
+    } else if (running_ && !fenced_ && !skipping_ && window_.flushed(volume)) {
+      last = {.stream = stream_id_, .sequence = window_.last_change(volume)};
     }
   }
-  if (stream != 0) return WaitForAck(stream, last);
+  if (last.stream != 0) return WaitForAck(last);
   return QueueRange(OperationKind::kFlush, volume, 0, 0, nullptr);
 }
 
@@ -262,13 +220,15 @@ void Forwarder::NoteMissed(uint32_t volume, ByteRange range, const absl::Status&
   Pump();
 }
 
-absl::Status Forwarder::WaitForAck(uint64_t stream, uint64_t sequence) {
+absl::Status Forwarder::WaitForAck(Place place) {
   if (options_.ack == AckMode::kForwarded) return absl::OkStatus();
   const bool durable = options_.ack == AckMode::kDurable;
   if (durable) {
     {
       base::MutexLock lock(mutex_);
-      if (stream == stream_id_) durable_needed_ = std::max(durable_needed_, sequence);
+      if (place.stream == stream_id_) {
+        durable_needed_ = std::max(durable_needed_, place.sequence);
+      }
     }
     Pump();
   }
@@ -282,9 +242,9 @@ absl::Status Forwarder::WaitForAck(uint64_t stream, uint64_t sequence) {
     if (acknowledged > before) progress = clock_.Monotonic();
     before = acknowledged;
     const bool useless = clock_.Monotonic() - progress >= options_.lost_peer;
-    if (stream == stream_id_ && acknowledged >= sequence) return absl::OkStatus();
+    if (place.stream == stream_id_ && acknowledged >= place.sequence) return absl::OkStatus();
     RETURN_IF_ERROR(CheckRunningLocked());
-    if (stream != stream_id_) return IncompleteError();
+    if (place.stream != stream_id_) return IncompleteError();
     if ((lost_ || useless) && options_.on_full == OnFull::kDegrade) {
       const absl::Status lost = absl::UnavailableError(
           "writes were answered without the standby's acknowledgement that --ack asks for: it "

@@ -48,6 +48,7 @@
 #include "client/markers.h"
 #include "client/transport.h"
 #include "client/window.h"
+#include "storage/base/block_write.h"
 #include "storage/base/clock.h"
 #include "storage/base/deadline.h"
 #include "storage/base/event_journal.h"
@@ -160,6 +161,16 @@ class Forwarder : private TransportEvents {
                            uint64_t* ticket = nullptr);
   absl::Status Discard(uint32_t volume, uint64_t offset, uint64_t length,
                        uint64_t* ticket = nullptr);
+  // As so many Write(), in their order, but small ones take their place together. `results`, as many
+  // as `writes`: those that are not OK before are passed over.
+  void WriteAll(uint32_t volume, std::span<const BlockWrite> writes,
+                std::span<absl::Status> results, uint64_t* ticket = nullptr);
+  // Takes as many of the first writes as can be taken at once, and returns how many; these are done.
+  // It waits neither for room nor for anything else, so it takes none that Write() would refuse,
+  // skip or wait for, none of more than 256 KiB, and none at all unless AckMode is kForwarded.
+  size_t TryWrite(uint32_t volume, std::span<const BlockWrite> writes);
+  // With nothing of the volume queued since the last flush of any volume, no FLUSH joins the stream,
+  // and only what AckMode asks for is waited for.
   absl::Status Flush(uint32_t volume);
   // Of the newest operation such that it and all before it are durable there, or were reported by OnMissed().
   uint64_t durable_ticket() const;
@@ -223,19 +234,23 @@ class Forwarder : private TransportEvents {
   // kWanted: the listener was asked. kQueued: HANDOVER is in the window. kDone: the secondary has committed it.
   enum class Handover : uint8_t { kNone, kWanted, kQueued, kDone };
 
-  // The write path: forwarder.cc.
+  // Where an operation stands; stream 0: nowhere.
+  struct Place {
+    uint64_t stream = 0;
+    uint64_t sequence = 0;
+  };
+
+  // The way of an operation: forwarder.cc.
   absl::Status CheckRange(uint32_t volume, uint64_t offset, uint64_t length) const;
   absl::Status CheckRunningLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status WaitForRoom(uint32_t volume, ByteRange range, uint64_t bytes)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Duration StallLimitLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool StalledLocked(absl::Duration since) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::StatusOr<Window::Slot> QueuePiece(uint32_t volume, uint64_t offset,
-                                          std::span<const char> data, uint64_t* ticket);
   absl::Status QueueRange(OperationKind kind, uint32_t volume, uint64_t offset, uint64_t length,
                           uint64_t* ticket);
   uint64_t TicketLocked(uint64_t sequence) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status WaitForAck(uint64_t stream, uint64_t sequence);
+  absl::Status WaitForAck(Place place);
   absl::Status MissLocked(uint32_t volume, ByteRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // `volume` and `range`: the first write that is missing, when it is known; the INCOMPLETE carries it to the secondary.
   void DegradeLocked(const absl::Status& cause, uint32_t volume, ByteRange range)
@@ -264,6 +279,16 @@ class Forwarder : private TransportEvents {
   void Pump();
   bool DurableWantedLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CountSent(const Frame& frame);
+
+  // Writes with data: forwarder_writes.cc.
+  // One turn at the window for as many of the first writes as it has room for, 256 KiB at most.
+  size_t QueueFitting(uint32_t volume, std::span<const BlockWrite> writes, uint64_t* ticket,
+                      Place* last);
+  bool TakesAtOnceLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status QueueWrite(uint32_t volume, uint64_t offset, std::span<const char> data,
+                          uint64_t* ticket, Place* last);
+  absl::StatusOr<Window::Slot> QueuePiece(uint32_t volume, uint64_t offset,
+                                          std::span<const char> data, uint64_t* ticket);
 
   // The connection: forwarder_session.cc.
   void OnReply(uint64_t session, const HandshakeReply& reply) override;

@@ -94,7 +94,9 @@ absl::StatusOr<std::unique_ptr<Primary>> Primary::Create(
                       .report_forward_errors = options.report_forward_errors,
                       .stop_when_fenced = options.stop_when_fenced},
         primary->forwarder_.get(), &primary->gate_, std::move(disks[i]),
-        [self] { return self->BeforeWrite(); }, intents));
+        BeforeChange{.store = [self] { return self->BeforeWrite(); },
+                     .stored = [self] { return self->state_->unclean(); }},
+        intents));
     volumes.push_back(primary->volumes_.back().get());
   }
   primary->resync_ = std::make_unique<Resync>(

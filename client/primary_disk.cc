@@ -57,19 +57,29 @@ bool PrimaryDisk::WasIdentifiedAs(const std::string& text) const {
 
 absl::Status PrimaryDisk::Write(uint64_t offset, std::span<const char> data) {
   const iovec piece{.iov_base = const_cast<char*>(data.data()), .iov_len = data.size()};
-  return file_->Write(offset, std::span<const iovec>(&piece, 1));
+  absl::Status written = file_->Write(offset, std::span<const iovec>(&piece, 1));
+  unflushed_.NoteChange();
+  return written;
+}
+
+absl::Status PrimaryDisk::Zero(ByteRange range, ZeroedSpace space) {
+  absl::Status zeroed = file_->Zero(range, space);
+  unflushed_.NoteChange();
+  return zeroed;
 }
 
 absl::Status PrimaryDisk::Sync() {
-  {
+  return unflushed_.Flush([&]() -> absl::Status {
+    {
+      base::MutexLock lock(mutex_);
+      RETURN_IF_ERROR(sync_failure_);
+    }
+    const absl::Status status = file_->Sync();
+    if (status.ok()) return status;
     base::MutexLock lock(mutex_);
-    RETURN_IF_ERROR(sync_failure_);
-  }
-  const absl::Status status = file_->Sync();
-  if (status.ok()) return status;
-  base::MutexLock lock(mutex_);
-  sync_failure_ = Annotate(status, "an earlier sync failed, the disk is not to be trusted");
-  return status;
+    sync_failure_ = Annotate(status, "an earlier sync failed, the disk is not to be trusted");
+    return status;
+  });
 }
 
 absl::StatusOr<bool> PrimaryDisk::IsHole(ByteRange range) const {

@@ -19,6 +19,7 @@
 #include "storage/base/byte_range.h"
 #include "storage/base/file_system.h"
 #include "storage/base/mutex.h"
+#include "storage/base/unflushed.h"
 
 namespace understudy::client {
 
@@ -37,8 +38,9 @@ class PrimaryDisk {
 
   absl::Status Read(uint64_t offset, std::span<char> out) const { return file_->Read(offset, out); }
   absl::Status Write(uint64_t offset, std::span<const char> data);
-  absl::Status Zero(ByteRange range, ZeroedSpace space) { return file_->Zero(range, space); }
-  // Everything completed is durable. After one failure every later call fails too: what the kernel dropped is gone.
+  absl::Status Zero(ByteRange range, ZeroedSpace space);
+  // Everything completed is durable. After one failure every later call fails too: what the kernel dropped is gone. At once when
+  // nothing was written since the last one.
   absl::Status Sync();
   // Whether the whole of it is one.
   absl::StatusOr<bool> IsHole(ByteRange range) const;
@@ -61,6 +63,7 @@ class PrimaryDisk {
   const std::string path_;
   const std::unique_ptr<base::File> file_;
   const uint64_t size_bytes_;
+  base::Unflushed unflushed_;
   base::Mutex mutex_;
   absl::Status sync_failure_ ABSL_GUARDED_BY(mutex_);
 };

@@ -1,7 +1,9 @@
 #include "client/volume.h"
 
+#include <optional>
 #include <utility>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
 
 #include "client/differences.h"
@@ -17,43 +19,44 @@ void Add(std::atomic<uint64_t>& counter, uint64_t amount) {
   counter.fetch_add(amount, std::memory_order_relaxed);
 }
 
-// From before a local write until the write has its place in the stream.
-class Intent {
+// From before local writes until they have their place in the stream.
+class Intents {
  public:
-  Intent(IntentLog* log, uint32_t volume, ByteRange range)
-      : log_(log), volume_(volume), range_(range) {
-    if (log_ != nullptr) status_ = log_->Begin(volume_, range_);
+  Intents(IntentLog* log, uint32_t volume) : log_(log), volume_(volume) {}
+  ~Intents() {
+    for (const ByteRange& range : begun_) log_->End(volume_, range, ticket);
   }
-  ~Intent() {
-    if (log_ != nullptr && status_.ok()) log_->End(volume_, range_, ticket);
-  }
-  Intent(const Intent&) = delete;
-  Intent& operator=(const Intent&) = delete;
+  Intents(const Intents&) = delete;
+  Intents& operator=(const Intents&) = delete;
 
-  const absl::Status& status() const { return status_; }
+  absl::Status Begin(ByteRange range) {
+    if (log_ == nullptr) return absl::OkStatus();
+    RETURN_IF_ERROR(log_->Begin(volume_, range));
+    begun_.push_back(range);
+    return absl::OkStatus();
+  }
+  // Of the last operation that was queued. For those before it, it only says more than is needed.
   uint64_t ticket = 0;
 
  private:
   IntentLog* const log_;
   const uint32_t volume_;
-  const ByteRange range_;
-  absl::Status status_;
+  absl::InlinedVector<ByteRange, 1> begun_;
 };
 }  // namespace
 
 Volume::Volume(VolumeOptions options, Forwarder* forwarder, base::IoGate* gate,
-               std::unique_ptr<PrimaryDisk> disk, std::function<absl::Status()> before_write,
-               IntentLog* intents)
+               std::unique_ptr<PrimaryDisk> disk, BeforeChange before_change, IntentLog* intents)
     : options_(std::move(options)),
       forwarder_(forwarder),
       gate_(gate),
       disk_(std::move(disk)),
-      before_write_(std::move(before_write)),
+      before_change_(std::move(before_change)),
       intents_(intents) {}
 
-void Volume::Count(IoKind kind, uint64_t length) {
-  Add(figures_.requests[static_cast<size_t>(kind)], 1);
-  Add(figures_.bytes[static_cast<size_t>(kind)], length);
+void Volume::Count(IoKind kind, uint64_t requests, uint64_t bytes) {
+  Add(figures_.requests[static_cast<size_t>(kind)], requests);
+  Add(figures_.bytes[static_cast<size_t>(kind)], bytes);
 }
 
 absl::Status Volume::CheckRequest(const base::IoGate::Pass& pass, uint64_t offset,
@@ -127,7 +130,7 @@ absl::Status Volume::Read(uint64_t offset, std::span<char> out) {
   const base::IoGate::Pass pass(*gate_);
   RETURN_IF_ERROR(CheckRequest(pass, offset, out.size()));
   RETURN_IF_ERROR(CheckSectors(offset, out.size()));
-  Count(IoKind::kRead, out.size());
+  Count(IoKind::kRead, 1, out.size());
   if (!tee()) {
     if (!read_refused_.exchange(true)) {
       base::LogWarning("read_refused")
@@ -141,41 +144,105 @@ absl::Status Volume::Read(uint64_t offset, std::span<char> out) {
                      disk_->Read(offset, out));
 }
 
+absl::Status Volume::BeginChange(const base::IoGate::Pass& pass, IoKind kind, uint64_t offset,
+                                 uint64_t length) {
+  RETURN_IF_ERROR(CheckRequest(pass, offset, length));
+  RETURN_IF_ERROR(CheckSectors(offset, length));
+  RETURN_IF_ERROR(CheckMayChange());
+  if (before_change_.store) RETURN_IF_ERROR(before_change_.store());
+  Count(kind, 1, length);
+  return absl::OkStatus();
+}
+
 absl::Status Volume::Change(IoKind kind, uint64_t offset, uint64_t length, bool fua,
                             absl::FunctionRef<absl::Status()> locally,
                             absl::FunctionRef<absl::Status(uint64_t* ticket)> forward) {
   const base::IoGate::Pass pass(*gate_);
-  RETURN_IF_ERROR(CheckRequest(pass, offset, length));
-  RETURN_IF_ERROR(CheckSectors(offset, length));
-  RETURN_IF_ERROR(CheckMayChange());
-  if (before_write_) RETURN_IF_ERROR(before_write_());
-  Count(kind, length);
-  const ByteRange range = ByteRange::OfLength(offset, length);
-  absl::Status forwarded;
-  {
-    Intent intent(intents_, options_.index, range);
-    if (!intent.status().ok()) return LocalResult(kind, range, intent.status());
-    const base::RangeLock::Hold hold(ranges_, range);
-    RETURN_IF_ERROR(
-        CheckMayChange());  // again: whoever waits for those that hold a range relies on it
-    if (tee()) {
-      if (const absl::Status status = LocalResult(kind, range, locally()); !status.ok()) {
-        // Any part of it may be on the local disk.
-        forwarder_->NoteMissed(options_.index, range, Annotate(status, "a local write failed"));
-        return status;
-      }
-    }
-    forwarded = forward(&intent.ticket);
-  }
-  RETURN_IF_ERROR(AfterForward(kind, forwarded));
+  RETURN_IF_ERROR(BeginChange(pass, kind, offset, length));
+  ByteRange range = ByteRange::OfLength(offset, length);
+  absl::Status result;
+  ChangeAll(
+      kind, {&range, 1}, {&result, 1}, [&](size_t) { return locally(); },
+      [&](std::span<absl::Status> results, uint64_t* ticket) {
+        if (results[0].ok()) results[0] = forward(ticket);
+      });
+  RETURN_IF_ERROR(result);
   if (fua && tee()) return LocalResult(IoKind::kFlush, range, disk_->Sync());
   return absl::OkStatus();
 }
 
+void Volume::ChangeAll(
+    IoKind kind, std::span<ByteRange> ranges, std::span<absl::Status> results,
+    absl::FunctionRef<absl::Status(size_t index)> locally,
+    absl::FunctionRef<void(std::span<absl::Status> results, uint64_t* ticket)> forward) {
+  absl::InlinedVector<absl::Status, 1> forwarded;
+  {
+    Intents intents(intents_, options_.index);
+    for (size_t i = 0; i < ranges.size(); ++i) {
+      if (!results[i].ok()) continue;
+      results[i] = LocalResult(kind, ranges[i], intents.Begin(ranges[i]));
+      if (!results[i].ok()) ranges[i] = {};
+    }
+    const base::RangeLock::Hold hold(ranges_, ranges);
+    // Again: whoever waits for those that hold a range relies on it.
+    const absl::Status may_change = CheckMayChange();
+    for (size_t i = 0; i < ranges.size(); ++i) {
+      if (results[i].ok()) results[i] = may_change;
+      if (!results[i].ok() || !tee()) continue;
+      results[i] = LocalResult(kind, ranges[i], locally(i));
+      if (results[i].ok()) continue;
+      // Any part of it may be on the local disk.
+      forwarder_->NoteMissed(options_.index, ranges[i],
+                             Annotate(results[i], "a local write failed"));
+    }
+    forwarded.assign(results.begin(), results.end());
+    forward({forwarded.data(), forwarded.size()}, &intents.ticket);
+  }
+  for (size_t i = 0; i < results.size(); ++i) {
+    if (results[i].ok()) results[i] = AfterForward(kind, forwarded[i]);
+  }
+}
+
 absl::Status Volume::Write(uint64_t offset, std::span<const char> data, bool fua) {
-  return Change(
-      IoKind::kWrite, offset, data.size(), fua, [&] { return disk_->Write(offset, data); },
-      [&](uint64_t* ticket) { return forwarder_->Write(options_.index, offset, data, ticket); });
+  const BlockWrite write{.offset = offset, .data = data, .fua = fua};
+  absl::Status result;
+  WriteAll({&write, 1}, {&result, 1});
+  return result;
+}
+
+void Volume::WriteAll(std::span<const BlockWrite> writes, std::span<absl::Status> results) {
+  const base::IoGate::Pass pass(*gate_);
+  absl::InlinedVector<ByteRange, 1> ranges(writes.size());
+  for (size_t i = 0; i < writes.size(); ++i) {
+    const uint64_t length = writes[i].data.size();
+    results[i] = BeginChange(pass, IoKind::kWrite, writes[i].offset, length);
+    if (results[i].ok()) ranges[i] = writes[i].range();
+  }
+  ChangeAll(
+      IoKind::kWrite, {ranges.data(), ranges.size()}, results,
+      [&](size_t i) { return disk_->Write(writes[i].offset, writes[i].data); },
+      [&](std::span<absl::Status> forwarded, uint64_t* ticket) {
+        forwarder_->WriteAll(options_.index, writes, forwarded, ticket);
+      });
+  if (!tee()) return;
+  std::optional<absl::Status> synced;  // one sync for all
+  for (size_t i = 0; i < writes.size(); ++i) {
+    if (!writes[i].fua || !results[i].ok()) continue;
+    if (!synced.has_value()) synced = disk_->Sync();
+    results[i] = LocalResult(IoKind::kFlush, ranges[i], *synced);
+  }
+}
+
+size_t Volume::TryWrite(std::span<const BlockWrite> writes) {
+  if (tee()) return 0;
+  const base::IoGate::Pass pass(*gate_);
+  if (!pass.open() || fenced_.load(std::memory_order_acquire)) return 0;
+  if (before_change_.stored && !before_change_.stored()) return 0;
+  const size_t taken = forwarder_->TryWrite(options_.index, writes);
+  uint64_t bytes = 0;
+  for (const BlockWrite& write : writes.first(taken)) bytes += write.data.size();
+  Count(IoKind::kWrite, taken, bytes);
+  return taken;
 }
 
 absl::Status Volume::WriteZeroes(uint64_t offset, uint64_t length, ZeroedSpace space, bool fua) {
@@ -199,7 +266,7 @@ absl::Status Volume::Discard(uint64_t offset, uint64_t length, bool fua) {
 absl::Status Volume::Flush() {
   const base::IoGate::Pass pass(*gate_);
   RETURN_IF_ERROR(CheckRequest(pass, 0, 0));
-  Count(IoKind::kFlush, 0);
+  Count(IoKind::kFlush, 1, 0);
   if (tee()) RETURN_IF_ERROR(LocalResult(IoKind::kFlush, {}, disk_->Sync()));
   return AfterForward(IoKind::kFlush, forwarder_->Flush(options_.index));
 }
@@ -217,14 +284,14 @@ absl::Status Volume::ReadDisk(uint64_t offset, std::span<char> out) const {
 
 absl::Status Volume::Resend(ByteRange range, Differences& differences) {
   // What is in the window and in no file is known from the write-intent log alone, which counts after an unclean end only.
-  if (before_write_) RETURN_IF_ERROR(before_write_());
-  Intent intent(intents_, options_.index, range);
-  RETURN_IF_ERROR(intent.status());
+  if (before_change_.store) RETURN_IF_ERROR(before_change_.store());
+  Intents intents(intents_, options_.index);
+  RETURN_IF_ERROR(intents.Begin(range));
   std::vector<char> data(range.size());
   const base::RangeLock::Hold hold(ranges_, range);
   RETURN_IF_ERROR(LocalResult(IoKind::kRead, range, ReadDisk(range.start, data)));
   differences.RemoveMissing(options_.index, range);
-  const absl::Status sent = forwarder_->Resend(options_.index, range.start, data, &intent.ticket);
+  const absl::Status sent = forwarder_->Resend(options_.index, range.start, data, &intents.ticket);
   if (!sent.ok()) differences.AddMissing(options_.index, range);
   return sent;
 }

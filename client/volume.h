@@ -6,7 +6,8 @@
 //     tee       a local disk: reads and writes it, and forwards the writes
 //
 // Order    a request that changes the disk holds its range in a RangeLock from before the local write until it has its place
-//          in the stream, so overlapping concurrent writes have the same order on the local disk and in the stream.
+//          in the stream, so overlapping concurrent writes have the same order on the local disk and in the stream. TryWrite()
+//          needs none: there is no local disk, and its writes take their place in one step, so nobody sees one half done.
 // Intent   a region of the local disk is marked in the write-intent log before it is written, until the write has its place in the
 //          stream.
 // Errors   those of the local disk are the guest's, always. Those of forwarding are latched and never the guest's, except in
@@ -31,6 +32,7 @@
 #include "absl/status/statusor.h"
 
 #include "client/primary_disk.h"
+#include "storage/base/block_write.h"
 #include "storage/base/io_gate.h"
 #include "storage/base/range_lock.h"
 
@@ -60,17 +62,28 @@ struct VolumeOptions {
   bool stop_when_fenced = true;
 };
 
+// What must be stored before the disk changes.
+struct BeforeChange {
+  std::function<absl::Status()> store;  // an error fails the request; cheap while it is stored
+  std::function<bool()> stored;         // store() would do nothing
+};
+
 class Volume {
  public:
-  // `disk` null: forward mode. `forwarder`, `gate` and `intents` (null: none is kept) outlive this. `before_write` (may be empty) runs
-  // before every request that changes the disk and fails it when it fails; it must be cheap after the first time.
+  // `disk` null: forward mode. `forwarder`, `gate` and `intents` (null: none is kept) outlive this.
   Volume(VolumeOptions options, Forwarder* forwarder, base::IoGate* gate,
-         std::unique_ptr<PrimaryDisk> disk, std::function<absl::Status()> before_write = {},
+         std::unique_ptr<PrimaryDisk> disk, BeforeChange before_change,
          IntentLog* intents = nullptr);
 
   absl::Status Read(uint64_t offset, std::span<char> out);
   // `fua`: as if a Flush() of this range followed.
   absl::Status Write(uint64_t offset, std::span<const char> data, bool fua);
+  // As so many Write(), but they have their ranges, their place in the stream and a sync together.
+  // `results`, as many as `writes`, are OK before.
+  void WriteAll(std::span<const BlockWrite> writes, std::span<absl::Status> results);
+  // Takes as many of the first writes as need no waiting, neither for a disk nor for room nor for
+  // anybody, and returns how many; these are done. None in tee mode; see Forwarder::TryWrite().
+  size_t TryWrite(std::span<const BlockWrite> writes);
   // `space`: of the local disk. At the standby zeroes become holes in any case.
   absl::Status WriteZeroes(uint64_t offset, uint64_t length, ZeroedSpace space, bool fua);
   absl::Status Discard(uint64_t offset, uint64_t length, bool fua);
@@ -106,20 +119,28 @@ class Volume {
   absl::Status CheckRequest(const base::IoGate::Pass& pass, uint64_t offset, uint64_t length);
   // Reads, too: the service's exports refuse them, and a VM is to see the same at both ends.
   absl::Status CheckSectors(uint64_t offset, uint64_t length) const;
+  // The checks of a request that changes the disk; counts it.
+  absl::Status BeginChange(const base::IoGate::Pass& pass, IoKind kind, uint64_t offset,
+                           uint64_t length);
   absl::Status Change(IoKind kind, uint64_t offset, uint64_t length, bool fua,
                       absl::FunctionRef<absl::Status()> locally,
                       absl::FunctionRef<absl::Status(uint64_t* ticket)> forward);
+  // Changes whose result is not OK are passed over, here and by `forward`; their range is empty.
+  void ChangeAll(
+      IoKind kind, std::span<ByteRange> ranges, std::span<absl::Status> results,
+      absl::FunctionRef<absl::Status(size_t index)> locally,
+      absl::FunctionRef<void(std::span<absl::Status> results, uint64_t* ticket)> forward);
   // Latches nothing itself: the forwarder has. What the guest is told.
   absl::Status AfterForward(IoKind kind, const absl::Status& status);
   absl::Status CheckMayChange() const;
   absl::Status LocalResult(IoKind kind, ByteRange range, const absl::Status& status);
-  void Count(IoKind kind, uint64_t length);
+  void Count(IoKind kind, uint64_t requests, uint64_t bytes);
 
   const VolumeOptions options_;
   Forwarder* const forwarder_;
   base::IoGate* const gate_;
   const std::unique_ptr<PrimaryDisk> disk_;
-  const std::function<absl::Status()> before_write_;
+  const BeforeChange before_change_;
   IntentLog* const intents_;
   base::RangeLock ranges_;
   std::atomic<bool> fenced_{false};

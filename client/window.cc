@@ -13,7 +13,7 @@ constexpr uint64_t kCutFromBytes = 64 << 10;
 }  // namespace
 
 Window::Window(std::shared_ptr<FramePool> pool, size_t volumes)
-    : pool_(std::move(pool)), ids_(volumes), volume_bytes_(volumes, 0) {
+    : pool_(std::move(pool)), ids_(volumes), volume_bytes_(volumes, 0), changed_(volumes, 0) {
   std::iota(ids_.begin(), ids_.end(), 0);
 }
 
@@ -62,7 +62,11 @@ void Window::EnsureChunk(Frame& frame, uint64_t length) {
 }
 
 uint64_t Window::Push(Frame& frame, Operation operation) {
-  if (operation.has_range()) volume_bytes_[operation.volume] += operation.length;
+  if (operation.has_range()) {
+    volume_bytes_[operation.volume] += operation.length;
+    changed_[operation.volume] = next_sequence_;
+  }
+  if (operation.kind == OperationKind::kFlush) flush_ = next_sequence_;
   operation.volume = ids_[operation.volume];
   frame.operations.push_back(operation);
   bytes_ += kOperationBytes;
@@ -183,6 +187,8 @@ void Window::Reset(uint64_t next_sequence) {
   received_ = durable_ = next_sequence - 1;
   bytes_ = received_bytes_ = 0;
   std::fill(volume_bytes_.begin(), volume_bytes_.end(), 0);
+  std::fill(changed_.begin(), changed_.end(), 0);
+  flush_ = 0;
 }
 
 uint64_t Window::first_available_sequence() const {

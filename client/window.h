@@ -80,6 +80,10 @@ class Window {
   uint64_t undurable_bytes(size_t volume) const {
     return volume_bytes_[volume];
   }  // of ranges, zeroes included
+  // A FLUSH, of whichever volume, was queued behind the volume's newest operation that has a range.
+  bool flushed(size_t volume) const { return changed_[volume] < flush_; }
+  // That operation's sequence; 0: none since the last Reset().
+  uint64_t last_change(size_t volume) const { return changed_[volume]; }
   uint64_t next_sequence() const { return next_sequence_; }
   uint64_t first_available_sequence() const;
   uint64_t sent_sequence() const;  // of the last operation given out by NextToSend()
@@ -118,6 +122,8 @@ class Window {
   uint64_t payload_max_ = kFramePayloadBytesMax;
   std::vector<uint32_t> ids_;           // by our index
   std::vector<uint64_t> volume_bytes_;  // by our index
+  std::vector<uint64_t> changed_;       // by our index: see last_change()
+  uint64_t flush_ = 0;                  // of the newest FLUSH
 };
 
 }  // namespace understudy::client

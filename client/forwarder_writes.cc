@@ -1,0 +1,162 @@
+// Writes with data: alone, in pieces, or many at once.
+#include <algorithm>
+#include <cstring>
+
+#include "client/forwarder.h"
+#include "storage/base/status_macros.h"
+
+namespace understudy::client {
+namespace {
+constexpr uint64_t kCopyUnderLockBytesMax = 16 << 10;
+constexpr uint64_t kPieceBytes = 256 << 10;  // what one turn at the window takes of writes
+}  // namespace
+
+absl::StatusOr<Window::Slot> Forwarder::QueuePiece(uint32_t volume, uint64_t offset,
+                                                   std::span<const char> data, uint64_t* ticket) {
+  const uint64_t wanted = std::min<uint64_t>(data.size(), kPieceBytes);
+  Window::Slot slot;
+  {
+    base::MutexLock lock(mutex_);
+    RETURN_IF_ERROR(WaitForRoom(volume, ByteRange::OfLength(offset, data.size()), wanted));
+    slot = window_.AppendData(volume, offset, wanted, clock_.Monotonic());
+    slot.stream = stream_id_;
+    if (ticket != nullptr) *ticket = TicketLocked(slot.sequence);
+    if (slot.length <= kCopyUnderLockBytesMax) {
+      std::memcpy(slot.data, data.data(), slot.length);
+      return slot;
+    }
+    ++slot.frame->copies_pending;
+  }
+  std::memcpy(slot.data, data.data(), slot.length);
+  base::MutexLock lock(mutex_);
+  --slot.frame->copies_pending;
+  return slot;
+}
+
+absl::Status Forwarder::QueueWrite(uint32_t volume, uint64_t offset, std::span<const char> data,
+                                   uint64_t* ticket, Place* last) {
+  RETURN_IF_ERROR(CheckRange(volume, offset, data.size()));
+  while (!data.empty()) {
+    ASSIGN_OR_RETURN(const Window::Slot slot, QueuePiece(volume, offset, data, ticket));
+    *last = {.stream = slot.stream, .sequence = slot.sequence};
+    offset += slot.length;
+    data = data.subspan(slot.length);
+    Pump();
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Forwarder::Write(uint32_t volume, uint64_t offset, std::span<const char> data,
+                              uint64_t* ticket) {
+  Place last;
+  RETURN_IF_ERROR(QueueWrite(volume, offset, data, ticket, &last));
+  return WaitForAck(last);
+}
+
+bool Forwarder::TakesAtOnceLocked() const {
+  return running_ && !fenced_ && !HandedOverLocked() && !skipping_ && !draining_;
+}
+
+size_t Forwarder::QueueFitting(uint32_t volume, std::span<const BlockWrite> writes,
+                               uint64_t* ticket, Place* last) {
+  uint64_t bytes = 0;
+  size_t count = 0;
+  for (const BlockWrite& write : writes) {
+    bytes += write.data.size();
+    if (bytes > kPieceBytes || !CheckRange(volume, write.offset, write.data.size()).ok()) break;
+    ++count;
+  }
+  if (count == 0) return 0;
+  struct Copy {
+    Window::Slot slot;
+    const char* data;
+  };
+  std::vector<Copy> copies;
+  copies.reserve(count + 1);
+  const auto run_copies = [&copies] {
+    for (const Copy& copy : copies) std::memcpy(copy.slot.data, copy.data, copy.slot.length);
+  };
+  size_t taken = 0;
+  {
+    base::MutexLock lock(mutex_);
+    if (!TakesAtOnceLocked()) return 0;
+    const absl::Duration now = clock_.Monotonic();
+    for (bytes = 0; taken < count; ++taken) {
+      std::span<const char> data = writes[taken].data;
+      // One that the rest of a frame is filled with is two operations.
+      const uint64_t room =
+          options_.window_bytes - std::min(options_.window_bytes, window_.bytes());
+      if (data.size() + 2 * kOperationBytes > room) break;
+      bytes += data.size();
+      for (uint64_t at = writes[taken].offset; !data.empty();) {
+        copies.push_back({window_.AppendData(volume, at, data.size(), now), data.data()});
+        const uint64_t length = copies.back().slot.length;
+        at += length;
+        data = data.subspan(length);
+      }
+    }
+    if (taken == 0) return 0;
+    *last = {.stream = stream_id_, .sequence = copies.back().slot.sequence};
+    if (ticket != nullptr) *ticket = TicketLocked(last->sequence);
+    if (bytes <= kCopyUnderLockBytesMax) {
+      run_copies();
+      return taken;
+    }
+    for (const Copy& copy : copies) ++copy.slot.frame->copies_pending;
+  }
+  run_copies();
+  base::MutexLock lock(mutex_);
+  for (const Copy& copy : copies) --copy.slot.frame->copies_pending;
+  return taken;
+}
+
+size_t Forwarder::TryWrite(uint32_t volume, std::span<const BlockWrite> writes) {
+  if (options_.ack != AckMode::kForwarded) return 0;
+  Place last;
+  size_t taken = 0;
+  while (taken < writes.size()) {
+    const size_t more = QueueFitting(volume, writes.subspan(taken), nullptr, &last);
+    if (more == 0) break;
+    taken += more;
+    Pump();
+  }
+  return taken;
+}
+
+void Forwarder::WriteAll(uint32_t volume, std::span<const BlockWrite> writes,
+                         std::span<absl::Status> results, uint64_t* ticket) {
+  struct Turn {
+    size_t end;  // of the writes that it has queued
+    Place last;
+  };
+  std::vector<Turn> turns;
+  const auto refused = [](const absl::Status& status) { return !status.ok(); };
+  for (size_t at = 0; at < writes.size();) {
+    const auto end = std::find_if(results.begin() + at, results.end(), refused);
+    const size_t ready = static_cast<size_t>(end - results.begin()) - at;
+    if (ready == 0) {
+      ++at;
+      continue;
+    }
+    Turn turn;
+    const size_t taken = QueueFitting(volume, writes.subspan(at, ready), ticket, &turn.last);
+    if (taken > 0) {
+      Pump();
+    } else {
+      results[at] = QueueWrite(volume, writes[at].offset, writes[at].data, ticket, &turn.last);
+    }
+    at += std::max<size_t>(taken, 1);
+    turn.end = at;
+    if (options_.ack != AckMode::kForwarded) turns.push_back(turn);
+  }
+  size_t at = 0;
+  for (const Turn& turn : turns) {
+    const absl::Status acknowledged =
+        turn.last.stream == 0 ? absl::OkStatus() : WaitForAck(turn.last);
+    for (; at < turn.end; ++at) {
+      if (results[at].ok()) results[at] = acknowledged;
+    }
+  }
+}
+
+}  // namespace understudy::client
