@@ -87,19 +87,10 @@ absl::StatusOr<bool> PrimaryDisk::IsHole(ByteRange range) const {
   return data >= range.end;
 }
 
-absl::StatusOr<std::vector<DiskRun>> PrimaryDisk::Map(ByteRange range) const {
-  std::vector<DiskRun> runs;
-  uint64_t position = range.start;
-  while (position < range.end) {
-    ASSIGN_OR_RETURN(const ByteRange data, file_->NextData(position));
-    const uint64_t data_start = data.empty() ? range.end : std::min(data.start, range.end);
-    if (data_start > position) runs.push_back({.range = {position, data_start}, .hole = true});
-    if (data_start >= range.end) break;
-    const uint64_t data_end = std::min(std::max(data.end, data_start + 1), range.end);
-    runs.push_back({.range = {data_start, data_end}, .hole = false});
-    position = data_end;
-  }
-  return runs;
+absl::StatusOr<std::vector<BlockRun>> PrimaryDisk::Map(ByteRange range, size_t runs_max) const {
+  BlockRuns runs(runs_max);
+  RETURN_IF_ERROR(runs.AddFile(*file_, range).status());
+  return std::move(runs).Take();
 }
 
 }  // namespace understudy::client

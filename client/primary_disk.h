@@ -16,17 +16,13 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
+#include "storage/base/block_runs.h"
 #include "storage/base/byte_range.h"
 #include "storage/base/file_system.h"
 #include "storage/base/mutex.h"
 #include "storage/base/unflushed.h"
 
 namespace understudy::client {
-
-struct DiskRun {
-  ByteRange range;
-  bool hole = false;  // reads as zeroes, no space allocated
-};
 
 class PrimaryDisk {
  public:
@@ -44,8 +40,8 @@ class PrimaryDisk {
   absl::Status Sync();
   // Whether the whole of it is one.
   absl::StatusOr<bool> IsHole(ByteRange range) const;
-  // Data and holes of `range`, in order, without gaps.
-  absl::StatusOr<std::vector<DiskRun>> Map(ByteRange range) const;
+  // The first `runs_max` runs of data and holes of `range`, or fewer (block_runs.h).
+  absl::StatusOr<std::vector<BlockRun>> Map(ByteRange range, size_t runs_max) const;
 
   // What tells it from another disk; and whether somebody has written to it since. Empty, 0: not known.
   std::string IdentityText() const;

@@ -271,11 +271,11 @@ absl::Status Volume::Flush() {
   return AfterForward(IoKind::kFlush, forwarder_->Flush(options_.index));
 }
 
-absl::StatusOr<std::vector<DiskRun>> Volume::Map(ByteRange range) {
+absl::StatusOr<std::vector<BlockRun>> Volume::Map(ByteRange range, size_t runs_max) {
   const base::IoGate::Pass pass(*gate_);
   RETURN_IF_ERROR(CheckRequest(pass, range.start, range.size()));
   if (!tee()) return absl::UnimplementedError("forward mode has no map");
-  return disk_->Map(range);
+  return disk_->Map(range, runs_max);
 }
 
 absl::Status Volume::ReadDisk(uint64_t offset, std::span<char> out) const {

@@ -94,8 +94,8 @@ absl::Status Export::Flush() {
                [&](storage::BlockView& view) { return view.Flush(volume_.id); });
 }
 
-absl::StatusOr<std::vector<storage::MapRun>> Export::Map(ByteRange range) {
-  return InView([&](storage::BlockView& view) { return view.Map(volume_.id, range); });
+absl::StatusOr<std::vector<BlockRun>> Export::Map(ByteRange range, size_t runs_max) {
+  return InView([&](storage::BlockView& view) { return view.Map(volume_.id, range, runs_max); });
 }
 
 std::vector<std::string> CloneExportNames(const std::string& group, const std::string& clone,

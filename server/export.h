@@ -48,7 +48,7 @@ class Export {
   // Zeroes, too, so that both sides read the same after it.
   absl::Status Discard(ByteRange range, bool fua);
   absl::Status Flush();
-  absl::StatusOr<std::vector<storage::MapRun>> Map(ByteRange range);
+  absl::StatusOr<std::vector<BlockRun>> Map(ByteRange range, size_t runs_max);
 
  private:
   // Calls with what is served; the caller of Shutdown() waits for it.

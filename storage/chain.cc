@@ -62,19 +62,33 @@ absl::Status Chain::Read(VolumeId volume, const Piece& piece, std::span<char> ou
   return disks[volume.value()]->Read(piece.range.start, out);
 }
 
-absl::StatusOr<std::vector<MapRun>> Chain::Map(VolumeId volume,
-                                               std::span<const Piece> pieces) const {
-  std::vector<MapRun> runs;
-  for (const Piece& piece : pieces) {
-    if (piece.overlay != nullptr) {
-      const bool zero = piece.extent.zero();
-      runs.push_back({.range = piece.range, .zero = zero, .hole = zero});
-      continue;
+// In steps: up to what the overlays hold next it is the disk's, then pieces of a region.
+absl::StatusOr<std::vector<BlockRun>> Chain::Map(VolumeId volume, ByteRange range, size_t runs_max,
+                                                 ViewCache* cache) const {
+  const SecondaryDisk& disk = *disks[volume.value()];
+  BlockRuns runs(runs_max);
+  bool more = true;
+  while (more && !range.empty()) {
+    ASSIGN_OR_RETURN(const std::optional<uint64_t> next, NextUnmerged(volume, range.start));
+    const uint64_t held = std::min(next.value_or(range.end), range.end);
+    ASSIGN_OR_RETURN(more, disk.AddRuns({range.start, held}, runs));
+    range.start = held;
+    if (!more || range.empty()) break;
+    const uint64_t step = RoundDown(range.start, kRegionBytes) + kRegionBytes;
+    ASSIGN_OR_RETURN(const std::vector<Piece> pieces,
+                     Resolve(volume, range.Intersect({range.start, step}), cache));
+    for (const Piece& piece : pieces) {
+      if (!more) break;
+      const bool zero = piece.overlay != nullptr && piece.extent.zero();
+      if (piece.overlay != nullptr) {
+        more = runs.Add({.range = piece.range, .zero = zero, .hole = zero});
+      } else {
+        ASSIGN_OR_RETURN(more, disk.AddRuns(piece.range, runs));
+      }
     }
-    ASSIGN_OR_RETURN(const std::vector<MapRun> below, disks[volume.value()]->Map(piece.range));
-    runs.insert(runs.end(), below.begin(), below.end());
+    range.start = std::min(step, range.end);
   }
-  return runs;
+  return std::move(runs).Take();
 }
 
 }  // namespace understudy::storage

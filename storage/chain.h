@@ -44,8 +44,9 @@ struct Chain {
   // The first byte at or after `offset` that the disk does not have yet.
   absl::StatusOr<std::optional<uint64_t>> NextUnmerged(VolumeId volume, uint64_t offset) const;
   absl::Status Read(VolumeId volume, const Piece& piece, std::span<char> out) const;
-  // What NBD's block status says of them.
-  absl::StatusOr<std::vector<MapRun>> Map(VolumeId volume, std::span<const Piece> pieces) const;
+  // The first `runs_max` runs of `range`. Looks at no more than it returns.
+  absl::StatusOr<std::vector<BlockRun>> Map(VolumeId volume, ByteRange range, size_t runs_max,
+                                            ViewCache* cache = nullptr) const;
 };
 
 }  // namespace understudy::storage

@@ -101,11 +101,11 @@ absl::Status Clone::Modify(VolumeId volume, OperationKind kind, ByteRange range,
 
 absl::Status Clone::Flush(VolumeId) { return state().status(); }
 
-absl::StatusOr<std::vector<MapRun>> Clone::Map(VolumeId volume, ByteRange range) {
+absl::StatusOr<std::vector<BlockRun>> Clone::Map(VolumeId volume, ByteRange range,
+                                                 size_t runs_max) {
   RETURN_IF_ERROR(Check(volume, range));
   ASSIGN_OR_RETURN(const std::shared_ptr<State> state, this->state());
-  ASSIGN_OR_RETURN(const std::vector<Piece> pieces, state->chain.Resolve(volume, range));
-  return state->chain.Map(volume, pieces);
+  return state->chain.Map(volume, range, runs_max);
 }
 
 }  // namespace understudy::storage

@@ -46,7 +46,8 @@ class Clone : public BlockView {
                      bool fua) override;
   absl::Status WriteZeroes(VolumeId volume, ByteRange range, ZeroedSpace space, bool fua) override;
   absl::Status Flush(VolumeId volume) override;
-  absl::StatusOr<std::vector<MapRun>> Map(VolumeId volume, ByteRange range) override;
+  absl::StatusOr<std::vector<BlockRun>> Map(VolumeId volume, ByteRange range,
+                                            size_t runs_max) override;
 
  private:
   absl::Status Check(VolumeId volume, ByteRange range) const;

@@ -33,6 +33,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 
+#include "storage/base/block_runs.h"
 #include "storage/base/byte_range.h"
 #include "storage/base/deadline.h"
 #include "storage/base/ids.h"
@@ -193,13 +194,6 @@ struct ReplicaState {
   ScrubState scrub;
 };
 
-// Where a run of a volume's bytes comes from, for NBD's block status.
-struct MapRun {
-  ByteRange range;
-  bool zero = false;  // reads as zeroes
-  bool hole = false;  // no space is allocated for it
-};
-
 // What goes wrong in the background. Called from a storage thread; must not block or call back into the Replica.
 struct BackgroundError {
   std::string operation;  // apply, commit, failback, index, open, read, scrub, write
@@ -250,8 +244,10 @@ class BlockView {
   virtual absl::Status WriteZeroes(VolumeId volume, ByteRange range, ZeroedSpace space,
                                    bool fua) = 0;
   virtual absl::Status Flush(VolumeId volume) = 0;
-  // Runs that cover `range` in order.
-  virtual absl::StatusOr<std::vector<MapRun>> Map(VolumeId volume, ByteRange range) = 0;
+  // The first `runs_max` runs of `range`, or fewer: neighbours differ but for the bound of
+  // BlockRuns. Costs what it returns.
+  virtual absl::StatusOr<std::vector<BlockRun>> Map(VolumeId volume, ByteRange range,
+                                                    size_t runs_max) = 0;
 };
 
 // As a BlockView it is the secondary VM's disks.

@@ -144,12 +144,20 @@ absl::Status ReplicaImpl::Flush(VolumeId volume) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<MapRun>> ReplicaImpl::Map(VolumeId volume, ByteRange range) {
+absl::StatusOr<std::vector<BlockRun>> ReplicaImpl::Map(VolumeId volume, ByteRange range,
+                                                       size_t runs_max) {
   RETURN_IF_ERROR(CheckVolume(volume));
   const VolumeInfo& info = volumes_[volume.value()];
+  range = range.Intersect({0, info.size_bytes});
   ReadGate::Visit visit(read_gate_);
-  ASSIGN_OR_RETURN(const View view, Look(volume, range.Intersect({0, info.size_bytes})));
-  return view.chain->Map(volume, view.pieces);
+  while (true) {
+    const std::shared_ptr<const Chain> chain = this->chain();
+    if (!Serves(*chain)) return NotServing(name_, info, chain->stage);
+    auto runs = chain->Map(volume, range, runs_max, &view_cache_);
+    if (chain != this->chain()) continue;  // as Look()
+    if (runs.ok()) return runs;
+    return ReadError(volume, range, runs.status());
+  }
 }
 
 // ---- the active overlay -------------------------------------------------------------------------------------------------------

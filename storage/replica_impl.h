@@ -129,7 +129,8 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
                      bool fua) override;
   absl::Status WriteZeroes(VolumeId volume, ByteRange range, ZeroedSpace space, bool fua) override;
   absl::Status Flush(VolumeId volume) override;
-  absl::StatusOr<std::vector<MapRun>> Map(VolumeId volume, ByteRange range) override;
+  absl::StatusOr<std::vector<BlockRun>> Map(VolumeId volume, ByteRange range,
+                                            size_t runs_max) override;
 
   absl::Status ReadReceived(VolumeId volume, uint64_t offset, std::span<char> out) override;
   absl::StatusOr<uint64_t> ReceivedZeroesEnd(VolumeId volume, ByteRange range) override;

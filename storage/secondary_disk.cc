@@ -452,19 +452,8 @@ absl::StatusOr<uint64_t> SecondaryDisk::HoleEnd(ByteRange range) const {
   return std::clamp(data, range.start, range.end);
 }
 
-absl::StatusOr<std::vector<MapRun>> SecondaryDisk::Map(ByteRange range) const {
-  std::vector<MapRun> runs;
-  while (!range.empty()) {
-    ASSIGN_OR_RETURN(const ByteRange found, file_->NextData(range.start));
-    const ByteRange data = found.Intersect(range);
-    const uint64_t hole_end = data.empty() ? range.end : data.start;
-    if (hole_end > range.start) {
-      runs.push_back({.range = {range.start, hole_end}, .zero = true, .hole = true});
-    }
-    if (!data.empty()) runs.push_back({.range = data});
-    range.start = data.empty() ? range.end : data.end;
-  }
-  return runs;
+absl::StatusOr<bool> SecondaryDisk::AddRuns(ByteRange range, BlockRuns& runs) const {
+  return runs.AddFile(*file_, range);
 }
 
 absl::Status SecondaryDisk::WriteMarker(const std::string& group, const std::string& data_dir,

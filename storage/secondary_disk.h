@@ -24,6 +24,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
+#include "storage/base/block_runs.h"
 #include "storage/base/file_system.h"
 #include "storage/base/mutex.h"
 #include "storage/base/turn.h"
@@ -86,8 +87,8 @@ class SecondaryDisk {
   // What the file may still grow by, if it is one on the file system of `beside`. One system call:
   // every new segment of any group asks every disk.
   uint64_t HoleBytes(const base::FileIdentity& beside) const;
-  // Runs of data and holes that cover `range`.
-  absl::StatusOr<std::vector<MapRun>> Map(ByteRange range) const;
+  // What of `range` is data and what holes; false: `runs` has enough.
+  absl::StatusOr<bool> AddRuns(ByteRange range, BlockRuns& runs) const;
 
   // Whether the marker of `disk` is one that WriteMarker() writes for this group.
   static bool MarkedFor(base::FileSystem& file_system, const VolumeRecord& disk,

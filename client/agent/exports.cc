@@ -1,6 +1,5 @@
 #include "client/agent/exports.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -25,10 +24,9 @@ class VolumeDevice : public nbd::Device {
   absl::Status Read(uint64_t offset, std::span<char> out) override {
     return volume_->Read(offset, out);
   }
+  size_t TryWrite(std::span<const nbd::Write> writes) override { return volume_->TryWrite(writes); }
   void WriteAll(std::span<const nbd::Write> writes, std::span<absl::Status> results) override {
-    for (size_t i = 0; i < writes.size(); ++i) {
-      results[i] = volume_->Write(writes[i].offset, writes[i].data, writes[i].fua);
-    }
+    volume_->WriteAll(writes, results);
   }
   absl::Status WriteZeroes(ByteRange range, ZeroedSpace space, bool fua) override {
     return volume_->WriteZeroes(range.start, range.size(), space, fua);
@@ -37,23 +35,14 @@ class VolumeDevice : public nbd::Device {
     return volume_->Discard(range.start, range.size(), fua);
   }
   absl::Status Flush() override { return volume_->Flush(); }
-  absl::StatusOr<std::vector<nbd::Run>> Map(ByteRange range, size_t runs_max) override;
+  absl::StatusOr<std::vector<BlockRun>> Map(ByteRange range, size_t runs_max) override {
+    return volume_->Map(range, runs_max);
+  }
 
  private:
   const std::string name_;
   Volume* const volume_;
 };
-
-absl::StatusOr<std::vector<nbd::Run>> VolumeDevice::Map(ByteRange range, size_t runs_max) {
-  const absl::StatusOr<std::vector<DiskRun>> mapped = volume_->Map(range);
-  if (!mapped.ok()) return mapped.status();
-  std::vector<nbd::Run> runs;
-  for (size_t i = 0; i < std::min(mapped->size(), runs_max); ++i) {
-    const DiskRun& run = (*mapped)[i];
-    runs.push_back({.length = run.range.size(), .hole = run.hole, .zero = run.hole});
-  }
-  return runs;
-}
 
 }  // namespace
 

@@ -8,8 +8,8 @@
 //
 // Reader   takes in one recvmsg() all that the socket holds; the payload of a large write goes from
 //          the socket to the memory where it stays. When requests that may block have come, the
-//          reader becomes a worker and another thread becomes the reader. On a lone READ or WRITE
-//          it works itself, and only if that keeps it another thread reads on (relief.h).
+//          reader becomes a worker and another thread becomes the reader. On a lone request
+//          that is likely to be short it works itself, and only if that keeps it another thread reads on (relief.h).
 // Lanes    what may block. Reads do not wait behind changes of the disk and flushes, nor these
 //          behind reads.
 // Bounds   see below. At a bound nothing more is read from the socket until a reply has left.

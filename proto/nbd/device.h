@@ -19,19 +19,13 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
+#include "storage/base/block_runs.h"
 #include "storage/base/block_write.h"
 #include "storage/base/byte_range.h"
 
 namespace understudy::nbd {
 
 using Write = BlockWrite;
-
-// A run of a device's bytes, for block status.
-struct Run {
-  uint64_t length = 0;
-  bool hole = false;  // no space is allocated for it
-  bool zero = false;  // reads as zeroes
-};
 
 // One client's connection to one export; destroyed when that ends.
 class Device {
@@ -60,9 +54,9 @@ class Device {
   virtual absl::Status Trim(ByteRange range, bool fua) = 0;
   // All that was answered before, on any connection, is durable when it returns.
   virtual absl::Status Flush() = 0;
-  // The first `runs_max` runs of `range`, without gaps; fewer when they reach its end. Costs what
-  // it returns. REQUIRES: has_map().
-  virtual absl::StatusOr<std::vector<Run>> Map(ByteRange range, size_t runs_max) = 0;
+  // The first `runs_max` runs of `range`, without gaps, at least one. Costs what it returns.
+  // REQUIRES: has_map().
+  virtual absl::StatusOr<std::vector<BlockRun>> Map(ByteRange range, size_t runs_max) = 0;
 };
 
 class Catalog {

@@ -121,7 +121,7 @@ void AppendRead(Replies& replies, ReplyStyle style, const RequestHeader& request
 }
 
 void AppendRuns(Replies& replies, ReplyStyle style, const RequestHeader& request,
-                const std::vector<Run>& runs) {
+                const std::vector<BlockRun>& runs) {
   std::string& head = replies.head();
   const bool extended = style == ReplyStyle::kExtended;
   const uint64_t bytes = extended ? 8 + 16 * runs.size() : 4 + 8 * runs.size();
@@ -129,13 +129,13 @@ void AppendRuns(Replies& replies, ReplyStyle style, const RequestHeader& request
               kDone, bytes);
   Append(head, kAllocationContextId);
   if (extended) Append(head, static_cast<uint32_t>(runs.size()));
-  for (const Run& run : runs) {
+  for (const BlockRun& run : runs) {
     const uint32_t state = (run.hole ? kStateHole : 0) | (run.zero ? kStateZero : 0);
     if (extended) {
-      Append(head, run.length);
+      Append(head, run.range.size());
       Append(head, static_cast<uint64_t>(state));
     } else {
-      Append(head, static_cast<uint32_t>(run.length));
+      Append(head, static_cast<uint32_t>(run.range.size()));
       Append(head, state);
     }
   }

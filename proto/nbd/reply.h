@@ -30,7 +30,7 @@ void AppendRead(Replies& replies, ReplyStyle style, const RequestHeader& request
 
 // REQUIRES: not kSimple; `runs` is not empty, and lies in the request's range.
 void AppendRuns(Replies& replies, ReplyStyle style, const RequestHeader& request,
-                const std::vector<Run>& runs);
+                const std::vector<BlockRun>& runs);
 
 }  // namespace understudy::nbd
 

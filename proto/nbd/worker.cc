@@ -23,9 +23,9 @@ std::optional<Connection::Task> Connection::LoneTask() {
   if (lanes_[kReads].waiting.size() + lanes_[kChanges].waiting.size() != 1) return std::nullopt;
   LaneState& state = lanes_[lanes_[kReads].waiting.empty() ? kChanges : kReads];
   const RequestHeader& request = state.waiting.front().requests.front();
-  const bool short_work =
-      request.command == static_cast<uint16_t>(Command::kRead) ||
-      (request.command == static_cast<uint16_t>(Command::kWrite) && (request.flags & kFua) == 0);
+  const auto command = static_cast<Command>(request.command);
+  const bool short_work = command == Command::kRead || command == Command::kBlockStatus ||
+                          (command == Command::kWrite && (request.flags & kFua) == 0);
   if (!short_work || state.workers > 0) return std::nullopt;
   Task task = std::move(state.waiting.front());
   state.waiting.pop_front();
@@ -159,7 +159,7 @@ void Connection::PerformRead(const RequestHeader& request, Answered answered) {
 void Connection::PerformBlockStatus(const RequestHeader& request, Answered answered) {
   const bool one = (request.flags & kReqOne) != 0;
   const auto range = ByteRange::OfLength(request.offset, request.length);
-  const absl::StatusOr<std::vector<Run>> runs = device_->Map(range, one ? 1 : kRunsMax);
+  const absl::StatusOr<std::vector<BlockRun>> runs = device_->Map(range, one ? 1 : kRunsMax);
   if (!runs.ok()) return Answer(request, answered, runs.status());
   answered.ready = SteadyNow();
   outbox_.Add([&](Replies& replies) {

@@ -1,6 +1,5 @@
 #include "server/nbd/exports.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "server/export.h"
@@ -42,23 +41,14 @@ class ExportDevice : public nbd::Device {
   }
   absl::Status Trim(ByteRange range, bool fua) override { return volume_->Discard(range, fua); }
   absl::Status Flush() override { return volume_->Flush(); }
-  absl::StatusOr<std::vector<nbd::Run>> Map(ByteRange range, size_t runs_max) override;
+  absl::StatusOr<std::vector<BlockRun>> Map(ByteRange range, size_t runs_max) override {
+    return volume_->Map(range, runs_max);
+  }
 
  private:
   const std::shared_ptr<Export> volume_;
   bool connected_ = false;
 };
-
-absl::StatusOr<std::vector<nbd::Run>> ExportDevice::Map(ByteRange range, size_t runs_max) {
-  const absl::StatusOr<std::vector<storage::MapRun>> mapped = volume_->Map(range);
-  if (!mapped.ok()) return mapped.status();
-  std::vector<nbd::Run> runs;
-  for (size_t i = 0; i < std::min(mapped->size(), runs_max); ++i) {
-    const storage::MapRun& run = (*mapped)[i];
-    runs.push_back({.length = run.range.size(), .hole = run.hole, .zero = run.zero});
-  }
-  return runs;
-}
 
 absl::StatusOr<std::shared_ptr<Export>> Find(Service& service, const std::string& name) {
   const std::string found = name.empty() ? service.DefaultExportName() : name;

@@ -19,6 +19,7 @@
 namespace understudy::client::volume_test {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
@@ -371,12 +372,15 @@ TEST_F(VolumeTest, StagesFollowTheTable) {
 TEST_F(VolumeTest, TheMapShowsDataAndHoles) {
   Make(/*tee=*/true);
   ASSERT_TRUE(Disk().Write(65536, Block('a', 65536), false).ok());
-  const auto runs = Disk().Map({0, kDiskBytes});
+  const auto runs = Disk().Map({0, kDiskBytes}, 512);
   ASSERT_TRUE(runs.ok());
   ASSERT_THAT(*runs, SizeIs(3));
   EXPECT_TRUE((*runs)[0].hole);
   EXPECT_EQ((*runs)[1].range, (ByteRange{65536, 131072}));
   EXPECT_FALSE((*runs)[1].hole);
+  const auto first = Disk().Map({4096, kDiskBytes}, 1);
+  ASSERT_TRUE(first.ok());
+  EXPECT_THAT(*first, ElementsAre(BlockRun{.range = {4096, 65536}, .zero = true, .hole = true}));
 }
 
 }  // namespace

@@ -43,8 +43,8 @@ class FakeClone : public storage::BlockView {
     return Write(volume, range.start, std::string(range.size(), '\0'), fua);
   }
   absl::Status Flush(VolumeId) override { return absl::OkStatus(); }
-  absl::StatusOr<std::vector<storage::MapRun>> Map(VolumeId, ByteRange range) override {
-    return std::vector<storage::MapRun>{{.range = range}};
+  absl::StatusOr<std::vector<BlockRun>> Map(VolumeId, ByteRange range, size_t) override {
+    return std::vector<BlockRun>{{.range = range}};
   }
 
  private:

@@ -204,8 +204,8 @@ class FakeReplica : public storage::Replica {
     base::MutexLock lock(mutex_);
     return io_error_;
   }
-  absl::StatusOr<std::vector<storage::MapRun>> Map(VolumeId, ByteRange range) override {
-    return std::vector<storage::MapRun>{{.range = range}};
+  absl::StatusOr<std::vector<BlockRun>> Map(VolumeId, ByteRange range, size_t) override {
+    return std::vector<BlockRun>{{.range = range}};
   }
   absl::Status ReadReceived(VolumeId volume, uint64_t offset, std::span<char> out) override {
     base::MutexLock lock(mutex_);

@@ -183,7 +183,7 @@ TEST_F(GroupHistoryTest, AClonesExportComesAndGoesWithIt) {
   ASSERT_TRUE(group().CreateClone({.name = "drill", .epoch = first}, {}).ok());
   char byte;
   EXPECT_TRUE(absl::IsFailedPrecondition(clone->Read(0, {&byte, 1})));
-  EXPECT_FALSE(clone->Map({0, 4096}).ok());
+  EXPECT_FALSE(clone->Map({0, 4096}, 1).ok());
   EXPECT_EQ(ByteAt(*service.FindExport("vm1@drill/disk0").value(), 0), 'a');
   ASSERT_TRUE(group().RemoveClone("drill", {}).ok());
   EXPECT_THAT(service.ExportNames(), ElementsAre("vm1/disk0"));

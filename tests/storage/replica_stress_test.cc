@@ -85,7 +85,7 @@ TEST_P(ReplicaStressTest, ReadersNeverSeeATornOrHiddenBlockAndAFailoverLosesNoth
   threads.emplace_back([&] {
     while (!stop) {
       f.replica().state();
-      ASSERT_TRUE(f.replica().Map(VolumeId(0), {0, kVolumeBytes}).ok());
+      ASSERT_TRUE(f.replica().Map(VolumeId(0), {0, kVolumeBytes}, 512).ok());
     }
   });
   for (uint64_t n = 1; n <= 200; ++n) {

@@ -71,15 +71,15 @@ TEST_F(ExportsTest, TheOnlyVolumeIsTheDefaultAndItsDiskIsMapped) {
   const auto device = Make({Disk()}).Open("").value();
   EXPECT_EQ(device->name(), "vm1/vda");
   ASSERT_TRUE(device->has_map());
-  const std::vector<nbd::Run> runs = device->Map({0, kDiskBytes}, 100).value();
+  const std::vector<BlockRun> runs = device->Map({0, kDiskBytes}, 100).value();
   ASSERT_EQ(runs.size(), 2u);
-  EXPECT_EQ(runs[0].length, 64u << 10);
+  EXPECT_EQ(runs[0].range.size(), 64u << 10);
   EXPECT_FALSE(runs[0].hole || runs[0].zero);
-  EXPECT_EQ(runs[1].length, kDiskBytes - (64 << 10));
+  EXPECT_EQ(runs[1].range.size(), kDiskBytes - (64 << 10));
   EXPECT_TRUE(runs[1].hole && runs[1].zero);
-  const std::vector<nbd::Run> first = device->Map({4096, kDiskBytes}, 1).value();
+  const std::vector<BlockRun> first = device->Map({4096, kDiskBytes}, 1).value();
   ASSERT_EQ(first.size(), 1u);
-  EXPECT_EQ(first[0].length, (64u << 10) - 4096);
+  EXPECT_EQ(first[0].range.size(), (64u << 10) - 4096);
 }
 
 TEST_F(ExportsTest, RequestsReachTheVolumeUntilTheAgentShutsDown) {

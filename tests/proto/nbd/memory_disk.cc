@@ -85,7 +85,7 @@ class MemoryDisk::OpenDevice : public Device {
 
   absl::Status Flush() override { return disk_.Begin(Kind::kFlush, {}); }
 
-  absl::StatusOr<std::vector<Run>> Map(ByteRange range, size_t runs_max) override {
+  absl::StatusOr<std::vector<BlockRun>> Map(ByteRange range, size_t runs_max) override {
     UNDERSTUDY_CHECK(disk_.options_.has_map && runs_max > 0);
     RETURN_IF_ERROR(disk_.Begin(Kind::kBlockStatus, range));
     return disk_.Map(range, runs_max);
@@ -164,15 +164,15 @@ void MemoryDisk::SetStateLocked(ByteRange range, State state) {
   if (range.end < options_.size_bytes && behind != state) states_[range.end] = behind;
 }
 
-std::vector<Run> MemoryDisk::Map(ByteRange range, size_t runs_max) const {
-  std::vector<Run> runs;
+std::vector<BlockRun> MemoryDisk::Map(ByteRange range, size_t runs_max) const {
+  std::vector<BlockRun> runs;
   base::MutexLock lock(mutex_);
   auto run = std::prev(states_.upper_bound(range.start));
   for (uint64_t at = range.start; at < range.end && runs.size() < runs_max;) {
     const State state = run->second;
     const uint64_t end = ++run == states_.end() ? range.end : std::min(range.end, run->first);
     runs.push_back(
-        {.length = end - at, .hole = state == State::kHole, .zero = state != State::kData});
+        {.range = {at, end}, .zero = state != State::kData, .hole = state == State::kHole});
     at = end;
   }
   return runs;

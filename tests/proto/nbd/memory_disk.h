@@ -71,7 +71,7 @@ class MemoryDisk {
   void Put(const Write& write);
   void Zero(ByteRange range, State state);
   void SetStateLocked(ByteRange range, State state) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  std::vector<Run> Map(ByteRange range, size_t runs_max) const;
+  std::vector<BlockRun> Map(ByteRange range, size_t runs_max) const;
 
   const Options options_;
   char* const bytes_;  // mapped: a large disk costs what is written to it
