@@ -190,7 +190,7 @@ class ManyGroupsTest(lib.Case):
             started.append(name)
         print(f"{len(started)} groups started with 96 files", flush=True)
         self.assertEqual(end.code, "RESOURCE_EXHAUSTED", end)
-        for text in (f"group {name} needs 9 open files; of the 96", "LimitNOFILE="):
+        for text in (f"group {name} needs 7 open files; of the 96", "LimitNOFILE="):
             self.assertIn(text, end.message)
         self.assertGreater(len(started), 2)
         self.assertEqual(sorted(self.groups()), started)
@@ -214,7 +214,7 @@ class ManyGroupsTest(lib.Case):
         pid = self.service_.daemon.pid
         _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         spare = 5  # a connection, files of the index
-        limit = self.counts()[1] + 8 * len(names) + 9 + spare
+        limit = self.counts()[1] + 6 * len(names) + 7 + spare
         with contextlib.ExitStack() as stack:
             for name in names:
                 stack.enter_context(Disk(self.service_.nbd_socket, f"{name}/vda")).write(MIB // 2, b"v" * 4096)
