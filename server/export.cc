@@ -44,15 +44,18 @@ auto Export::InView(Call call) -> decltype(call(std::declval<storage::BlockView&
 
 template <typename Call>
 absl::Status Export::Count(IoKind kind, ByteRange range, Call call) {
-  IoStats::PerKind& stats = stats_.kinds[static_cast<size_t>(kind)];
-  stats.requests.Add();
+  stats_.kinds[static_cast<size_t>(kind)].requests.Add();
   const absl::Status status = InView(call);
+  CountEnd(kind, range, status);
+  return status;
+}
+
+void Export::CountEnd(IoKind kind, ByteRange range, const absl::Status& status) {
   if (status.ok()) [[likely]] {
-    stats.bytes.Add(range.size());
+    stats_.kinds[static_cast<size_t>(kind)].bytes.Add(range.size());
   } else {
     OnFailure(kind, range, status);
   }
-  return status;
 }
 
 void Export::OnFailure(IoKind kind, ByteRange range, const absl::Status& status) {
@@ -75,6 +78,18 @@ absl::Status Export::Read(uint64_t offset, std::span<char> out) {
 absl::Status Export::Write(uint64_t offset, std::span<const char> data, bool fua) {
   return Count(IoKind::kWrite, ByteRange::OfLength(offset, data.size()),
                [&](storage::BlockView& view) { return view.Write(volume_.id, offset, data, fua); });
+}
+
+void Export::WriteAll(std::span<const BlockWrite> writes, std::span<absl::Status> results) {
+  stats_.kinds[static_cast<size_t>(IoKind::kWrite)].requests.Add(writes.size());
+  const absl::Status served = InView([&](storage::BlockView& view) {
+    view.WriteAll(volume_.id, writes, results);
+    return absl::OkStatus();
+  });
+  for (size_t i = 0; i < writes.size(); ++i) {
+    if (!served.ok()) results[i] = served;
+    CountEnd(IoKind::kWrite, writes[i].range(), results[i]);
+  }
 }
 
 absl::Status Export::WriteZeroes(ByteRange range, ZeroedSpace space, bool fua) {

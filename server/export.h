@@ -21,6 +21,7 @@
 #include "absl/status/statusor.h"
 
 #include "server/group.h"
+#include "storage/base/block_write.h"
 #include "storage/base/io_gate.h"
 #include "storage/replica.h"
 
@@ -44,6 +45,8 @@ class Export {
 
   absl::Status Read(uint64_t offset, std::span<char> out);
   absl::Status Write(uint64_t offset, std::span<const char> data, bool fua);
+  // As so many Write(), at once. `results`, as many as `writes`, are OK before.
+  void WriteAll(std::span<const BlockWrite> writes, std::span<absl::Status> results);
   absl::Status WriteZeroes(ByteRange range, ZeroedSpace space, bool fua);
   // Zeroes, too, so that both sides read the same after it.
   absl::Status Discard(ByteRange range, bool fua);
@@ -56,6 +59,8 @@ class Export {
   auto InView(Call call) -> decltype(call(std::declval<storage::BlockView&>()));
   template <typename Call>
   absl::Status Count(IoKind kind, ByteRange range, Call call);
+  // Of a request that was counted.
+  void CountEnd(IoKind kind, ByteRange range, const absl::Status& status);
   void OnFailure(IoKind kind, ByteRange range, const absl::Status& status);
 
   const std::shared_ptr<Group> group_;

@@ -71,6 +71,13 @@ absl::Status Clone::Write(VolumeId volume, uint64_t offset, std::span<const char
   return absl::OkStatus();
 }
 
+void Clone::WriteAll(VolumeId volume, std::span<const BlockWrite> writes,
+                     std::span<absl::Status> results) {
+  for (size_t i = 0; i < writes.size(); ++i) {
+    results[i] = Write(volume, writes[i].offset, writes[i].data, writes[i].fua);
+  }
+}
+
 absl::Status Clone::WriteZeroes(VolumeId volume, ByteRange range, ZeroedSpace, bool) {
   return Modify(volume, OperationKind::kZero, range, {});
 }

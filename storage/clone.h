@@ -44,6 +44,8 @@ class Clone : public BlockView {
   absl::Status Read(VolumeId volume, uint64_t offset, std::span<char> out) override;
   absl::Status Write(VolumeId volume, uint64_t offset, std::span<const char> data,
                      bool fua) override;
+  void WriteAll(VolumeId volume, std::span<const BlockWrite> writes,
+                std::span<absl::Status> results) override;
   absl::Status WriteZeroes(VolumeId volume, ByteRange range, ZeroedSpace space, bool fua) override;
   absl::Status Flush(VolumeId volume) override;
   absl::StatusOr<std::vector<BlockRun>> Map(VolumeId volume, ByteRange range,

@@ -34,6 +34,7 @@
 #include "absl/time/time.h"
 
 #include "storage/base/block_runs.h"
+#include "storage/base/block_write.h"
 #include "storage/base/byte_range.h"
 #include "storage/base/deadline.h"
 #include "storage/base/ids.h"
@@ -239,10 +240,14 @@ class BlockView {
   // `fua`: durable when it answers.
   virtual absl::Status Write(VolumeId volume, uint64_t offset, std::span<const char> data,
                              bool fua) = 0;
+  // As so many Write(), at once. `results`, as many as `writes`, are OK before.
+  virtual void WriteAll(VolumeId volume, std::span<const BlockWrite> writes,
+                        std::span<absl::Status> results) = 0;
   // `space` counts where the disk is written itself; what goes through an overlay is a hole once a
   // job has copied it.
   virtual absl::Status WriteZeroes(VolumeId volume, ByteRange range, ZeroedSpace space,
                                    bool fua) = 0;
+  // With nothing changed since the last one that succeeded it is answered from memory.
   virtual absl::Status Flush(VolumeId volume) = 0;
   // The first `runs_max` runs of `range`, or fewer: neighbours differ but for the bound of
   // BlockRuns. Costs what it returns.

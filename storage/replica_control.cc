@@ -57,6 +57,7 @@ ReplicaImpl::ReplicaImpl(StoreContext context, GroupRecord record)
       active_compactor_(context.options.segment_bytes) {
   for (size_t i = 0; i < volumes_.size(); ++i) {
     range_locks_.push_back(std::make_unique<base::RangeLock>());
+    unflushed_.push_back(std::make_unique<base::Unflushed>());
   }
   Chain chain;
   chain.stage = record.stage;

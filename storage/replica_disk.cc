@@ -1,6 +1,8 @@
 #include <algorithm>
+#include <optional>
 #include <utility>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
 
 #include "storage/base/status_macros.h"
@@ -63,48 +65,101 @@ absl::StatusOr<ReplicaImpl::View> ReplicaImpl::Look(VolumeId volume, ByteRange r
 
 absl::Status ReplicaImpl::Write(VolumeId volume, uint64_t offset, std::span<const char> data,
                                 bool fua) {
-  while (!data.empty()) {
-    const auto part = data.first(std::min<size_t>(data.size(), kFramePayloadBytesMax));
-    RETURN_IF_ERROR(
-        Modify(volume, OperationKind::kData, ByteRange::OfLength(offset, part.size()), part));
-    data = data.subspan(part.size());
-    offset += part.size();
+  const BlockWrite write{.offset = offset, .data = data, .fua = fua};
+  absl::Status result;
+  WriteAll(volume, {&write, 1}, {&result, 1});
+  return result;
+}
+
+void ReplicaImpl::WriteAll(VolumeId volume, std::span<const BlockWrite> writes,
+                           std::span<absl::Status> results) {
+  for (size_t i = 0; i < writes.size(); ++i) {
+    results[i] = CheckVolume(volume);
+    if (results[i].ok()) results[i] = CheckRange(volumes_[volume.value()], writes[i].range());
   }
-  return fua ? Flush(volume) : absl::OkStatus();
+  absl::InlinedVector<VmChange, 1> changes;
+  // One round, but for writes that are larger than a frame.
+  for (uint64_t done = 0;; done += kFramePayloadBytesMax) {
+    changes.clear();
+    for (size_t i = 0; i < writes.size(); ++i) {
+      if (!results[i].ok() || writes[i].data.size() <= done) continue;
+      const uint64_t length =
+          std::min<uint64_t>(writes[i].data.size() - done, kFramePayloadBytesMax);
+      changes.push_back({.operation = {.volume = volume.value(),
+                                       .kind = OperationKind::kData,
+                                       .offset = writes[i].offset + done,
+                                       .length = length},
+                         .data = writes[i].data.subspan(done, length),
+                         .result = &results[i]});
+    }
+    if (changes.empty()) break;
+    Modify(volume, {changes.data(), changes.size()});
+  }
+  std::optional<absl::Status> flushed;  // one flush for all
+  for (size_t i = 0; i < writes.size(); ++i) {
+    if (!writes[i].fua || !results[i].ok()) continue;
+    if (!flushed.has_value()) flushed = Flush(volume);
+    results[i] = *flushed;
+  }
 }
 
 absl::Status ReplicaImpl::WriteZeroes(VolumeId volume, ByteRange range, ZeroedSpace space,
                                       bool fua) {
-  const bool keep = space == ZeroedSpace::kKept;
-  RETURN_IF_ERROR(Modify(volume, keep ? OperationKind::kZero : OperationKind::kDiscard, range, {}));
+  RETURN_IF_ERROR(CheckVolume(volume));
+  RETURN_IF_ERROR(CheckRange(volumes_[volume.value()], range));
+  if (!range.empty()) {
+    absl::Status result;
+    VmChange change{.operation = {.volume = volume.value(),
+                                  .kind = space == ZeroedSpace::kKept ? OperationKind::kZero
+                                                                      : OperationKind::kDiscard,
+                                  .offset = range.start,
+                                  .length = range.size()},
+                    .result = &result};
+    Modify(volume, {&change, 1});
+    RETURN_IF_ERROR(result);
+  }
   return fua ? Flush(volume) : absl::OkStatus();
 }
 
-absl::Status ReplicaImpl::Modify(VolumeId volume, OperationKind kind, ByteRange range,
-                                 std::span<const char> data) {
-  RETURN_IF_ERROR(CheckVolume(volume));
-  const VolumeInfo& info = volumes_[volume.value()];
-  RETURN_IF_ERROR(CheckRange(info, range));
-  if (range.empty()) return absl::OkStatus();
-  base::RangeLock::Hold hold(*range_locks_[volume.value()], range);
+void ReplicaImpl::Modify(VolumeId volume, std::span<VmChange> changes) {
+  absl::InlinedVector<ByteRange, 1> ranges;
+  for (const VmChange& change : changes) ranges.push_back(change.operation.range());
+  const base::RangeLock::Hold hold(*range_locks_[volume.value()],
+                                   std::span<const ByteRange>(ranges.data(), ranges.size()));
   if (const auto chain = this->chain(); chain->stage == Stage::kRunning && chain->valid) {
-    return WriteToActive(volume, kind, range, data);
+    WriteToActive(changes);
+  } else {
+    for (VmChange& change : changes) *change.result = ModifyPieces(volume, change);
   }
+  unflushed_[volume.value()]->NoteChange();
+}
+
+absl::Status ReplicaImpl::ModifyPieces(VolumeId volume, const VmChange& change) {
+  const ByteRange range = change.operation.range();
   ASSIGN_OR_RETURN(const auto view, Look(volume, range));
   const auto& [chain, pieces] = view;
   MarkForFailback(volume, range);
   for (const Piece& piece : pieces) {
-    const auto part =
-        data.empty() ? data : data.subspan(piece.range.start - range.start, piece.range.size());
+    VmChange part = change;
+    part.operation.offset = piece.range.start;
+    part.operation.length = piece.range.size();
+    if (!change.data.empty()) {
+      part.data = change.data.subspan(piece.range.start - range.start, piece.range.size());
+    }
     const bool may_be_direct = chain->stage == Stage::kDone || MayWriteToDisk();
     if (piece.overlay == nullptr && may_be_direct) {
       const absl::Status written =
-          WriteToDisk(*chain->disks[volume.value()], kind, piece.range, part);
+          WriteToDisk(*chain->disks[volume.value()], change.operation.kind, piece.range, part.data);
       if (written.ok()) continue;
-      if (chain->stage == Stage::kDone)
-        return Annotate(written, absl::StrCat("volume ", name_, "/", info.name));
+      if (chain->stage == Stage::kDone) {
+        return Annotate(written,
+                        absl::StrCat("volume ", name_, "/", volumes_[volume.value()].name));
+      }
     }
-    RETURN_IF_ERROR(WriteToActive(volume, kind, piece.range, part));
+    absl::Status written;
+    part.result = &written;
+    WriteToActive({&part, 1});
+    RETURN_IF_ERROR(written);
   }
   return absl::OkStatus();
 }
@@ -127,10 +182,28 @@ absl::Status ReplicaImpl::WriteToDisk(SecondaryDisk& disk, OperationKind kind, B
   return written;
 }
 
+absl::StatusOr<std::shared_ptr<const Chain>> ReplicaImpl::ServingChain(VolumeId volume) const {
+  std::shared_ptr<const Chain> chain = this->chain();
+  if (Serves(*chain)) return chain;
+  return NotServing(name_, volumes_[volume.value()], chain->stage);
+}
+
+// What has been flushed stays so, whatever the stage: the log has it, or the disk, and a job that
+// moves it from there to here syncs the disk first.
 absl::Status ReplicaImpl::Flush(VolumeId volume) {
   RETURN_IF_ERROR(CheckVolume(volume));
-  const std::shared_ptr<const Chain> chain = this->chain();
-  if (!Serves(*chain)) return NotServing(name_, volumes_[volume.value()], chain->stage);
+  RETURN_IF_ERROR(ServingChain(volume).status());
+  base::Unflushed& unflushed = *unflushed_[volume.value()];
+  {
+    // A power cut that takes the checkpoint back takes along what lies over it.
+    base::MutexLock lock(mutex_);
+    if (!CommittedDurable()) unflushed.NoteChange();
+  }
+  return unflushed.Flush([&] { return FlushChanges(volume); });
+}
+
+absl::Status ReplicaImpl::FlushChanges(VolumeId volume) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<const Chain> chain, ServingChain(volume));
   if (chain->stage != Stage::kDone) {
     bool with_hidden = false;
     {
@@ -163,18 +236,13 @@ absl::StatusOr<std::vector<BlockRun>> ReplicaImpl::Map(VolumeId volume, ByteRang
 // ---- the active overlay -------------------------------------------------------------------------------------------------------
 
 // Concurrent writes share a frame: the first one in writes for all that have queued up by then.
-absl::Status ReplicaImpl::WriteToActive(VolumeId volume, OperationKind kind, ByteRange range,
-                                        std::span<const char> data) {
-  ActiveWrite write{.operation = {.volume = volume.value(),
-                                  .kind = kind,
-                                  .offset = range.start,
-                                  .length = range.size()},
-                    .data = data};
-  std::vector<ActiveWrite*> batch;
+void ReplicaImpl::WriteToActive(std::span<VmChange> changes) {
+  const VmChange& last = changes.back();  // done last
+  std::vector<VmChange*> batch;
   active_mutex_.Lock();
-  active_queue_.push_back(&write);
-  while (!write.done && active_leader_) active_done_.Wait(active_mutex_);
-  while (!write.done) {
+  for (VmChange& change : changes) active_queue_.push_back(&change);
+  while (!last.done && active_leader_) active_done_.Wait(active_mutex_);
+  while (!last.done) {
     active_leader_ = true;
     uint64_t bytes = 0;
     while (!active_queue_.empty() && batch.size() < kActiveBatchOperations &&
@@ -186,8 +254,8 @@ absl::Status ReplicaImpl::WriteToActive(VolumeId volume, OperationKind kind, Byt
     active_mutex_.Unlock();
     const absl::Status status = AppendActiveBatch(batch);
     active_mutex_.Lock();
-    for (ActiveWrite* done : batch) {
-      done->status = status;
+    for (VmChange* done : batch) {
+      *done->result = status;
       done->done = true;
     }
     batch.clear();
@@ -195,7 +263,6 @@ absl::Status ReplicaImpl::WriteToActive(VolumeId volume, OperationKind kind, Byt
     active_done_.NotifyAll();
   }
   active_mutex_.Unlock();
-  return write.status;
 }
 
 absl::StatusOr<AppendedFrame> ReplicaImpl::AppendToActiveLog(const FrameContent& content,
@@ -205,11 +272,11 @@ absl::StatusOr<AppendedFrame> ReplicaImpl::AppendToActiveLog(const FrameContent&
   return active_log_.Append(content);
 }
 
-absl::Status ReplicaImpl::AppendActiveBatch(const std::vector<ActiveWrite*>& batch) {
+absl::Status ReplicaImpl::AppendActiveBatch(const std::vector<VmChange*>& batch) {
   std::vector<Operation> operations;
   std::vector<std::span<const char>> payload;
   uint64_t bytes = kBlockBytes;
-  for (const ActiveWrite* write : batch) {
+  for (const VmChange* write : batch) {
     operations.push_back(write->operation);
     bytes += write->data.size();
     if (!write->data.empty()) payload.push_back(write->data);

@@ -41,6 +41,7 @@
 #include "storage/base/range_lock.h"
 #include "storage/base/rate_limit.h"
 #include "storage/base/turn.h"
+#include "storage/base/unflushed.h"
 #include "storage/base/worker_pool.h"
 #include "storage/chain.h"
 #include "storage/clone.h"
@@ -127,6 +128,8 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   absl::Status Read(VolumeId volume, uint64_t offset, std::span<char> out) override;
   absl::Status Write(VolumeId volume, uint64_t offset, std::span<const char> data,
                      bool fua) override;
+  void WriteAll(VolumeId volume, std::span<const BlockWrite> writes,
+                std::span<absl::Status> results) override;
   absl::Status WriteZeroes(VolumeId volume, ByteRange range, ZeroedSpace space, bool fua) override;
   absl::Status Flush(VolumeId volume) override;
   absl::StatusOr<std::vector<BlockRun>> Map(VolumeId volume, ByteRange range,
@@ -192,11 +195,12 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
     uint64_t bytes = 0;
     uint64_t duration_micros = 0;
   };
-  struct ActiveWrite {
+  // A change of the secondary VM, one frame's data at most.
+  struct VmChange {
     Operation operation;
     std::span<const char> data;
-    bool done = false;
-    absl::Status status;
+    absl::Status* result = nullptr;
+    bool done = false;  // in active's queue
   };
   struct CommitWindow {
     VolumeId volume;
@@ -347,15 +351,17 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   };
   absl::StatusOr<View> Look(VolumeId volume, ByteRange range);
   absl::Status ReadError(VolumeId volume, ByteRange range, const absl::Status& error);
-  absl::Status Modify(VolumeId volume, OperationKind kind, ByteRange range,
-                      std::span<const char> data);
+  // All of the same volume, and checked.
+  void Modify(VolumeId volume, std::span<VmChange> changes);
+  absl::Status ModifyPieces(VolumeId volume, const VmChange& change);
   bool MayWriteToDisk() const;
+  absl::StatusOr<std::shared_ptr<const Chain>> ServingChain(VolumeId volume) const;
+  absl::Status FlushChanges(VolumeId volume);
   absl::Status WriteToDisk(SecondaryDisk& disk, OperationKind kind, ByteRange range,
                            std::span<const char> data);
-  absl::Status WriteToActive(VolumeId volume, OperationKind kind, ByteRange range,
-                             std::span<const char> data);
+  void WriteToActive(std::span<VmChange> changes);
   absl::StatusOr<AppendedFrame> AppendToActiveLog(const FrameContent& content, uint64_t bytes);
-  absl::Status AppendActiveBatch(const std::vector<ActiveWrite*>& batch);
+  absl::Status AppendActiveBatch(const std::vector<VmChange*>& batch);
 
   // replica_received.cc
   // Everything that was received and not given up, at one moment.
@@ -451,6 +457,7 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
   const std::string name_;
   std::vector<VolumeInfo> volumes_;
   std::vector<std::unique_ptr<base::RangeLock>> range_locks_;  // by VolumeId
+  std::vector<std::unique_ptr<base::Unflushed>> unflushed_;    // likewise: what the VM has changed
   SegmentLog hidden_log_;
   SegmentLog active_log_;
   const std::shared_ptr<const SegmentUsage> overlay_usage_;
@@ -537,7 +544,7 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
 
   base::Mutex active_mutex_;
   base::CondVar active_done_;
-  std::deque<ActiveWrite*> active_queue_ ABSL_GUARDED_BY(active_mutex_);
+  std::deque<VmChange*> active_queue_ ABSL_GUARDED_BY(active_mutex_);
   bool active_leader_ ABSL_GUARDED_BY(active_mutex_) = false;
 };
 

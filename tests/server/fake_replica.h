@@ -197,6 +197,12 @@ class FakeReplica : public storage::Replica {
     std::memcpy(disks_[volume.value()].data() + offset, data.data(), data.size());
     return absl::OkStatus();
   }
+  void WriteAll(VolumeId volume, std::span<const BlockWrite> writes,
+                std::span<absl::Status> results) override {
+    for (size_t i = 0; i < writes.size(); ++i) {
+      results[i] = Write(volume, writes[i].offset, writes[i].data, writes[i].fua);
+    }
+  }
   absl::Status WriteZeroes(VolumeId volume, ByteRange range, ZeroedSpace, bool fua) override {
     return Write(volume, range.start, std::string(range.size(), '\0'), fua);
   }

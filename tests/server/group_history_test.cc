@@ -12,6 +12,7 @@
 namespace understudy::server::group_history_test {
 namespace {
 
+using ::testing::Each;
 using ::testing::ElementsAre;
 using testing::Harness;
 using testing::Soon;
@@ -202,6 +203,45 @@ TEST_F(GroupHistoryTest, AFullCloneIsItsOwnAffair) {
   EXPECT_EQ(writes.errors.value(), 1u);
   const IoStats& own = group().io_stats(VolumeId(0));
   EXPECT_EQ(own.kinds[static_cast<size_t>(IoKind::kWrite)].errors.value(), 0u);
+}
+
+TEST_F(GroupHistoryTest, ABatchIsCountedAndLatchedAsSingleWrites) {
+  Commit('a');
+  ASSERT_TRUE(group().CreateClone({.name = "drill", .bytes_max = 1024}, {}).ok());
+  const std::shared_ptr<Export> clone = harness_.service.FindExport("vm1@drill/disk0").value();
+  const std::string data(1024, 'C');
+  const std::string more(512, 'D');
+  const std::vector<BlockWrite> writes = {{.offset = 0, .data = data},
+                                          {.offset = 4096, .data = more}};
+  std::vector<absl::Status> results(2);
+  clone->WriteAll(writes, results);
+  EXPECT_TRUE(results[0].ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(results[1])) << results[1];
+  const auto expect = [](IoStats& stats, uint64_t requests, uint64_t bytes, uint64_t errors) {
+    const IoStats::PerKind& counted = stats.kinds[static_cast<size_t>(IoKind::kWrite)];
+    EXPECT_EQ(counted.requests.value(), requests);
+    EXPECT_EQ(counted.bytes.value(), bytes);
+    EXPECT_EQ(counted.errors.value(), errors);
+  };
+  expect(group().stats().clone_io, 2, 1024, 1);
+  EXPECT_TRUE(group().GetError()->errors.empty());
+
+  const std::shared_ptr<Export> volume = Volume();
+  harness_.replica().FailIo(absl::InternalError("dead disk"));
+  results.assign(2, absl::OkStatus());
+  volume->WriteAll(writes, results);
+  EXPECT_THAT(results, Each(absl::InternalError("dead disk")));
+  expect(group().io_stats(VolumeId(0)), 3, 512, 2);  // Commit() has written, too
+  const std::vector<base::LatchedError> latched = group().GetError()->errors;
+  ASSERT_EQ(latched.size(), 1u);
+  EXPECT_EQ(latched[0].operation, "disk_write");
+  EXPECT_EQ(latched[0].count, 2u);
+  EXPECT_EQ(latched[0].range, (ByteRange{4096, 4608}));
+
+  ASSERT_TRUE(group().RemoveClone("drill", {}).ok());
+  results.assign(2, absl::OkStatus());
+  clone->WriteAll(writes, results);
+  for (const absl::Status& result : results) EXPECT_TRUE(absl::IsFailedPrecondition(result));
 }
 
 TEST_F(GroupHistoryTest, AfterShutdownAClonesExportTouchesNothing) {

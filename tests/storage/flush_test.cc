@@ -1,5 +1,6 @@
 // Beside a flush of the index, an old one or one that fails: a failover, the commit job, a frame.
 #include <atomic>
+#include <chrono>
 #include <filesystem>
 #include <functional>
 #include <future>
@@ -200,6 +201,22 @@ TEST_F(FlushTest, WhatIsWrittenToAWindowThatTheIndexStillHasSurvivesARestart) {
   ASSERT_EQ(f_.replica().WaitForJobs(base::Deadline::Never()), absl::OkStatus());
   EXPECT_TRUE(f_.RawDisk(0) == view);
   f_.CloseStore();
+}
+
+// With nothing of its own to flush, the VM stands on a checkpoint that a power cut would take back: so its flush is not answered from
+// memory.
+TEST_F(FlushTest, AFlushOfTheVmWaitsForACheckpointThatIsNotDurableYet) {
+  Begin();
+  ASSERT_EQ(f_.replica().Write(VolumeId(0), 1 << 19, f_.Bytes(512), false), absl::OkStatus());
+  ASSERT_EQ(f_.replica().Flush(VolumeId(0)), absl::OkStatus());
+  Barrier flush;
+  HoldNextSync(flush, absl::OkStatus());
+  TakeEpoch();
+  flush.AwaitArrival();
+  auto vm = std::async(std::launch::async, [&] { return f_.replica().Flush(VolumeId(0)); });
+  EXPECT_EQ(vm.wait_for(std::chrono::milliseconds(50)), std::future_status::timeout);
+  flush.Open();
+  EXPECT_EQ(vm.get(), absl::OkStatus());
 }
 
 // The end of the log that it counts on is lost with the power: it is of an older epoch then, once and for all. The segments that held
