@@ -154,18 +154,33 @@ class Driver {
 
   void VmWrite() {
     const auto volume = static_cast<uint32_t>(Random(kVolumes));
+    if (Random(5) == 0) return VmWriteZeroes(volume);
+    const size_t count = Random(2) == 0 ? 1 : 1 + Random(4);
+    std::vector<std::string> data;
+    std::vector<BlockWrite> writes;
+    for (size_t i = 0; i < count; ++i) {
+      const Run run = RandomRun();
+      Note(absl::StrCat("vm v", volume, i == 0 ? " data " : " with ", run.offset, "+", run.length));
+      data.push_back(fixture_.Bytes(run.length));
+      model_.view[volume].replace(run.offset, run.length, data.back());
+      writes.push_back({.offset = run.offset, .fua = Random(8) == 0});
+    }
+    for (size_t i = 0; i < count; ++i) writes[i].data = data[i];
+    std::vector<absl::Status> results(count);
+    fixture_.replica().WriteAll(VolumeId(volume), writes, results);
+    for (const absl::Status& result : results) ASSERT_EQ(result, absl::OkStatus()) << Story();
+  }
+
+  void VmWriteZeroes(uint32_t volume) {
     const Run run = RandomRun();
-    const bool zero = Random(5) == 0;
-    const std::string data = zero ? std::string(run.length, '\0') : fixture_.Bytes(run.length);
-    Note(absl::StrCat("vm v", volume, zero ? " zero " : " data ", run.offset, "+", run.length));
+    Note(absl::StrCat("vm v", volume, " zero ", run.offset, "+", run.length));
     const bool fua = Random(8) == 0;
-    const absl::Status status =
-        zero ? fixture_.replica().WriteZeroes(
-                   VolumeId(volume), ByteRange::OfLength(run.offset, run.length),
-                   fua ? ZeroedSpace::kKept : ZeroedSpace::kGivenBack, fua)
-             : fixture_.replica().Write(VolumeId(volume), run.offset, data, fua);
-    ASSERT_EQ(status, absl::OkStatus()) << Story();
-    model_.view[volume].replace(run.offset, run.length, data);
+    ASSERT_EQ(fixture_.replica().WriteZeroes(
+                  VolumeId(volume), ByteRange::OfLength(run.offset, run.length),
+                  fua ? ZeroedSpace::kKept : ZeroedSpace::kGivenBack, fua),
+              absl::OkStatus())
+        << Story();
+    model_.view[volume].replace(run.offset, run.length, run.length, '\0');
   }
 
   void Checkpoint(bool marked) {
