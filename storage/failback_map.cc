@@ -4,6 +4,8 @@
 #include <bit>
 #include <optional>
 
+#include "absl/container/inlined_vector.h"
+
 #include "storage/base/status_macros.h"
 #include "storage/index.h"
 #include "storage/overlay.h"
@@ -75,15 +77,22 @@ void FailbackMap::Want(VolumeId volume, uint64_t first, uint64_t last) {
   });
 }
 
-absl::Status FailbackMap::Mark(VolumeId volume, ByteRange range) {
-  if (range.empty()) return absl::OkStatus();
-  const uint64_t first = FailbackRegionOf(range.start);
-  const uint64_t last = FailbackRegionOf(range.end - 1);
-  if (Marked(volume, first, last)) return absl::OkStatus();
-  const bool sequential = first > 0 && Marked(volume, first - 1, first - 1);
-  base::MutexLock lock(store_mutex_);
-  Want(volume, first, sequential ? std::min(last + kRegionsAhead, RegionsIn(volume) - 1) : last);
-  return AwaitStored(volume, first, last);
+absl::Status FailbackMap::Mark(VolumeId volume, std::span<const ByteRange> ranges) {
+  absl::InlinedVector<std::pair<uint64_t, uint64_t>, 1> unmarked;  // first and last region
+  for (const ByteRange& range : ranges) {
+    const uint64_t first = FailbackRegionOf(range.start);
+    const uint64_t last = FailbackRegionOf(range.end - 1);
+    if (Marked(volume, first, last)) continue;
+    unmarked.emplace_back(first, last);
+    const bool sequential = first > 0 && Marked(volume, first - 1, first - 1);
+    base::MutexLock lock(store_mutex_);
+    Want(volume, first, sequential ? std::min(last + kRegionsAhead, RegionsIn(volume) - 1) : last);
+  }
+  for (const auto& [first, last] : unmarked) {
+    base::MutexLock lock(store_mutex_);
+    RETURN_IF_ERROR(AwaitStored(volume, first, last));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status FailbackMap::AwaitStored(VolumeId volume, uint64_t first, uint64_t last) {

@@ -15,6 +15,7 @@
 #define UNDERSTUDY_STORAGE_FAILBACK_MAP_H_
 
 #include <cstdint>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -38,8 +39,8 @@ class FailbackMap {
 
   // What the index has of it. Before anything else.
   absl::Status Load();
-  // Durable when it returns OK. REQUIRES: the range ends within the volume.
-  absl::Status Mark(VolumeId volume, ByteRange range);
+  // Durable when it returns OK, in one batch. REQUIRES: the ranges are not empty, and end within the volume.
+  absl::Status Mark(VolumeId volume, std::span<const ByteRange> ranges);
   // Every region that one of the overlays touches, in one batch.
   absl::Status MarkOverlays(const OverlayList& overlays);
 

@@ -126,9 +126,15 @@ void ReplicaImpl::Modify(VolumeId volume, std::span<VmChange> changes) {
   for (const VmChange& change : changes) ranges.push_back(change.operation.range());
   const base::RangeLock::Hold hold(*range_locks_[volume.value()],
                                    std::span<const ByteRange>(ranges.data(), ranges.size()));
-  if (const auto chain = this->chain(); chain->stage == Stage::kRunning && chain->valid) {
+  const auto chain = ServingChain(volume);
+  if (!chain.ok()) {
+    for (VmChange& change : changes) *change.result = chain.status();
+    return;
+  }
+  if ((*chain)->stage == Stage::kRunning) {
     WriteToActive(changes);
   } else {
+    MarkForFailback(volume, {ranges.data(), ranges.size()});
     for (VmChange& change : changes) *change.result = ModifyPieces(volume, change);
   }
   unflushed_[volume.value()]->NoteChange();
@@ -138,7 +144,6 @@ absl::Status ReplicaImpl::ModifyPieces(VolumeId volume, const VmChange& change) 
   const ByteRange range = change.operation.range();
   ASSIGN_OR_RETURN(const auto view, Look(volume, range));
   const auto& [chain, pieces] = view;
-  MarkForFailback(volume, range);
   for (const Piece& piece : pieces) {
     VmChange part = change;
     part.operation.offset = piece.range.start;

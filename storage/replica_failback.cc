@@ -88,8 +88,8 @@ void ReplicaImpl::MarkGivenUp() {
 }
 
 // REQUIRES: the failover's stage is in chain_.
-void ReplicaImpl::MarkForFailback(VolumeId volume, ByteRange range) {
-  const absl::Status marked = failback_map_.Mark(volume, range);
+void ReplicaImpl::MarkForFailback(VolumeId volume, std::span<const ByteRange> ranges) {
+  const absl::Status marked = failback_map_.Mark(volume, ranges);
   if (!marked.ok()) LoseFailbackMap(marked);
 }
 

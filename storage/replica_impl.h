@@ -332,7 +332,7 @@ class ReplicaImpl : public Replica, public std::enable_shared_from_this<ReplicaI
                        const std::deque<PendingFrame>& frames)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void MarkGivenUp();
-  void MarkForFailback(VolumeId volume, ByteRange range);
+  void MarkForFailback(VolumeId volume, std::span<const ByteRange> ranges);
   void LoseFailbackMap(const absl::Status& cause);
   // With a mark: no write of the VM is under way, and none came since Failback() gave it.
   absl::StatusOr<RangeHolds> HoldUnlessWritten(std::optional<uint64_t> mark);

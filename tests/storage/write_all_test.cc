@@ -118,6 +118,18 @@ TEST_F(WriteAllTest, OneFlushIsForAllOfABatch) {
   EXPECT_EQ(count_, 1) << "the FUA has covered it";
 }
 
+// Each region must be in the failback map before its first byte changes; that costs a synced batch of the index.
+TEST_F(WriteAllTest, ABatchIsMarkedForTheWayBackAtOnce) {
+  Begin();
+  FailOver();
+  AwaitJobs();
+  Count(FileOperation::kWrite, "/SYNCED");  // written behind each synced batch
+  for (const uint64_t region : {40, 3, 22, 9, 57, 31}) Add(region * 65536, 4096);
+  EXPECT_THAT(WriteAll(), Each(absl::OkStatus()));
+  EXPECT_EQ(count_, 1);
+  EXPECT_EQ(f_.replica().Failback()->runs[0].size(), 6u);
+}
+
 TEST_F(WriteAllTest, AFlushWithNothingNewIsNoSync) {
   Begin();
   Add(0, 4096);
