@@ -8,7 +8,7 @@
 #include <initializer_list>
 #include <string>
 
-namespace understudy::nbd {
+namespace understudy::nbd::script {
 
 // Big-endian.
 template <typename Number>
@@ -35,7 +35,7 @@ Number BigAt(const std::string& bytes, size_t at) {
 }
 
 // Handshake
-inline const std::string kGreeting = "NBDMAGICIHAVEOPT" + U16(3);
+inline std::string Greeting() { return "NBDMAGICIHAVEOPT" + U16(3); }
 inline constexpr uint32_t kFixedNewstyle = 1;
 inline constexpr uint32_t kNoZeroes = 2;
 inline constexpr uint64_t kOptionReplyMagic = 0x3e889045565a9;
@@ -146,6 +146,6 @@ struct Chunk {
   }
 };
 
-}  // namespace understudy::nbd
+}  // namespace understudy::nbd::script
 
 #endif  // UNDERSTUDY_TESTS_PROTO_NBD_WIRE_H_
