@@ -32,9 +32,7 @@ class ExportDevice : public nbd::Device {
     return volume_->Read(offset, out);
   }
   void WriteAll(std::span<const nbd::Write> writes, std::span<absl::Status> results) override {
-    for (size_t i = 0; i < writes.size(); ++i) {
-      results[i] = volume_->Write(writes[i].offset, writes[i].data, writes[i].fua);
-    }
+    volume_->WriteAll(writes, results);
   }
   absl::Status WriteZeroes(ByteRange range, ZeroedSpace space, bool fua) override {
     return volume_->WriteZeroes(range, space, fua);
