@@ -84,6 +84,7 @@ void Input::Fill(Buffer payload) {
 
 void Input::PassOver() {
   state_ = State::kPassingOver;
+  large_before_ = false;  // else 32 bytes would be taken at a time
   pass_over_ = PayloadBytes();
 }
 
