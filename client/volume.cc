@@ -12,6 +12,7 @@
 #include "storage/base/log.h"
 #include "storage/base/reason.h"
 #include "storage/base/status_macros.h"
+#include "storage/base/window_time.h"
 
 namespace understudy::client {
 namespace {
@@ -196,6 +197,7 @@ void Volume::ChangeAll(
                              Annotate(results[i], "a local write failed"));
     }
     forwarded.assign(results.begin(), results.end());
+    const base::WindowTime::Scope in_window;
     forward({forwarded.data(), forwarded.size()}, &intents.ticket);
   }
   for (size_t i = 0; i < results.size(); ++i) {
@@ -238,6 +240,7 @@ size_t Volume::TryWrite(std::span<const BlockWrite> writes) {
   const base::IoGate::Pass pass(*gate_);
   if (!pass.open() || fenced_.load(std::memory_order_acquire)) return 0;
   if (before_change_.stored && !before_change_.stored()) return 0;
+  const base::WindowTime::Scope in_window;
   const size_t taken = forwarder_->TryWrite(options_.index, writes);
   uint64_t bytes = 0;
   for (const BlockWrite& write : writes.first(taken)) bytes += write.data.size();
@@ -268,6 +271,7 @@ absl::Status Volume::Flush() {
   RETURN_IF_ERROR(CheckRequest(pass, 0, 0));
   Count(IoKind::kFlush, 1, 0);
   if (tee()) RETURN_IF_ERROR(LocalResult(IoKind::kFlush, {}, disk_->Sync()));
+  const base::WindowTime::Scope in_window;
   return AfterForward(IoKind::kFlush, forwarder_->Flush(options_.index));
 }
 

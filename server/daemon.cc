@@ -6,6 +6,7 @@
 #include "absl/random/random.h"
 
 #include "proto/grpc_host.h"
+#include "proto/nbd/metrics/metrics.h"
 #include "proto/nbd/server.h"
 #include "server/metrics.h"
 #include "server/nbd/exports.h"
@@ -55,6 +56,8 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const DaemonOptions& optio
   if (nbd) {
     daemon->exports_ = std::make_unique<Exports>(daemon->service_.get());
     daemon->nbd_ = nbd::Server::Start(*std::move(nbd), daemon->exports_.get());
+    daemon->nbd_metrics_ = std::make_shared<nbd::Metrics>(&daemon->nbd_->figures());
+    daemon->endpoint_->Register(daemon->nbd_metrics_);
   }
   base::LogInfo("understudyd_ready")
       .With("grpc", daemon->grpc_->address())

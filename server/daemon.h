@@ -18,6 +18,7 @@ class MetricsEndpoint;
 }  // namespace understudy::base
 namespace understudy::nbd {
 class Catalog;
+class Metrics;
 class Server;
 }  // namespace understudy::nbd
 namespace understudy::proto {
@@ -64,6 +65,7 @@ class Daemon {
   std::unique_ptr<base::MetricsEndpoint> endpoint_;
   std::unique_ptr<nbd::Catalog> exports_;
   std::unique_ptr<nbd::Server> nbd_;  // none without a socket
+  std::shared_ptr<nbd::Metrics> nbd_metrics_;
   base::Mutex mutex_;
   bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;
 };

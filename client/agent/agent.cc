@@ -14,6 +14,7 @@
 #include "client/rpc/standby_checksums.h"
 #include "client/rpc/write_stream.h"
 #include "proto/grpc_host.h"
+#include "proto/nbd/metrics/metrics.h"
 #include "proto/nbd/server.h"
 #include "proto/sealed_message.h"
 #include "storage/base/deadline.h"
@@ -144,6 +145,8 @@ absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(const AgentOptions& options,
   ASSIGN_OR_RETURN(agent->host_, proto::GrpcHost::Start(options.listen, {agent->service_.get()}));
   agent->exports_ = std::make_unique<Exports>(agent->primary_.get());
   agent->nbd_ = nbd::Server::Start(*std::move(nbd), agent->exports_.get());
+  agent->nbd_metrics_ = std::make_shared<nbd::Metrics>(&agent->nbd_->figures());
+  agent->endpoint_->Register(agent->nbd_metrics_);
   base::LogInfo("agent_ready")
       .With("grpc", agent->host_->address())
       .With("metrics", agent->endpoint_->address())

@@ -20,6 +20,7 @@ class MetricsEndpoint;
 }  // namespace understudy::base
 namespace understudy::nbd {
 class Catalog;
+class Metrics;
 class Server;
 }  // namespace understudy::nbd
 namespace understudy::proto {
@@ -65,6 +66,7 @@ class Agent {
   std::unique_ptr<proto::GrpcHost> host_;
   std::unique_ptr<nbd::Catalog> exports_;
   std::unique_ptr<nbd::Server> nbd_;
+  std::shared_ptr<nbd::Metrics> nbd_metrics_;
 };
 
 }  // namespace understudy::client

@@ -11,6 +11,7 @@
 
 #include "proto/nbd/handshake.h"
 #include "proto/nbd/reply.h"
+#include "storage/base/window_time.h"
 
 namespace understudy::nbd {
 namespace {
@@ -255,7 +256,8 @@ void Connection::FinishLarge(Input::Request request) {
                           .held_bytes = request.header.length,
                           .came = came_,
                           .began = began,
-                          .ready = SteadyNow()};
+                          .ready = SteadyNow(),
+                          .window = base::WindowTime::Take()};
   outbox_.Add([&](Replies& replies) {
     AppendDone(replies, style_, request.header);
     replies.Done(answered);
@@ -298,7 +300,8 @@ bool Connection::SettleWrites() {
                       .count = static_cast<uint32_t>(taken),
                       .came = came_,
                       .began = began,
-                      .ready = SteadyNow()};
+                      .ready = SteadyNow(),
+                      .window = base::WindowTime::Take()};
     for (size_t i = 0; i < taken; ++i) answered.bytes += writes_[i].data.size();
     outbox_.Add([&](Replies& replies) {
       for (size_t i = 0; i < taken; ++i) AppendDone(replies, style_, write_headers_[i]);

@@ -23,11 +23,11 @@ inline constexpr size_t kKinds = 7;
 inline constexpr std::array<absl::string_view, kKinds> kKindNames = {
     "read", "write", "flush", "discard", "write_zeroes", "cache", "block_status"};
 
-// A request waits to be begun, is worked on by its device, and its reply waits until the client's
-// socket has taken it.
-enum class Stage : uint8_t { kQueued = 0, kDevice, kReplied };
-inline constexpr size_t kStages = 3;
-inline constexpr std::array<absl::string_view, kStages> kStageNames = {"queued", "device",
+// A request waits to be begun; is worked on by its device; may wait in the window of the write
+// stream meanwhile (window_time.h); and its reply waits until the client's socket has taken it.
+enum class Stage : uint8_t { kQueued = 0, kLocal, kWindow, kReplied };
+inline constexpr size_t kStages = 4;
+inline constexpr std::array<absl::string_view, kStages> kStageNames = {"queued", "local", "window",
                                                                        "replied"};
 
 // Why a connection ended. kVanished: with requests under way; without any, an end that was not

@@ -36,9 +36,10 @@ struct Answered {
   uint32_t failed = 0;  // of these
   uint64_t bytes = 0;   // of those that did not
   uint64_t held_bytes = 0;
-  absl::Duration came;   // on the steady clock, as the next two: the request,
-  absl::Duration began;  // the work on it,
-  absl::Duration ready;  // the reply
+  absl::Duration came;    // on the steady clock, as the next two: the request,
+  absl::Duration began;   // the work on it,
+  absl::Duration ready;   // the reply
+  absl::Duration window;  // of the work, what it was in the window
 };
 
 // Replies in the order in which they leave.

@@ -6,6 +6,7 @@
 
 #include "proto/nbd/connection.h"
 #include "proto/nbd/reply.h"
+#include "storage/base/window_time.h"
 
 namespace understudy::nbd {
 namespace {
@@ -125,6 +126,7 @@ void Connection::PerformWrites(Task& task, Answered answered) {
   std::vector<absl::Status> results(writes.size());
   device_->WriteAll(writes, results);
   answered.count = 0;
+  answered.window = base::WindowTime::Take();
   answered.ready = SteadyNow();
   outbox_.Add([&](Replies& replies) {
     for (size_t i = 0; i < results.size(); ++i) {
@@ -203,6 +205,7 @@ void Connection::Answer(const RequestHeader& request, const Answered& answered,
                         const absl::Status& status) {
   if (absl::IsCancelled(status)) return;
   Answered now = answered;
+  now.window = base::WindowTime::Take();
   now.ready = SteadyNow();
   if (!status.ok()) {
     now.failed = 1;
@@ -263,11 +266,13 @@ void Connection::OnSent(const Answered& answered) {
   figures.requests.fetch_add(answered.count, std::memory_order_relaxed);
   figures.bytes.fetch_add(answered.bytes, std::memory_order_relaxed);
   figures.errors.fetch_add(answered.failed, std::memory_order_relaxed);
-  figures.latency[static_cast<size_t>(Stage::kQueued)].Add(answered.began - answered.came,
-                                                           answered.count);
-  figures.latency[static_cast<size_t>(Stage::kDevice)].Add(answered.ready - answered.began,
-                                                           answered.count);
-  figures.latency[static_cast<size_t>(Stage::kReplied)].Add(now - answered.ready, answered.count);
+  const auto add = [&](Stage stage, absl::Duration took) {
+    figures.latency[static_cast<size_t>(stage)].Add(took, answered.count);
+  };
+  add(Stage::kQueued, answered.began - answered.came);
+  add(Stage::kLocal, answered.ready - answered.began - answered.window);
+  if (answered.window > absl::ZeroDuration()) add(Stage::kWindow, answered.window);
+  add(Stage::kReplied, now - answered.ready);
   uint64_t shared = 0;
   {
     base::MutexLock lock(mutex_);

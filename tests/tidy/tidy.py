@@ -51,7 +51,7 @@ THIRD_PARTY = (
     ("gRPC and protobuf", r"(grpc|grpcpp|grpc\+\+|google/protobuf|google/rpc)/|.*\.pb\.h$",
      r"proto/(?!nbd/)|(server|client)/rpc/|client/ctl/"),
     ("RocksDB", r"rocksdb/", r"storage/(?!base/)|tests/testing/"),
-    ("Prometheus", r"prometheus/", r"storage/base/metrics/|storage/(?!base/)|server/|client/"),
+    ("Prometheus", r"prometheus/", r"storage/base/metrics/|proto/nbd/metrics/|storage/(?!base/)|server/|client/"),
     ("CLI11", r"CLI/", r"storage/base/command_line\.cc$"),
     ("absl::Mutex, which ThreadSanitizer cannot see: use storage/base/mutex.h", r"absl/synchronization/mutex\.h", r"$"),
 )
