@@ -1,0 +1,180 @@
+"""NBD clients that mean harm, or are broken: what they send ends their own connection only, what they hold is bounded, and the log
+names them. Meanwhile a client of another group reads and writes."""
+
+import os
+import socket
+import struct
+import subprocess
+import threading
+import time
+
+import lib
+import nbd
+from lib import MIB
+
+DISK = 64 * MIB
+OF_A_PROCESS = 256  # connections; proto/nbd/server.h
+
+
+def header(command, length, magic=nbd.REQUEST_MAGIC, offset=0, cookie=1):
+    return struct.pack(">IHHQQI", magic, 0, command, cookie, offset, length)
+
+
+def option(number, data, length=None):
+    return nbd.OPTION_MAGIC + struct.pack(">II", number, len(data) if length is None else length) + data
+
+
+class HostileTest(lib.Case):
+    def setUp(self):
+        super().setUp()
+        self.daemon_under_test = self.service()
+        for group in ("vm1", "vm2"):
+            self.daemon_under_test.start_group(f"vda,disk={self.disk(group, DISK)}", group=group)
+        self.victim = self.daemon_under_test.connect(group="vm2")
+
+    def connect(self):
+        """A socket, before the handshake."""
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(str(self.daemon_under_test.nbd_socket))  # waits while the backlog is full
+        connection.settimeout(lib.PATIENCE_SECONDS)
+        self.addCleanup(connection.close)
+        return connection
+
+    def assert_others_are_served(self):
+        data = self.rng.randbytes(64 * 1024)
+        self.victim.write(MIB, data)
+        self.assertEqual(self.victim.read(MIB, len(data)), data)
+        self.assertTrue(self.daemon_under_test.daemon.running)
+
+    def assert_ended(self, connection, why, text, seconds=lib.PATIENCE_SECONDS):
+        """The server has closed it, and one line says why."""
+        connection.settimeout(seconds)
+        try:
+            while connection.recv(1 << 20):
+                pass
+        except ConnectionResetError:
+            pass
+        lines = lib.wait_for(lambda: self.daemon_under_test.daemon.events("nbd_client_ended")[self.lines_before :], "the log line")
+        self.assertEqual(len(lines), 1, lines)
+        self.assertEqual((lines[0]["why"], int(lines[0]["pid"]), int(lines[0]["uid"])), (why, os.getpid(), os.getuid()))
+        self.assertIn(text, lines[0]["reason"])
+
+    @property
+    def lines_before(self):
+        return self._lines
+
+    def mark_log(self):
+        self._lines = len(self.daemon_under_test.daemon.events("nbd_client_ended"))
+
+    def test_what_is_no_nbd_ends_its_connection(self):
+        for what, sent, text in (
+            ("client flags", struct.pack(">I", 1 << 20), "flags"),
+            ("no option", struct.pack(">I", 3) + b"GET / HTTP/1.1\r\n", "magic"),
+            ("a huge option", struct.pack(">I", 3) + option(nbd.OPTION_GO, b"", 0xFFFFFFFF), "4294967295"),
+        ):
+            with self.subTest(what):
+                self.mark_log()
+                connection = self.connect()
+                connection.sendall(sent)
+                self.assert_ended(connection, "protocol_error", text)
+                self.assert_others_are_served()
+        for what, sent, text in (
+            ("no request", b"\x00" * 28, "begins with"),
+            ("a simple reply", struct.pack(">IIQ", nbd.REPLY_MAGIC, 0, 0) + b"\x00" * 12, "begins with"),
+            ("a huge write", header(nbd.WRITE, 0xFFFFFE00), "4294966784"),
+        ):
+            with self.subTest(what):
+                self.mark_log()
+                disk = self.daemon_under_test.connect()
+                disk.socket.sendall(sent)
+                self.assert_ended(disk.socket, "protocol_error", text)
+                self.assert_others_are_served()
+        ends = self.daemon_under_test.metric("understudy_nbd_disconnects_total", reason="protocol_error")
+        self.assertEqual(ends, 6)
+
+    def test_a_handshake_takes_ten_seconds_at_most(self):
+        self.mark_log()
+        begun = time.monotonic()
+        connection = self.connect()
+
+        def trickle():
+            try:
+                for byte in struct.pack(">I", 3) + option(nbd.OPTION_GO, b"\x00" * 4096):
+                    connection.send(bytes([byte]))
+                    time.sleep(0.5)
+            except OSError:
+                pass
+
+        threading.Thread(target=trickle, daemon=True).start()
+        self.assert_ended(connection, "slow", "handshake")
+        self.assertGreater(time.monotonic() - begun, 9)
+        self.assert_others_are_served()
+
+    def send_until_full(self, disk, chunk):
+        """How many chunks the server took before it read no more for a second."""
+        disk.socket.settimeout(1)
+        count = 0
+        while count < 100_000:
+            try:
+                disk.socket.sendall(chunk)
+            except TimeoutError:
+                break
+            count += 1
+        return count
+
+    def resident_bytes(self):
+        with open(f"/proc/{self.daemon_under_test.daemon.pid}/status") as file:
+            return int(file.read().split("VmRSS:")[1].split()[0]) * 1024
+
+    def test_who_never_reads_is_read_no_more(self):
+        before = self.resident_bytes()
+        self.victim.write(0, self.rng.randbytes(32 * MIB))
+        readers = self.daemon_under_test.connect()
+        readers.write(0, self.rng.randbytes(32 * MIB))
+        self.assertLess(self.send_until_full(readers, header(nbd.READ, MIB)), 20_000)  # headers, as many as a socket holds
+        writer = self.daemon_under_test.connect()
+        self.assertLess(self.send_until_full(writer, header(nbd.WRITE, 4096) + b"x" * 4096), 5_000)
+        self.assert_others_are_served()
+        self.assertLess(self.daemon_under_test.metric("understudy_nbd_held_bytes"), 66 * MIB)
+        self.assertLess(self.resident_bytes() - before, 256 * MIB)
+
+    def test_a_payload_that_never_comes_holds_no_one_up(self):
+        """More of them than there is memory for: who waits for it has those ended that let it wait."""
+        for _ in range(20):
+            disk = self.daemon_under_test.connect()
+            disk.socket.sendall(header(nbd.WRITE, 32 * MIB))
+        self.assert_others_are_served()
+        self.mark_log()
+        data = self.rng.randbytes(32 * MIB)
+        self.victim.request(nbd.WRITE, 0, len(data), data)
+        self.assertEqual(self.victim.read(0, len(data)), data)
+        lines = self.daemon_under_test.daemon.events("nbd_client_ended")
+        self.assertGreater(len(lines), 0)
+        self.assertEqual({line["why"] for line in lines}, {"slow"})
+
+    def test_a_thousand_connections(self):
+        before = self.resident_bytes()
+        connections = [self.connect() for _ in range(1000)]
+        greeted = 0
+        for connection in connections:
+            try:
+                greeted += len(connection.recv(18)) == 18
+            except ConnectionResetError:
+                pass
+        self.assertEqual(greeted, OF_A_PROCESS - 1)  # one is the victim's
+        self.assert_others_are_served()
+        self.assertLess(self.resident_bytes() - before, 64 * MIB)
+        # Another process still gets in.
+        done = subprocess.run(["qemu-io", "-f", "raw", self.daemon_under_test.uri(), "-c", "write -P 3 0 4k"], capture_output=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        lines = self.daemon_under_test.daemon.events("nbd_client_ended")
+        self.assertEqual({line["why"] for line in lines}, {"refused"})
+        self.assertLessEqual(len(lines), 20)  # a minute
+        self.assertIn(f"the process has {OF_A_PROCESS} connections", lines[0]["reason"])
+        for connection in connections:
+            connection.close()
+        lib.wait_for(lambda: self.daemon_under_test.metric("understudy_nbd_connections") == 1, "the connections to end")
+
+
+if __name__ == "__main__":
+    lib.run_tests("qemu-io", at_once=3)
