@@ -395,7 +395,11 @@ absl::StatusOr<std::shared_ptr<Export>> Service::FindCloneExport(const std::stri
 }
 
 std::vector<std::string> Service::ExportNames() const {
-  std::vector<std::string> names = VolumeExportNames();
+  std::vector<std::string> names;
+  {
+    base::MutexLock lock(mutex_);
+    for (const auto& [name, opened] : exports_) names.push_back(name);
+  }
   for (const auto& group : groups()) {
     for (const storage::CloneInfo& clone : group->replica().clones()) {
       for (std::string& name : CloneExportNames(group->name(), clone.spec.name, group->volumes())) {

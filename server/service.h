@@ -75,7 +75,7 @@ class Service {
 
   // By GROUP/VOLUME, top-id or, of a clone, GROUP@CLONE/VOLUME; kNotFound.
   absl::StatusOr<std::shared_ptr<Export>> FindExport(const std::string& name);
-  // GROUP/VOLUME of every volume, sorted, then GROUP@CLONE/VOLUME of those of clones.
+  // GROUP/VOLUME and top-id of every volume, sorted, then GROUP@CLONE/VOLUME of those of clones.
   std::vector<std::string> ExportNames() const;
   // What a client without an export name gets: the only volume there is, clones apart, else "".
   std::string DefaultExportName() const;

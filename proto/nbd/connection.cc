@@ -51,7 +51,11 @@ Connection::Connection(int fd, Peer peer, const Shared& shared, std::function<vo
       peer_(peer),
       shared_(shared),
       gone_(std::move(gone)),
-      outbox_(fd, [this](const Answered& answered) { OnSent(answered); }) {
+      outbox_(
+          fd, [this](const Answered& answered) { OnSent(answered); },
+          [this] {
+            return shared_.crew->Run([self = shared_from_this()] { self->outbox_.GoOn(); });
+          }) {
   shared_.figures->connections.fetch_add(1, std::memory_order_relaxed);
 }
 
@@ -212,9 +216,9 @@ bool Connection::Accept(Input::Request request) {
     if (!why_.has_value()) why_ = nbd::End::kOrderly;
     return false;  // what is under way is answered; then the last one out closes the socket
   }
-  if (const Error error = Check(header); error != Error::kNone) {
-    return Refuse(header, error);
-  }
+  Error error = Check(header);
+  if (request.passed_over && error == Error::kNone) error = Error::kInvalid;
+  if (error != Error::kNone) return Refuse(header, error);
   if (request.large.size() > 0) {
     FinishLarge(std::move(request));
     return true;
@@ -258,7 +262,7 @@ void Connection::FinishLarge(Input::Request request) {
                           .began = began,
                           .ready = SteadyNow(),
                           .window = base::WindowTime::Take()};
-  outbox_.Add([&](Replies& replies) {
+  outbox_.AddShort([&](Replies& replies) {
     AppendDone(replies, style_, request.header);
     replies.Done(answered);
   });
@@ -282,7 +286,7 @@ bool Connection::Refuse(const RequestHeader& request, Error error) {
                           .came = came_,
                           .began = came_,
                           .ready = came_};
-  outbox_.Add([&](Replies& replies) {
+  outbox_.AddShort([&](Replies& replies) {
     AppendDone(replies, style_, request, error);
     replies.Done(answered);
   });
@@ -303,7 +307,7 @@ bool Connection::SettleWrites() {
                       .ready = SteadyNow(),
                       .window = base::WindowTime::Take()};
     for (size_t i = 0; i < taken; ++i) answered.bytes += writes_[i].data.size();
-    outbox_.Add([&](Replies& replies) {
+    outbox_.AddShort([&](Replies& replies) {
       for (size_t i = 0; i < taken; ++i) AppendDone(replies, style_, write_headers_[i]);
       replies.Done(answered);
     });

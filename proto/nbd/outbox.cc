@@ -32,30 +32,39 @@ void Replies::Clear() {
   answered_.clear();
 }
 
-void Outbox::Add(absl::FunctionRef<void(Replies&)> write) {
-  {
-    base::MutexLock lock(mutex_);
-    write(waiting_);
-    if (sending_ || waiting_.empty()) return;
-    sending_ = true;
-    std::swap(waiting_, batch_);
-  }
-  Send();
+bool Outbox::Write(absl::FunctionRef<void(Replies&)> write) {
+  base::MutexLock lock(mutex_);
+  write(waiting_);
+  if (sending_ || waiting_.empty()) return false;
+  sending_ = true;
+  std::swap(waiting_, batch_);
+  return true;
 }
 
-void Outbox::Send() {
+void Outbox::Add(absl::FunctionRef<void(Replies&)> write) {
+  if (Write(write)) Send(/*once=*/false);
+}
+
+void Outbox::AddShort(absl::FunctionRef<void(Replies&)> write) {
+  if (Write(write)) Send(/*once=*/true);
+}
+
+void Outbox::Send(bool once) {
   while (true) {
     sending_since_.store(absl::ToInt64Nanoseconds(SteadyNow()), std::memory_order_relaxed);
     SendBatch();
     sending_since_.store(0, std::memory_order_relaxed);
     for (const Answered& answered : batch_.answered()) sent_(answered);
     batch_.Clear();
-    base::MutexLock lock(mutex_);
-    if (waiting_.empty()) {
-      sending_ = false;
-      return;
+    {
+      base::MutexLock lock(mutex_);
+      if (waiting_.empty()) {
+        sending_ = false;
+        return;
+      }
+      std::swap(waiting_, batch_);
     }
-    std::swap(waiting_, batch_);
+    if (once && go_on_()) return;
   }
 }
 

@@ -6,6 +6,7 @@
 // Bound    of what waits: the requests in flight that the connection allows.
 // Threads  all methods from any thread. Add() blocks in a caller that sends to a client that does
 //          not read, until the socket is shut down: such a caller is a thread of this connection.
+//          AddShort() does so for its own replies only.
 #ifndef UNDERSTUDY_PROTO_NBD_OUTBOX_H_
 #define UNDERSTUDY_PROTO_NBD_OUTBOX_H_
 
@@ -75,12 +76,16 @@ class Replies {
 
 class Outbox {
  public:
-  // `sent`: called for each that has been answered, or whose answer nobody takes any more. The
-  // socket outlives this.
-  Outbox(int fd, std::function<void(const Answered&)> sent) : fd_(fd), sent_(std::move(sent)) {}
+  // `sent`: called for each that has been answered, or whose answer nobody takes any more.
+  // `go_on`: has another thread call GoOn(); false: there is none. The socket outlives this.
+  Outbox(int fd, std::function<void(const Answered&)> sent, std::function<bool()> go_on)
+      : fd_(fd), sent_(std::move(sent)), go_on_(std::move(go_on)) {}
 
   // `write` adds replies; under the lock: no I/O in it.
   void Add(absl::FunctionRef<void(Replies&)> write);
+  // From the reader, who must not be kept by what others have added: without payload.
+  void AddShort(absl::FunctionRef<void(Replies&)> write);
+  void GoOn() { Send(/*once=*/false); }
 
   // Something could not be sent: the client has gone.
   bool failed() const { return failed_.load(std::memory_order_relaxed); }
@@ -92,11 +97,14 @@ class Outbox {
   }
 
  private:
-  void Send();
+  // Whether nobody sends: then the caller does, what has been written into batch_.
+  bool Write(absl::FunctionRef<void(Replies&)> write);
+  void Send(bool once);
   void SendBatch();
 
   const int fd_;
   const std::function<void(const Answered&)> sent_;
+  const std::function<bool()> go_on_;
   base::Mutex mutex_;
   Replies waiting_ ABSL_GUARDED_BY(mutex_);
   bool sending_ ABSL_GUARDED_BY(mutex_) = false;
