@@ -20,7 +20,7 @@ BUILD=(
   libxxhash-dev mold
 )
 DEMO=(libnbd-bin qemu-utils e2fsprogs util-linux jq curl)
-TESTS=(nbdkit prometheus python3 python3-libnbd fio clang-format xfsprogs btrfs-progs qemu-system-x86)
+TESTS=(nbdkit prometheus python3 python3-libnbd fio clang libclang-rt-dev clang-format xfsprogs btrfs-progs qemu-system-x86)
 BENCH=(nbdkit fio python3 xfsprogs)
 LINT=(clang clang-tidy clang-format)
 IMAGE=(buildah mmdebstrap ca-certificates)

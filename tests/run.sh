@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds Understudy and runs its tests: as released, under ASan+UBSan, and under TSan what does not link gRPC.
+# Builds Understudy and runs its tests: as released, under ASan+UBSan, under TSan what does not link gRPC, and fuzzes
+# what reads bytes of others.
 # This is what continuous integration runs; docs/testing.md says which test belongs to which phase.
 #
 #   tests/run.sh                    everything
@@ -10,7 +11,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-phases=(release asan tsan)
+phases=(release asan tsan fuzz)
 if [[ ${1:-} == --quick ]]; then
   phases=(release)
   shift

@@ -54,6 +54,7 @@ bool Peer::Send(absl::string_view bytes, Pace pace) {
     const bool slow = pace == Pace::kByteByByte && sent < kByteByByteMax;
     const ssize_t count =
         send(fd_, bytes.data() + sent, slow ? 1 : bytes.size() - sent, MSG_NOSIGNAL);
+    if (count < 0 && errno == EINTR) continue;
     UNDERSTUDY_CHECK(count >= 0 || errno != EAGAIN, "the server does not read");
     if (count < 0) return false;
     sent += static_cast<size_t>(count);
@@ -78,6 +79,7 @@ std::string Peer::Receive(size_t bytes) {
   size_t have = 0;
   while (have < bytes) {
     const ssize_t count = recv(fd_, received.data() + have, bytes - have, 0);
+    if (count < 0 && errno == EINTR) continue;  // libFuzzer's timer
     UNDERSTUDY_CHECK(count >= 0 || errno == ECONNRESET, "the server does not answer");
     if (count <= 0) break;
     have += static_cast<size_t>(count);
@@ -87,8 +89,13 @@ std::string Peer::Receive(size_t bytes) {
 }
 
 std::string Peer::ReceiveAll() {
-  std::string all;
-  for (std::string part = Receive(1); !part.empty(); part = Receive(1)) all += part;
+  constexpr size_t kPart = 64 << 10;
+  std::string all = Receive(kPart);
+  for (size_t part = all.size(); part == kPart;) {
+    const std::string more = Receive(kPart);
+    part = more.size();
+    all += more;
+  }
   return all;
 }
 
