@@ -185,7 +185,8 @@ absl::Status Handshake::List(absl::string_view data) {
   return Reply(Option::kList, OptionReply::kAck);
 }
 
-std::string Handshake::InfoReplies(Option option, const Device& device) const {
+std::string Handshake::InfoReplies(Option option, const Device& device,
+                                   absl::string_view asked_name) const {
   const auto append = [option](std::string& replies, const std::string& info) {
     Append(replies, kOptionReplyMagic);
     Append(replies, static_cast<uint32_t>(option));
@@ -203,7 +204,9 @@ std::string Handshake::InfoReplies(Option option, const Device& device) const {
   Append(info, device.size_bytes());
   Append(info, TransmissionFlags(device));
   append(replies, info);
-  append(replies, begin(Info::kName) + device.name());
+  // The name it has asked for: a list of exports by each name stays one.
+  append(replies,
+         begin(Info::kName) + (asked_name.empty() ? device.name() : std::string(asked_name)));
   append(replies, begin(Info::kDescription) + device.description());
   info = begin(Info::kBlockSize);
   Append(info, kBlockBytesMin);
@@ -227,7 +230,7 @@ absl::Status Handshake::InfoOrGo(Option option, absl::string_view data) {
   if (!device.ok()) return Reply(option, OptionReply::kUnknown, device.status().message());
   const bool go = option == Option::kGo;
   if (go) (*device)->Connect();
-  RETURN_IF_ERROR(Send(InfoReplies(option, **device)));
+  RETURN_IF_ERROR(Send(InfoReplies(option, **device, name)));
   RETURN_IF_ERROR(Reply(option, OptionReply::kAck));
   if (go) Take(*std::move(device), name);
   return absl::OkStatus();

@@ -48,7 +48,7 @@ class Handshake {
   absl::Status SelectStyle(Option option, absl::string_view data);
   absl::Status MetaContext(Option option, absl::string_view data);
 
-  std::string InfoReplies(Option option, const Device& device) const;
+  std::string InfoReplies(Option option, const Device& device, absl::string_view asked_name) const;
   uint16_t TransmissionFlags(const Device& device) const;
   void Take(std::unique_ptr<Device> device, absl::string_view asked_name);
 

@@ -111,14 +111,14 @@ class EndToEndTest(lib.Case):
         self.assert_export(service.uri(), b"\1" * 65536 + bytes(size - 65536), "after the checkpoint")
 
     def test_exports(self):
-        """What nbdinfo says of both daemons' exports, by each of their names (one is listed); they come and go with open and remove."""
+        """What nbdinfo says of both daemons' exports, by each of their names (all are listed); they come and go with open and remove."""
         size = 5 * MIB + 512
         secondary = self.disk("s", size)
         service = self.service()
         self.assertEqual(service.export_names(), [])
         volume = f"vda,disk={secondary},top-id=top/of.vda"
         service.call("open", "vm1", "--mode", "secondary", "--volume", volume)
-        self.assertEqual(service.export_names(), ["vm1/vda"])
+        self.assertEqual(service.export_names(), ["top/of.vda", "vm1/vda"])
         agent = self.agent(service, f"vda,size={size}", options=())
         self.assertEqual(agent.export_names(), ["vm1/vda"])
 

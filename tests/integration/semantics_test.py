@@ -552,7 +552,7 @@ class BelowTheTablesTest(TableCase):
         self.assertEqual(self.standby.export_names(), [])
         disk = self.disk("s", SIZE, DISK * SIZE)
         self.standby.call("open", "vm1", "--mode", "secondary", "--volume", f"vda,disk={disk},top-id=boot")
-        self.assertEqual(self.standby.export_names(), ["vm1/vda"])
+        self.assertEqual(self.standby.export_names(), ["boot", "vm1/vda"])
         with Disk(self.standby.nbd_socket, "boot") as guest:
             self.assertEqual(errno_of(guest.read, 0, 512), "EIO")
             self.standby.call("start", "vm1", "--mode", "secondary")
