@@ -29,7 +29,7 @@ if [[ -z $bin ]]; then
   (
     cd "$repository"
     cmake --preset release && cmake --build --preset release \
-      --target understudyd understudyctl understudy-agent apply_bench index_bench \
+      --target understudyd understudyctl understudy-agent apply_bench index_bench nbd_memory_server \
       understudy_stub
   ) > "$repository/build/bench-build.log" 2>&1 < /dev/null || {
     tail -n 40 "$repository/build/bench-build.log" >&2
@@ -206,7 +206,7 @@ if [[ -x $bin/../tests/understudy_stub ]]; then
   echo
   python3 -B "$repository/tests/bench/groups.py" --bin "$bin"
 fi
-for part in resync cpu intent failback; do
+for part in nbd map resync cpu intent failback; do
   echo
   python3 -B "$repository/tests/bench/$part.py" --bin "$bin"
 done
