@@ -1,4 +1,5 @@
-// The way of an operation: how it takes its place in the window, waits for room, for its acknowledgement, and is sent.
+// The way of an operation: how it takes its place in the window, waits for room, for its
+// acknowledgement, and is sent.
 #include "client/forwarder.h"
 
 #include <algorithm>

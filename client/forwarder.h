@@ -161,16 +161,17 @@ class Forwarder : private TransportEvents {
                            uint64_t* ticket = nullptr);
   absl::Status Discard(uint32_t volume, uint64_t offset, uint64_t length,
                        uint64_t* ticket = nullptr);
-  // As so many Write(), in their order, but small ones take their place together. `results`, as many
-  // as `writes`: those that are not OK before are passed over.
+  // As so many Write(), in their order, but small ones take their place together. `results`, as
+  // many as `writes`: those that are not OK before are passed over.
   void WriteAll(uint32_t volume, std::span<const BlockWrite> writes,
                 std::span<absl::Status> results, uint64_t* ticket = nullptr);
-  // Takes as many of the first writes as can be taken at once, and returns how many; these are done.
-  // It waits neither for room nor for anything else, so it takes none that Write() would refuse,
-  // skip or wait for, none of more than 256 KiB, and none at all unless AckMode is kForwarded.
+  // Takes as many of the first writes as can be taken at once, and returns how many; these are
+  // done. It waits neither for room nor for anything else, so it takes none that Write() would
+  // refuse, skip or wait for, none of more than 256 KiB, and none at all unless AckMode is
+  // kForwarded.
   size_t TryWrite(uint32_t volume, std::span<const BlockWrite> writes);
-  // With nothing of the volume queued since the last flush of any volume, no FLUSH joins the stream,
-  // and only what AckMode asks for is waited for.
+  // With nothing of the volume queued since the last flush of any volume, no FLUSH joins the
+  // stream, and only what AckMode asks for is waited for.
   absl::Status Flush(uint32_t volume);
   // Of the newest operation such that it and all before it are durable there, or were reported by OnMissed().
   uint64_t durable_ticket() const;

@@ -35,8 +35,8 @@ class PrimaryDisk {
   absl::Status Read(uint64_t offset, std::span<char> out) const { return file_->Read(offset, out); }
   absl::Status Write(uint64_t offset, std::span<const char> data);
   absl::Status Zero(ByteRange range, ZeroedSpace space);
-  // Everything completed is durable. After one failure every later call fails too: what the kernel dropped is gone. At once when
-  // nothing was written since the last one.
+  // Everything completed is durable. After one failure every later call fails too: what the kernel
+  // dropped is gone. At once when nothing was written since the last one.
   absl::Status Sync();
   // Whether the whole of it is one.
   absl::StatusOr<bool> IsHole(ByteRange range) const;

@@ -6,8 +6,9 @@
 //     tee       a local disk: reads and writes it, and forwards the writes
 //
 // Order    a request that changes the disk holds its range in a RangeLock from before the local write until it has its place
-//          in the stream, so overlapping concurrent writes have the same order on the local disk and in the stream. TryWrite()
-//          needs none: there is no local disk, and its writes take their place in one step, so nobody sees one half done.
+//          in the stream, so overlapping concurrent writes have the same order on the local disk
+//          and in the stream. TryWrite() needs none: there is no local disk, and its writes take
+//          their place in one step, so nobody sees one half done.
 // Intent   a region of the local disk is marked in the write-intent log before it is written, until the write has its place in the
 //          stream.
 // Errors   those of the local disk are the guest's, always. Those of forwarding are latched and never the guest's, except in

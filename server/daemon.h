@@ -1,6 +1,7 @@
 // server/daemon.h
 //
-// Daemon is a running understudyd: store, service, gRPC, metrics and NBD, started in this order and shut down in the reverse one.
+// Daemon is a running understudyd: store, service, gRPC, metrics and NBD, started in this order and
+// shut down in the reverse one.
 #ifndef UNDERSTUDY_SERVER_DAEMON_H_
 #define UNDERSTUDY_SERVER_DAEMON_H_
 
@@ -39,8 +40,9 @@ class Service;
 
 class Daemon {
  public:
-  // `nbd` is that of options.nbd_socket; none: no NBD. Errors name the directory or address and the remedy. When it returns, both
-  // ports and the socket answer, and a line "understudyd_ready grpc=ADDR metrics=ADDR nbd=PATH" was logged.
+  // `nbd` is that of options.nbd_socket; none: no NBD. Errors name the directory or address and the
+  // remedy. When it returns, both ports and the socket answer, and a line "understudyd_ready
+  // grpc=ADDR metrics=ADDR nbd=PATH" was logged.
   static absl::StatusOr<std::unique_ptr<Daemon>> Start(const DaemonOptions& options,
                                                        std::optional<base::UnixListener> nbd);
   ~Daemon();  // Shutdown(), and the end of NBD

@@ -1,7 +1,7 @@
 // server/daemon_options.h
 //
-// What understudyd can be told, by flag, configuration file or environment. One table of names for all of them: a key is the
-// long flag without its dashes.
+// What understudyd can be told, by flag, configuration file or environment. One table of names for
+// all of them: a key is the long flag without its dashes.
 #ifndef UNDERSTUDY_SERVER_DAEMON_OPTIONS_H_
 #define UNDERSTUDY_SERVER_DAEMON_OPTIONS_H_
 
@@ -22,8 +22,8 @@ struct DaemonOptions {
   base::SocketAccess nbd_access;                  // who may connect to it
   storage::StoreOptions store;
 
-  // Sets one option from text. kInvalidArgument names key and value; kNotFound for an unknown key. disk-dir adds. Paths
-  // become absolute.
+  // Sets one option from text. kInvalidArgument names key and value; kNotFound for an unknown key.
+  // disk-dir adds. Paths become absolute.
   absl::Status Set(const std::string& key, const std::string& value);
   // Every problem at once; kInvalidArgument.
   absl::Status Validate() const;

@@ -5,8 +5,9 @@
 // not keep it alive.
 //
 // Threads  all methods from any thread, without waiting for replication; Connect() waits for a failover to an older epoch.
-// Errors   as storage::Replica; kCancelled once the service is shutting down: connect again. A failed write of the VM and a checksum mismatch
-//          are latched for GetError; that a clone is full or has ended is not.
+// Errors   as storage::Replica; kCancelled once the service is shutting down: connect again. A
+//          failed write of the VM and a checksum mismatch are latched for GetError; that a clone is
+//          full or has ended is not.
 #ifndef UNDERSTUDY_SERVER_EXPORT_H_
 #define UNDERSTUDY_SERVER_EXPORT_H_
 

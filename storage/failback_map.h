@@ -39,7 +39,8 @@ class FailbackMap {
 
   // What the index has of it. Before anything else.
   absl::Status Load();
-  // Durable when it returns OK, in one batch. REQUIRES: the ranges are not empty, and end within the volume.
+  // Durable when it returns OK, in one batch. REQUIRES: the ranges are not empty, and end within
+  // the volume.
   absl::Status Mark(VolumeId volume, std::span<const ByteRange> ranges);
   // Every region that one of the overlays touches, in one batch.
   absl::Status MarkOverlays(const OverlayList& overlays);

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds Understudy and runs its tests: as released, under ASan+UBSan, under TSan what does not link gRPC, and fuzzes
-# what reads bytes of others.
-# This is what continuous integration runs; docs/testing.md says which test belongs to which phase.
+# Builds Understudy and runs its tests: as released, under ASan+UBSan, under TSan what does not link
+# gRPC, and fuzzes what reads bytes of others. This is what continuous integration runs;
+# docs/testing.md says which test belongs to which phase.
 #
 #   tests/run.sh                    everything
 #   tests/run.sh --quick            the release phase only

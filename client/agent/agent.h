@@ -1,7 +1,7 @@
 // client/agent/agent.h
 //
-// Agent is a running understudy-agent: state, transport, group, metrics, control service, NBD. Built in order, shut down in
-// reverse.
+// Agent is a running understudy-agent: state, transport, group, metrics, control service, NBD.
+// Built in order, shut down in reverse.
 #ifndef UNDERSTUDY_CLIENT_AGENT_AGENT_H_
 #define UNDERSTUDY_CLIENT_AGENT_AGENT_H_
 
@@ -41,14 +41,15 @@ absl::Status WriteFailbackMap(const AgentOptions& options);
 
 class Agent {
  public:
-  // `nbd` is that of options.nbd_socket, which every agent has. Prints `agent_ready grpc=ADDR metrics=ADDR nbd=PATH` on standard
-  // error when it serves.
+  // `nbd` is that of options.nbd_socket, which every agent has. Prints `agent_ready grpc=ADDR
+  // metrics=ADDR nbd=PATH` on standard error when it serves.
   static absl::StatusOr<std::unique_ptr<Agent>> Start(const AgentOptions& options,
                                                       std::optional<base::UnixListener> nbd);
   ~Agent();
 
-  // Health first, then the requests of the VM and what is queued (2 s at most for both), then the calls. Once; from the beginning requests are
-  // not answered. NBD clients stay connected: they ask the next agent again.
+  // Health first, then the requests of the VM and what is queued (2 s at most for both), then the
+  // calls. Once; from the beginning requests are not answered. NBD clients stay connected: they ask
+  // the next agent again.
   void Shutdown();
 
  private:

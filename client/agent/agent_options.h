@@ -1,7 +1,7 @@
 // client/agent/agent_options.h
 //
-// What understudy-agent can be told, by flag, configuration file or environment. One table of names for all of them: a key is the
-// long flag without its dashes.
+// What understudy-agent can be told, by flag, configuration file or environment. One table of names
+// for all of them: a key is the long flag without its dashes.
 #ifndef UNDERSTUDY_CLIENT_AGENT_AGENT_OPTIONS_H_
 #define UNDERSTUDY_CLIENT_AGENT_AGENT_OPTIONS_H_
 
@@ -33,8 +33,8 @@ struct AgentOptions {
   std::string write_failback_map;  // not to run: to give up the disks and to write this end's map
   PrimaryOptions primary;
 
-  // Sets one option from text. kInvalidArgument names key and value; kNotFound for an unknown key. volume adds. Paths
-  // become absolute.
+  // Sets one option from text. kInvalidArgument names key and value; kNotFound for an unknown key.
+  // volume adds. Paths become absolute.
   absl::Status Set(const std::string& key, const std::string& value);
   // Fills in what follows from the rest, then lists every problem at once; kInvalidArgument.
   absl::Status Validate();

@@ -9,7 +9,8 @@
 // Reader   takes in one recvmsg() all that the socket holds; the payload of a large write goes from
 //          the socket to the memory where it stays. When requests that may block have come, the
 //          reader becomes a worker and another thread becomes the reader. On a lone request
-//          that is likely to be short it works itself, and only if that keeps it another thread reads on (relief.h).
+//          that is likely to be short it works itself, and only if that keeps it another thread
+//          reads on (relief.h).
 // Lanes    what may block. Reads do not wait behind changes of the disk and flushes, nor these
 //          behind reads.
 // Bounds   see below. At a bound nothing more is read from the socket until a reply has left.
@@ -80,7 +81,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void Serve();
   // If the reader is kept by a request, another thread becomes the reader. Whether it works on one.
   bool Relieve();
-  // Shuts the socket down. The first reason counts, and is logged unless that is a matter of course.
+  // Shuts the socket down. The first reason counts, and is logged unless that is a matter of
+  // course.
   void End(nbd::End why, absl::string_view text);
   const Peer& peer() const { return peer_; }
   // For how long it holds memory that its client does not take or fill.
@@ -101,7 +103,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
     int workers = 0;
   };
 
-  // ---- by the reader: connection.cc -----------------------------------------------------------------
+  // ---- by the reader: connection.cc
+  // -----------------------------------------------------------------
   bool ShakeHands();
   void Read(uint64_t reader);
   bool WorkAlone(uint64_t reader);  // false: another thread has become the reader
@@ -122,9 +125,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
   uint16_t FlagsOf(Command command) const;
   void OnEndOfInput(absl::string_view error);
 
-  // ---- by workers: worker.cc --------------------------------------------------------------------------
-  // A lane in which something waits and not too many work; the caller works there. All others get
-  // workers of their own.
+  // ---- by workers: worker.cc
+  // -------------------------------------------------------------------------- A lane in which
+  // something waits and not too many work; the caller works there. All others get workers of their
+  // own.
   std::optional<Lane> LaneToWorkOn();
   std::optional<Task> LoneTask();
   void Rouse();
@@ -138,7 +142,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   absl::Status Cache(ByteRange range);
   void Answer(const RequestHeader& request, const Answered& answered, const absl::Status& status);
 
-  // ---- bounds -----------------------------------------------------------------------------------------
+  // ---- bounds
+  // -----------------------------------------------------------------------------------------
   bool FitsLocked(uint32_t requests, uint64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool TakeRoom(uint32_t requests, uint64_t bytes);  // waits; false: ended
   void OnSent(const Answered& answered);

@@ -33,9 +33,9 @@ class Handshake {
   // `fd`, a blocking socket, and `catalog` outlive this.
   Handshake(int fd, Catalog* catalog) : fd_(fd), catalog_(catalog) {}
 
-  // Blocks until the client has taken an export. kCancelled: it went without one; kNotFound: the one
-  // that it wanted is not there; kDeadlineExceeded: an option took longer than kOptionTimeout, or all of
-  // them kTimeout; kInvalidArgument: what it sent is no NBD, or more than anybody needs.
+  // Blocks until the client has taken an export. kCancelled: it went without one; kNotFound: the
+  // one that it wanted is not there; kDeadlineExceeded: an option took longer than kOptionTimeout,
+  // or all of them kTimeout; kInvalidArgument: what it sent is no NBD, or more than anybody needs.
   absl::StatusOr<Outcome> Run();
 
  private:

@@ -1,7 +1,8 @@
 // proto/nbd/outbox.h
 //
 // Outbox is the way of a connection's replies to its socket. Whoever adds one while nobody sends
-// sends it, and what others have added meanwhile, all in one sendmsg(); the others wait for nothing.
+// sends it, and what others have added meanwhile, all in one sendmsg(); the others wait for
+// nothing.
 //
 // Bound    of what waits: the requests in flight that the connection allows.
 // Threads  all methods from any thread. Add() blocks in a caller that sends to a client that does

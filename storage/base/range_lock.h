@@ -10,7 +10,8 @@
 // Use      Keeps two places that take the same writes (local disk and stream; log and secondary disk) in the same order,
 //          and lets a job hold writes to a window while it copies it.
 // Threads  all methods from any thread. A thread has at most one Hold of a lock.
-// Cost     for each of its ranges linear in the ranges held or awaited at the moment, at most the requests in flight.
+// Cost     for each of its ranges linear in the ranges held or awaited at the moment, at most the
+//          requests in flight.
 #ifndef UNDERSTUDY_STORAGE_BASE_RANGE_LOCK_H_
 #define UNDERSTUDY_STORAGE_BASE_RANGE_LOCK_H_
 

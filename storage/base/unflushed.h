@@ -1,7 +1,7 @@
 // storage/base/unflushed.h
 //
-// Unflushed knows whether anything has changed since the last flush that succeeded. A flush that has
-// nothing to do is answered from memory: QEMU sends two at each stop and two at each migrate.
+// Unflushed knows whether anything has changed since the last flush that succeeded. A flush that
+// has nothing to do is answered from memory: QEMU sends two at each stop and two at each migrate.
 //
 // Promise  what had been changed before Flush() was called, and was not under way any more, is
 //          durable when it returns OK. A change that is under way meanwhile is nobody's yet: it

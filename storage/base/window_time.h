@@ -1,8 +1,8 @@
 // storage/base/window_time.h
 //
 // How long a request has been in the forwarder: waiting for room in the window, or for an
-// acknowledgement. Whoever serves the request asks, once it is done; the rest of its time is that of
-// the local disk.
+// acknowledgement. Whoever serves the request asks, once it is done; the rest of its time is that
+// of the local disk.
 //
 // Threads  each has its own.
 #ifndef UNDERSTUDY_STORAGE_BASE_WINDOW_TIME_H_

@@ -11,7 +11,8 @@ DISK = 8 * MIB
 # Debian's, which has libnbd's module; -I: that module is called as nbd.py beside this file.
 PYTHON = ["/usr/bin/python3", "-I", "-c"]
 
-# Says what libnbd sees of an export, as JSON: handshake, every command, every error. Arguments: socket, export, "map" or "".
+# Says what libnbd sees of an export, as JSON: handshake, every command, every error. Arguments:
+# socket, export, "map" or "".
 LIBNBD = r"""
 import errno, json, sys, nbd
 socket, export, has_map = sys.argv[1:]

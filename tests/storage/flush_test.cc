@@ -203,8 +203,8 @@ TEST_F(FlushTest, WhatIsWrittenToAWindowThatTheIndexStillHasSurvivesARestart) {
   f_.CloseStore();
 }
 
-// With nothing of its own to flush, the VM stands on a checkpoint that a power cut would take back: so its flush is not answered from
-// memory.
+// With nothing of its own to flush, the VM stands on a checkpoint that a power cut would take back:
+// so its flush is not answered from memory.
 TEST_F(FlushTest, AFlushOfTheVmWaitsForACheckpointThatIsNotDurableYet) {
   Begin();
   ASSERT_EQ(f_.replica().Write(VolumeId(0), 1 << 19, f_.Bytes(512), false), absl::OkStatus());

@@ -118,7 +118,8 @@ TEST_F(WriteAllTest, OneFlushIsForAllOfABatch) {
   EXPECT_EQ(count_, 1) << "the FUA has covered it";
 }
 
-// Each region must be in the failback map before its first byte changes; that costs a synced batch of the index.
+// Each region must be in the failback map before its first byte changes; that costs a synced batch
+// of the index.
 TEST_F(WriteAllTest, ABatchIsMarkedForTheWayBackAtOnce) {
   Begin();
   FailOver();

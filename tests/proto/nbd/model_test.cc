@@ -1,6 +1,6 @@
 // Random requests on random connections against a plain byte array. Each thread has a part of the
-// disk and some connections of its own, in any style; what is in flight at once does not overlap, so
-// that every answer is known. UNDERSTUDY_SEED replays what is asked for, not how threads meet.
+// disk and some connections of its own, in any style; what is in flight at once does not overlap,
+// so that every answer is known. UNDERSTUDY_SEED replays what is asked for, not how threads meet.
 #include <array>
 #include <map>
 #include <memory>

@@ -1,6 +1,6 @@
 // nbd_memory_server SOCKET BYTES [no-map] [no-fast-zero] [drop-writes] [name=NAME]: an export in
-// memory behind our NBD server, until SIGTERM or SIGINT. For tests of clients, and for benchmarks of
-// the server alone.
+// memory behind our NBD server, until SIGTERM or SIGINT. For tests of clients, and for benchmarks
+// of the server alone.
 #include <csignal>
 #include <iostream>
 

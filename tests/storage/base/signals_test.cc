@@ -17,7 +17,8 @@ namespace {
 
 using ::understudy::testing::TempDir;
 
-// A child that shuts down by `shutdown` (which may tell the parent through the pipe) after the signals it gets.
+// A child that shuts down by `shutdown` (which may tell the parent through the pipe) after the
+// signals it gets.
 int ExitStatusAfter(int signals, const std::function<void(int)>& shutdown) {
   int ready[2];
   if (pipe(ready) != 0) return -1;
