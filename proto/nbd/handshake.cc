@@ -72,13 +72,9 @@ bool AsksForAllocation(const ContextQuery& query, bool list) {
 }  // namespace
 
 absl::StatusOr<Handshake::Outcome> Handshake::Run() {
-  option_deadline_ = SteadyNow() + kOptionTimeout;
   deadline_ = SteadyNow() + kTimeout;
   RETURN_IF_ERROR(Greet());
-  while (outcome_.device == nullptr) {
-    RETURN_IF_ERROR(RunOption());
-    option_deadline_ = std::min(SteadyNow() + kOptionTimeout, deadline_);
-  }
+  while (outcome_.device == nullptr) RETURN_IF_ERROR(RunOption());
   return std::move(outcome_);
 }
 
@@ -282,7 +278,7 @@ absl::Status Handshake::Reply(Option option, OptionReply reply, absl::string_vie
 
 absl::Status Handshake::AwaitSocket(short events) const {
   while (true) {
-    const absl::Duration left = std::min(option_deadline_, deadline_) - SteadyNow();
+    const absl::Duration left = deadline_ - SteadyNow();
     if (left <= absl::ZeroDuration()) {
       return absl::DeadlineExceededError("the handshake takes too long");
     }

@@ -21,8 +21,7 @@ namespace understudy::nbd {
 
 class Handshake {
  public:
-  static constexpr absl::Duration kOptionTimeout = absl::Seconds(10);
-  static constexpr absl::Duration kTimeout = absl::Seconds(60);
+  static constexpr absl::Duration kTimeout = absl::Seconds(10);
 
   struct Outcome {
     std::unique_ptr<Device> device;  // connected
@@ -33,9 +32,9 @@ class Handshake {
   // `fd`, a blocking socket, and `catalog` outlive this.
   Handshake(int fd, Catalog* catalog) : fd_(fd), catalog_(catalog) {}
 
-  // Blocks until the client has taken an export. kCancelled: it went without one; kNotFound: the
-  // one that it wanted is not there; kDeadlineExceeded: an option took longer than kOptionTimeout,
-  // or all of them kTimeout; kInvalidArgument: what it sent is no NBD, or more than anybody needs.
+  // Blocks until the client has taken an export. kCancelled: it went without one; kNotFound: the one
+  // that it wanted is not there; kDeadlineExceeded: it took longer than kTimeout; kInvalidArgument:
+  // what it sent is no NBD, or more than anybody needs.
   absl::StatusOr<Outcome> Run();
 
  private:
@@ -59,9 +58,8 @@ class Handshake {
 
   const int fd_;
   Catalog* const catalog_;
-  absl::Duration option_deadline_;  // on the steady clock, as the next
-  absl::Duration deadline_;
-  bool fixed_ = false;  // what the client's flags say
+  absl::Duration deadline_;  // on the steady clock
+  bool fixed_ = false;       // what the client's flags say
   bool no_zeroes_ = false;
   std::optional<std::string>
       context_of_;  // base:allocation is selected for the export of this name
