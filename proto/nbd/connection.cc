@@ -250,7 +250,9 @@ void Connection::FinishLarge(Input::Request request) {
                     .data = request.large.span(),
                     .fua = (request.header.flags & kFua) != 0};
   const absl::Duration began = SteadyNow();
-  if (device_->TryWrite({&write, 1}) == 0) {
+  const size_t taken = device_->TryWrite({&write, 1});
+  const absl::Duration window = base::WindowTime::Take();
+  if (taken == 0) {
     Queue(kChanges,
           {.requests = {request.header}, .data = std::move(request.large), .came = came_});
     return;
@@ -261,7 +263,7 @@ void Connection::FinishLarge(Input::Request request) {
                           .came = came_,
                           .began = began,
                           .ready = SteadyNow(),
-                          .window = base::WindowTime::Take()};
+                          .window = window};
   outbox_.AddShort([&](Replies& replies) {
     AppendDone(replies, style_, request.header);
     replies.Done(answered);
@@ -280,12 +282,8 @@ bool Connection::AcceptOther(const RequestHeader& request) {
 
 bool Connection::Refuse(const RequestHeader& request, Error error) {
   if (!TakeRoom(1, 0)) return false;
-  const std::optional<Kind> kind = KindOf(request.command);
-  const Answered answered{.kind = kind.value_or(Kind::kRead),
-                          .failed = kind.has_value() ? 1u : 0u,
-                          .came = came_,
-                          .began = came_,
-                          .ready = came_};
+  const Answered answered{
+      .kind = KindOf(request.command), .failed = 1, .came = came_, .began = came_, .ready = came_};
   outbox_.AddShort([&](Replies& replies) {
     AppendDone(replies, style_, request, error);
     replies.Done(answered);
@@ -299,13 +297,14 @@ bool Connection::SettleWrites() {
   bool going_on = TakeRoom(count, 0);
   const absl::Duration began = SteadyNow();
   const size_t taken = going_on ? device_->TryWrite(writes_) : 0;
+  const absl::Duration window = base::WindowTime::Take();
   if (taken > 0) {
     Answered answered{.kind = Kind::kWrite,
                       .count = static_cast<uint32_t>(taken),
                       .came = came_,
                       .began = began,
                       .ready = SteadyNow(),
-                      .window = base::WindowTime::Take()};
+                      .window = window};
     for (size_t i = 0; i < taken; ++i) answered.bytes += writes_[i].data.size();
     outbox_.AddShort([&](Replies& replies) {
       for (size_t i = 0; i < taken; ++i) AppendDone(replies, style_, write_headers_[i]);

@@ -147,6 +147,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool FitsLocked(uint32_t requests, uint64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool TakeRoom(uint32_t requests, uint64_t bytes);  // waits; false: ended
   void OnSent(const Answered& answered);
+  void CountSent(const Answered& answered, absl::Duration now);
 
   const int fd_;
   const Peer peer_;

@@ -33,7 +33,7 @@ namespace understudy::nbd {
 
 // `count` replies that are ready, and what their requests hold until they are sent.
 struct Answered {
-  Kind kind = Kind::kRead;
+  std::optional<Kind> kind;  // nothing: no command that anybody knows
   uint32_t count = 1;
   uint32_t failed = 0;  // of these
   uint64_t bytes = 0;   // of those that did not

@@ -203,9 +203,10 @@ absl::Status Connection::Cache(ByteRange range) {
 // kCancelled: no answer, and it stays under way.
 void Connection::Answer(const RequestHeader& request, const Answered& answered,
                         const absl::Status& status) {
+  const absl::Duration window = base::WindowTime::Take();  // in any case: the next one's is its own
   if (absl::IsCancelled(status)) return;
   Answered now = answered;
-  now.window = base::WindowTime::Take();
+  now.window = window;
   now.ready = SteadyNow();
   if (!status.ok()) {
     now.failed = 1;
@@ -260,9 +261,8 @@ bool Connection::TakeRoom(uint32_t requests, uint64_t bytes) {
   return false;
 }
 
-void Connection::OnSent(const Answered& answered) {
-  const absl::Duration now = SteadyNow();
-  Figures::OfKind& figures = shared_.figures->kinds[static_cast<size_t>(answered.kind)];
+void Connection::CountSent(const Answered& answered, absl::Duration now) {
+  Figures::OfKind& figures = shared_.figures->kinds[static_cast<size_t>(*answered.kind)];
   figures.requests.fetch_add(answered.count, std::memory_order_relaxed);
   figures.bytes.fetch_add(answered.bytes, std::memory_order_relaxed);
   figures.errors.fetch_add(answered.failed, std::memory_order_relaxed);
@@ -273,6 +273,11 @@ void Connection::OnSent(const Answered& answered) {
   add(Stage::kLocal, answered.ready - answered.began - answered.window);
   if (answered.window > absl::ZeroDuration()) add(Stage::kWindow, answered.window);
   add(Stage::kReplied, now - answered.ready);
+}
+
+void Connection::OnSent(const Answered& answered) {
+  const absl::Duration now = SteadyNow();
+  if (answered.kind.has_value()) CountSent(answered, now);
   uint64_t shared = 0;
   {
     base::MutexLock lock(mutex_);
