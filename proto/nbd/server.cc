@@ -142,9 +142,10 @@ std::string ServerImpl::Count(const Peer& peer) {
   if (connections_ >= kConnectionsMax) {
     return absl::StrCat("there are ", kConnectionsMax, " connections; end some");
   }
+  const int most = peer.pid == 0 ? kConnectionsOfUnknownMax : kConnectionsOfProcessMax;
   int& of_process = of_process_[peer.pid];
-  if (of_process >= kConnectionsOfProcessMax) {
-    return absl::StrCat("the process has ", kConnectionsOfProcessMax, " connections; end some");
+  if (of_process >= most) {
+    return absl::StrCat("the process has ", most, " connections; end some");
   }
   ++of_process;
   ++connections_;

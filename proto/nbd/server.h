@@ -23,8 +23,11 @@
 
 namespace understudy::nbd {
 
-inline constexpr int kConnectionsMax = 1024;
+inline constexpr int kConnectionsMax = 8192;
 inline constexpr int kConnectionsOfProcessMax = 256;
+// Of all processes in other process-id namespaces together, such as containers: the kernel does not
+// tell them apart.
+inline constexpr int kConnectionsOfUnknownMax = 4096;
 // Of requests in flight, of all connections together, beyond what each has of its own.
 inline constexpr uint64_t kBytesMax = 512 << 20;
 
