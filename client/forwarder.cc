@@ -367,12 +367,16 @@ void Forwarder::Pump() {
   bool durable_wanted = false;
   {
     base::MutexLock lock(mutex_);
+    left_bytes_ = 0;
+    urgent_ = true;
     if (session_state_ != Session::kConnected || sending_) return;
     session = session_;
     grant = grant_;
     durable_wanted = DurableWantedLocked();
     frame = window_.NextToSend();
     sending_ = frame != nullptr;
+    urgent_ = !window_.all_sent();
+    if (sending_) frame_began_ = clock_.Monotonic();
   }
   if (durable_wanted) {
     transport_->SendHeartbeat(

@@ -70,6 +70,7 @@ absl::Status Forwarder::Start(const StartOptions& options) {
     if (!options.handed_over) MarkStartIncompleteLocked();
   }
   thread_ = std::thread([this] { Run(); });
+  sender_ = std::thread([this] { RunSender(); });
   base::MutexLock lock(mutex_);
   changing_ = false;
   return absl::OkStatus();
@@ -143,8 +144,10 @@ absl::Status Forwarder::Stop(bool drain, const base::Deadline& deadline) {
     FailMarkersLocked(absl::AbortedError("replication was stopped"));
     NotifyLocked();
     wake_.NotifyOne();
+    sender_wake_.NotifyOne();
   }
   thread_.join();
+  sender_.join();
   {
     base::MutexLock lock(mutex_);
     session = session_state_ == Session::kNone ? 0 : session_;
@@ -325,7 +328,7 @@ void Forwarder::OnAck(uint64_t session, const Ack& ack) {
     NotifyLocked();
   }
   if (unknown) CloseSession();
-  Pump();
+  PumpUnlessLeft();
 }
 
 void Forwarder::OnCheckpointWanted(uint64_t session) {
@@ -345,7 +348,7 @@ void Forwarder::OnFrameSent(uint64_t session) {
     if (session != session_) return;
     sending_ = false;
   }
-  Pump();
+  PumpUnlessLeft();
 }
 
 void Forwarder::OnClosed(uint64_t session, const absl::Status& status) {

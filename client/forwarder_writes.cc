@@ -9,6 +9,11 @@ namespace understudy::client {
 namespace {
 constexpr uint64_t kCopyUnderLockBytesMax = 16 << 10;
 constexpr uint64_t kPieceBytes = 256 << 10;  // what one turn at the window takes of writes
+// A frame of one small write costs both ends as much as one of many. After one has begun, fewer
+// bytes than these wait for company, for so long.
+constexpr uint64_t kLeftBytesMax = 32 << 10;
+constexpr absl::Duration kFrameGap = absl::Microseconds(100);
+constexpr int kLooksInVain = 20;  // of the sender, before it sleeps
 }  // namespace
 
 absl::StatusOr<Window::Slot> Forwarder::QueuePiece(uint32_t volume, uint64_t offset,
@@ -96,6 +101,7 @@ size_t Forwarder::QueueFitting(uint32_t volume, std::span<const BlockWrite> writ
       }
     }
     if (taken == 0) return 0;
+    left_bytes_ += bytes;
     *last = {.stream = stream_id_, .sequence = copies.back().slot.sequence};
     if (ticket != nullptr) *ticket = TicketLocked(last->sequence);
     if (bytes <= kCopyUnderLockBytesMax) {
@@ -118,9 +124,49 @@ size_t Forwarder::TryWrite(uint32_t volume, std::span<const BlockWrite> writes) 
     const size_t more = QueueFitting(volume, writes.subspan(taken), nullptr, &last);
     if (more == 0) break;
     taken += more;
-    Pump();
+    if (writes.size() == 1) {
+      Pump();  // who sends one at a time waits for each
+    } else {
+      PumpUnlessLeft();
+    }
   }
   return taken;
+}
+
+bool Forwarder::LeftLocked() const {
+  return !urgent_ && left_bytes_ > 0 && left_bytes_ < kLeftBytesMax &&
+         clock_.Monotonic() - frame_began_ < kFrameGap;
+}
+
+void Forwarder::PumpUnlessLeft() {
+  {
+    base::MutexLock lock(mutex_);
+    if (LeftLocked()) {
+      if (sender_asleep_) sender_wake_.NotifyOne();
+      return;
+    }
+  }
+  Pump();
+}
+
+void Forwarder::RunSender() {
+  int in_vain = 0;
+  mutex_.Lock();
+  while (running_) {
+    sender_asleep_ = in_vain == kLooksInVain;
+    if (sender_asleep_) {
+      sender_wake_.Wait(mutex_);
+      in_vain = 0;
+      continue;
+    }
+    sender_wake_.WaitFor(mutex_, kFrameGap);
+    in_vain = left_bytes_ > 0 ? 0 : in_vain + 1;
+    if (left_bytes_ == 0 || LeftLocked()) continue;
+    mutex_.Unlock();
+    Pump();
+    mutex_.Lock();
+  }
+  mutex_.Unlock();
 }
 
 void Forwarder::WriteAll(uint32_t volume, std::span<const BlockWrite> writes,

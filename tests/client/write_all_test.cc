@@ -15,6 +15,7 @@
 #include "client/primary.h"
 #include "tests/client/fake_transport.h"
 #include "tests/testing/fault_file_system.h"
+#include "tests/testing/scripted_clock.h"
 #include "tests/testing/temp_dir.h"
 
 namespace understudy::client::write_all_test {
@@ -78,6 +79,11 @@ class ForwarderWriteAllTest : public ::testing::Test {
     EXPECT_TRUE(forwarder_->WaitForAnswer(Soon()).connected);
     return *forwarder_;
   }
+  void StartWithScriptedClock() {
+    forwarder_ = std::make_unique<Forwarder>(options_, &transport_, clock_);
+    ASSERT_TRUE(forwarder_->Start().ok());
+    ASSERT_TRUE(forwarder_->WaitForAnswer(Soon()).connected);
+  }
   std::vector<absl::Status> WriteAll(const Batch& batch) {
     return batch.WriteAll(
         [&](auto writes, auto results) { forwarder_->WriteAll(0, writes, results); });
@@ -104,6 +110,7 @@ class ForwarderWriteAllTest : public ::testing::Test {
                             .backoff_min = absl::Milliseconds(5),
                             .backoff_max = absl::Milliseconds(20)};
   FakeTransport transport_;
+  testing::ScriptedClock clock_;
   std::unique_ptr<Forwarder> forwarder_;
 };
 
@@ -120,6 +127,50 @@ TEST_F(ForwarderWriteAllTest, ManySmallWritesGoTogether) {
   batch.ApplyTo(expected);
   Batch::Blocks(4, 1 << 20).ApplyTo(expected);
   EXPECT_TRUE(transport_.disk(0) == expected);
+}
+
+// The clock stands still until the test moves it, so nothing is sent because of the time, and no
+// heartbeat goes.
+TEST_F(ForwarderWriteAllTest, FewWritesThatCameTogetherWaitForCompany) {
+  StartWithScriptedClock();
+  const auto write = [&](size_t count) {
+    const Batch batch = Batch::Blocks(count);
+    EXPECT_EQ(forwarder_->TryWrite(0, batch.writes()), count);
+  };
+  write(2);
+  ASSERT_TRUE(AllReceived()) << "the first go at once";
+  write(2);
+  write(3);
+  absl::SleepFor(absl::Milliseconds(5));
+  EXPECT_THAT(transport_.seen().frames, ElementsAre(Pair(1u, 2u)));
+  clock_.Advance(absl::Milliseconds(1));
+  ASSERT_TRUE(AllReceived()) << "when it is time they go, whether others come or not";
+  absl::SleepFor(absl::Milliseconds(20));  // the sender sleeps
+  write(2);
+  clock_.Advance(absl::Milliseconds(1));
+  ASSERT_TRUE(AllReceived()) << "it is woken";
+  write(8);
+  ASSERT_TRUE(AllReceived()) << "company enough";
+  write(2);
+  EXPECT_TRUE(forwarder_->Flush(0).ok());
+  ASSERT_TRUE(AllReceived()) << "a flush takes them along";
+  write(1);
+  ASSERT_TRUE(AllReceived()) << "one alone waits for none";
+  EXPECT_THAT(transport_.seen().frames, ElementsAre(Pair(1u, 2u), Pair(3u, 5u), Pair(8u, 2u),
+                                                    Pair(10u, 8u), Pair(18u, 3u), Pair(21u, 1u)));
+}
+
+TEST_F(ForwarderWriteAllTest, WhatIsUrgentDoesNotWaitForTheCompanyOfOthers) {
+  StartWithScriptedClock();
+  transport_.Set([](auto& b) { b.hold_sent = true; });
+  const Batch two = Batch::Blocks(2);
+  EXPECT_EQ(forwarder_->TryWrite(0, two.writes()), 2u);
+  ASSERT_TRUE(AllReceived());
+  EXPECT_TRUE(forwarder_->Flush(0).ok());  // queued, as a frame is being sent
+  EXPECT_EQ(forwarder_->TryWrite(0, two.writes()), 2u);
+  EXPECT_THAT(transport_.seen().frames, ElementsAre(Pair(1u, 2u)));
+  transport_.Set([](auto& b) { b.hold_sent = false; });
+  EXPECT_TRUE(AllReceived());
 }
 
 TEST_F(ForwarderWriteAllTest, TryWriteTakesWhatFitsAndNeverWaits) {
