@@ -3,24 +3,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <sched.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/time.h"
-
-#include "proto/nbd/figures.h"
 
 namespace understudy::nbd {
-namespace {
-
-constexpr absl::Duration kPollMax = absl::Microseconds(40);
-constexpr uint64_t kFewBytes = 20 << 10;  // of requests that came together
-constexpr int kPollCredit = 8;            // times in vain, before it stops
-constexpr uint64_t kPollAgain = 256;      // then it is tried at one Receive() of so many
-
-}  // namespace
 
 Input::Next Input::Broken(std::string why) {
   why_broken_ = std::move(why);
@@ -69,8 +57,6 @@ Input::Next Input::Take(Request& out) {
   out = {.header = header_, .payload = {bytes_.get() + begin_ + header_bytes, payload}};
   begin_ += header_bytes + payload;
   large_before_ = false;
-  ++requests_;
-  request_bytes_ += header_bytes + payload;
   return Next::kRequest;
 }
 
@@ -86,30 +72,6 @@ void Input::PassOver() {
   state_ = State::kPassingOver;
   large_before_ = false;  // else 32 bytes would be taken at a time
   pass_over_ = PayloadBytes();
-}
-
-// To be woken takes longer than a client that waits for this answer alone needs for its next
-// request: it is waited for awake, as QEMU's event loop does, for as long as it pays.
-ssize_t Input::Poll(msghdr& message) {
-  const bool few = requests_ == 1 || (requests_ > 1 && request_bytes_ <= kFewBytes);
-  requests_ = request_bytes_ = 0;
-  const bool pays = few && (poll_credit_ > 0 || ++receives_ % kPollAgain == 0);
-  const absl::Duration until = pays ? SteadyNow() + kPollMax : absl::ZeroDuration();
-  ssize_t got = -1;
-  errno = EAGAIN;
-  while (got < 0 && errno == EAGAIN && SteadyNow() < until) {
-    got = recvmsg(fd_, &message, MSG_DONTWAIT);
-    if (got < 0 && errno == EAGAIN) {
-      sched_yield();  // to whoever wants this processor; else it returns at once
-      errno = EAGAIN;
-    }
-  }
-  if (got > 0) {
-    poll_credit_ = kPollCredit;
-  } else if (pays && poll_credit_ > 0) {
-    --poll_credit_;
-  }
-  return got;
 }
 
 ssize_t Input::Receive() {
@@ -130,8 +92,10 @@ ssize_t Input::Receive() {
   msghdr message = {};
   message.msg_iov = pieces;
   message.msg_iovlen = count;
-  ssize_t got = Poll(message);
-  while (got < 0 && (errno == EINTR || errno == EAGAIN)) got = recvmsg(fd_, &message, 0);
+  ssize_t got = 0;
+  do {
+    got = recvmsg(fd_, &message, 0);
+  } while (got < 0 && (errno == EINTR || errno == EAGAIN));
   if (got <= 0) return got;
   auto rest = static_cast<size_t>(got);
   if (state_ == State::kFilling) {

@@ -60,7 +60,6 @@ class Input {
 
   Next Broken(std::string why);
   uint64_t PayloadBytes() const;
-  ssize_t Poll(msghdr& message);  // -1 and EAGAIN: nothing came
 
   const int fd_;
   const bool extended_;
@@ -73,10 +72,6 @@ class Input {
   size_t filled_ = 0;
   uint64_t pass_over_ = 0;     // bytes still to come
   bool large_before_ = false;  // the newest request was: another one may follow
-  uint64_t requests_ = 0;      // small ones, since the last Receive(), and their bytes
-  uint64_t request_bytes_ = 0;
-  int poll_credit_ = 0;
-  uint64_t receives_ = 0;
   std::string why_broken_;
 };
 
