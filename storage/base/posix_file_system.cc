@@ -200,10 +200,14 @@ class PosixFile : public File {
 
   absl::StatusOr<ByteRange> NextData(uint64_t offset) const override {
     ASSIGN_OR_RETURN(const uint64_t size, Size());
-    ASSIGN_OR_RETURN(const uint64_t data, NextDataStart(offset));
-    if (data >= size) return ByteRange{size, size};
-    const off_t hole = lseek(fd_, static_cast<off_t>(data), SEEK_HOLE);
-    return ByteRange{data, hole < 0 ? size : static_cast<uint64_t>(hole)};
+    while (true) {
+      ASSIGN_OR_RETURN(const uint64_t data, NextDataStart(offset));
+      if (data >= size) return ByteRange{size, size};
+      const off_t hole = lseek(fd_, static_cast<off_t>(data), SEEK_HOLE);
+      if (hole < 0) return ByteRange{data, size};
+      // Else somebody has punched it meanwhile, and more may follow.
+      if (static_cast<uint64_t>(hole) > data) return ByteRange{data, static_cast<uint64_t>(hole)};
+    }
   }
   absl::StatusOr<uint64_t> NextDataStart(uint64_t offset) const override {
     const off_t data = lseek(fd_, static_cast<off_t>(offset), SEEK_DATA);

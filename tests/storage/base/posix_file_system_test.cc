@@ -1,8 +1,10 @@
+#include <atomic>
 #include <cerrno>
 #include <filesystem>
 #include <fstream>
 #include <limits.h>
 #include <string>
+#include <thread>
 #include <unistd.h>
 #include <vector>
 
@@ -131,6 +133,31 @@ TEST_F(PosixFileSystemTest, NextDataFindsTheRunsBetweenHoles) {
   EXPECT_EQ(*file->NextDataStart((1 << 20) + 512), (1u << 20) + 512);
   EXPECT_TRUE(file->NextData((1 << 20) + 4096)->empty());
   EXPECT_TRUE(file->NextData(5 << 20)->empty());
+}
+
+// SEEK_DATA and SEEK_HOLE are two calls. Whoever trims between them must not make what follows look
+// like a hole, which a backup would leave out.
+TEST_F(PosixFileSystemTest, DataIsFoundBehindWhatIsPunchedMeanwhile) {
+  const auto file = Open("f");
+  ASSERT_TRUE(file->Truncate(4 << 20).ok());
+  ASSERT_TRUE(file->Write(3 << 20, std::string(4096, 'x')).ok());
+  std::atomic<bool> ending{false};
+  std::thread trimmer([&] {
+    const std::string data(4096, 'y');
+    while (!ending) {
+      EXPECT_TRUE(file->Write(0, data).ok());
+      EXPECT_TRUE(file->PunchHole({0, 4096}).ok());
+    }
+  });
+  for (int i = 0; i < 50'000; ++i) {
+    const ByteRange found = *file->NextData(0);
+    if (found.empty() || found.start > 3 << 20) {
+      ADD_FAILURE() << "round " << i << ": [" << found.start << ", " << found.end << ")";
+      break;
+    }
+  }
+  ending = true;
+  trimmer.join();
 }
 
 TEST_F(PosixFileSystemTest, ALockedFileIsRefusedToTheNextLockerUntilItIsClosed) {
