@@ -1,5 +1,6 @@
 #include "storage/base/log.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <unistd.h>
 
@@ -53,8 +54,8 @@ LogLine::LogLine(LogLevel level, absl::string_view event) : level_(level), text_
 
 LogLine& LogLine::With(absl::string_view key, absl::string_view value) {
   absl::StrAppend(&text_, " ", key, "=");
-  const bool quoted = value.empty() || value.find_first_of(" \"\n\t=") != absl::string_view::npos;
-  if (!quoted) {
+  const auto plain = [](unsigned char c) { return c > ' ' && c != '"' && c != '=' && c != 0x7f; };
+  if (!value.empty() && std::all_of(value.begin(), value.end(), plain)) {
     text_.append(value.data(), value.size());
     return *this;
   }
@@ -63,6 +64,8 @@ LogLine& LogLine::With(absl::string_view key, absl::string_view value) {
     if (c == '"' || c == '\\') text_.push_back('\\');
     if (c == '\n') {
       text_.append("\\n");
+    } else if (static_cast<unsigned char>(c) < ' ' || c == 0x7f) {  // a terminal would obey it
+      absl::StrAppend(&text_, "\\x", absl::Hex(static_cast<unsigned char>(c), absl::kZeroPad2));
     } else {
       text_.push_back(c);
     }

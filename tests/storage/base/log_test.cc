@@ -39,9 +39,11 @@ TEST_F(LogTest, AValueThatWouldBreakTheLineIsQuoted) {
       .With("b", "x=\"y\"")
       .With("c", "line\nbreak")
       .With("d", "")
-      .With("e", "plain");
+      .With("e", "plain")
+      .With("f", "a\x1b[2J\rb");
   ASSERT_EQ(lines_.size(), 1u);
-  EXPECT_EQ(lines_[0], R"(e a="two words" b="x=\"y\"" c="line\nbreak" d="" e=plain)");
+  EXPECT_EQ(lines_[0],
+            R"(e a="two words" b="x=\"y\"" c="line\nbreak" d="" e=plain f="a\x1b[2J\x0db")");
 }
 
 TEST_F(LogTest, AStatusShowsItsCodeAndMessage) {
