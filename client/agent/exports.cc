@@ -19,7 +19,6 @@ class VolumeDevice : public nbd::Device {
   }
   uint64_t size_bytes() const override { return volume_->options().size_bytes; }
   bool has_map() const override { return volume_->tee(); }
-  bool has_fast_zero() const override { return false; }
 
   absl::Status Read(uint64_t offset, std::span<char> out) override {
     return volume_->Read(offset, out);

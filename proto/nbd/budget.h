@@ -11,12 +11,15 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <list>
 #include <memory>
 #include <span>
 #include <utility>
 
 #include "absl/time/time.h"
 
+#include "proto/nbd/figures.h"
+#include "storage/base/log.h"
 #include "storage/base/mutex.h"
 
 namespace understudy::nbd {
@@ -38,36 +41,46 @@ class Buffer {
 
 class Budget {
  public:
-  // Between two looks of a waiter.
+  // Between two looks of who waits.
   static constexpr absl::Duration kLook = absl::Seconds(1);
 
-  // `make_room`: called now and then by who waits, without the lock.
+  // `make_room`: called by the first of those that wait, every kLook, without the lock.
   Budget(uint64_t bytes_max, std::function<void()> make_room)
       : bytes_max_(bytes_max), make_room_(std::move(make_room)) {}
 
-  // Waits until they are there. False: `given_up` said so; looked at when Wake() is called.
+  // Waits until they are there and everybody has them who came before. False: `given_up` said so;
+  // looked at when Wake() is called. REQUIRES: bytes <= bytes_max.
   bool Take(uint64_t bytes, const std::function<bool()>& given_up) {
     if (bytes == 0) return true;
     mutex_.Lock();
-    while (held_ + bytes > bytes_max_) {
-      if (given_up()) {
-        mutex_.Unlock();
-        return false;
+    const auto place = waiting_.insert(waiting_.end(), bytes);
+    absl::Duration look = SteadyNow() + kLook;
+    bool taken = true;
+    while (place != waiting_.begin() || held_ + bytes > bytes_max_) {
+      taken = !given_up();
+      if (!taken) break;
+      const absl::Duration now = SteadyNow();
+      if (now < look) {
+        changed_.WaitFor(mutex_, look - now);
+        continue;
       }
-      if (!changed_.WaitFor(mutex_, kLook)) {
-        mutex_.Unlock();
-        make_room_();
-        mutex_.Lock();
-      }
+      look = now + kLook;
+      if (place != waiting_.begin()) continue;
+      mutex_.Unlock();
+      make_room_();
+      mutex_.Lock();
     }
-    held_ += bytes;
+    if (taken) held_ += bytes;
+    waiting_.erase(place);
+    if (!waiting_.empty()) changed_.NotifyAll();  // the next one may fit
     mutex_.Unlock();
-    return true;
+    return taken;
   }
 
   void Give(uint64_t bytes) {
     if (bytes == 0) return;
     base::MutexLock lock(mutex_);
+    UNDERSTUDY_CHECK(held_ >= bytes, held_, " held, ", bytes, " given back");
     held_ -= bytes;
     changed_.NotifyAll();
   }
@@ -83,6 +96,7 @@ class Budget {
   base::Mutex mutex_;
   base::CondVar changed_;
   uint64_t held_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::list<uint64_t> waiting_ ABSL_GUARDED_BY(mutex_);  // the bytes of each, in their order
 };
 
 }  // namespace understudy::nbd

@@ -16,7 +16,8 @@
 namespace understudy::nbd {
 namespace {
 
-// Writes that a worker takes together.
+// Writes that are taken at once by the reader, and by a worker.
+constexpr size_t kWritesTogether = 64;
 constexpr size_t kWritesOfTask = 16;
 
 bool IsWrite(const RequestHeader& request) {
@@ -84,23 +85,25 @@ Connection::~Connection() {
 }
 
 void Connection::End(nbd::End why, absl::string_view text) {
+  bool first = false;
   std::string name;
   {
     base::MutexLock lock(mutex_);
     ended_.store(true);
     room_.NotifyAll();
-    if (why_.has_value()) return;
-    why_ = why;
+    first = !why_.has_value();
+    if (first) why_ = why;
     name = name_;
   }
   shutdown(fd_, SHUT_RDWR);
   shared_.budget->Wake();
   const bool of_course =
       why == nbd::End::kOrderly || why == nbd::End::kRefused || why == nbd::End::kClosed;
-  if (!of_course) shared_.log->Ended(peer_, name, why, text);
+  if (first && !of_course) shared_.log->Ended(peer_, name, why, text);
 }
 
 absl::Duration Connection::stalled() const {
+  if (ended_.load(std::memory_order_relaxed)) return absl::ZeroDuration();
   const int64_t filling = filling_since_.load(std::memory_order_relaxed);
   const absl::Duration now = SteadyNow();
   return std::max(filling == 0 ? absl::ZeroDuration() : now - absl::Nanoseconds(filling),
@@ -147,6 +150,7 @@ void Connection::Read(uint64_t reader) {
     if (got <= 0) {
       // What is under way ends, and its replies show whether somebody still takes them.
       cut_short_ = got < 0 || input_->inside_request();
+      filling_since_.store(0, std::memory_order_relaxed);
       return;
     }
     came_ = SteadyNow();
@@ -225,7 +229,7 @@ bool Connection::Accept(Input::Request request) {
   }
   if (!IsWrite(header)) return AcceptOther(header);
   AddWrite(header, request.payload);
-  return true;
+  return writes_.size() < kWritesTogether || SettleWrites();
 }
 
 void Connection::AddWrite(const RequestHeader& request, std::span<const char> data) {
@@ -271,12 +275,9 @@ void Connection::FinishLarge(Input::Request request) {
 }
 
 bool Connection::AcceptOther(const RequestHeader& request) {
-  const auto command = static_cast<Command>(request.command);
-  const bool reads =
-      command == Command::kRead || command == Command::kCache || command == Command::kBlockStatus;
-  const uint64_t bytes = command == Command::kRead ? request.length : 0;
-  if (!TakeRoom(1, bytes)) return false;
-  Queue(reads ? kReads : kChanges, {.requests = {request}, .data = {}, .came = came_});
+  const bool read = request.command == static_cast<uint16_t>(Command::kRead);
+  if (!TakeRoom(1, read ? request.length : 0)) return false;
+  Queue(LaneOf(request), {.requests = {request}, .data = {}, .came = came_});
   return true;
 }
 
@@ -364,7 +365,7 @@ uint16_t Connection::FlagsOf(Command command) const {
     case Command::kWrite:
       return style_ == ReplyStyle::kExtended ? kFua | kPayloadLength : kFua;
     case Command::kWriteZeroes:
-      return device_->has_fast_zero() ? kFua | kNoHole | kFastZero : kFua | kNoHole;
+      return kFua | kNoHole;
     case Command::kBlockStatus:
       return kFua | kReqOne;
     default:

@@ -14,8 +14,8 @@
 // Lanes    what may block. Reads do not wait behind changes of the disk and flushes, nor these
 //          behind reads.
 // Bounds   see below. At a bound nothing more is read from the socket until a reply has left.
-// End      the socket is shut down when the client is gone or has sent what it should not; the
-//          object lives until its last request has ended.
+// End      the socket is shut down when the client has sent what it should not, or takes no
+//          replies while others wait for the memory; it is closed when the last request has ended.
 // Threads  Serve() is a task of the crew; what follows runs on threads of the crew. End() from any.
 #ifndef UNDERSTUDY_PROTO_NBD_CONNECTION_H_
 #define UNDERSTUDY_PROTO_NBD_CONNECTION_H_
@@ -49,7 +49,7 @@
 
 namespace understudy::nbd {
 
-// In flight, of one connection. One request may be larger than the bytes.
+// In flight, of one connection.
 inline constexpr uint32_t kRequestsMax = 256;
 inline constexpr uint64_t kRequestBytesMax = 64 << 20;
 // Of these, what a connection has whatever others hold.
@@ -84,7 +84,6 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // Shuts the socket down. The first reason counts, and is logged unless that is a matter of
   // course.
   void End(nbd::End why, absl::string_view text);
-  const Peer& peer() const { return peer_; }
   // For how long it holds memory that its client does not take or fill.
   absl::Duration stalled() const;
 
@@ -103,8 +102,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     int workers = 0;
   };
 
-  // ---- by the reader: connection.cc
-  // -----------------------------------------------------------------
+  // ---- by the reader: connection.cc ----------------------------------------------------------
   bool ShakeHands();
   void Read(uint64_t reader);
   bool WorkAlone(uint64_t reader);  // false: another thread has become the reader
@@ -123,12 +121,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // What keeps a request from its device; nothing: kNone.
   Error Check(const RequestHeader& request) const;
   uint16_t FlagsOf(Command command) const;
-  void OnEndOfInput(absl::string_view error);
 
-  // ---- by workers: worker.cc
-  // -------------------------------------------------------------------------- A lane in which
-  // something waits and not too many work; the caller works there. All others get workers of their
-  // own.
+  // ---- by workers: worker.cc -----------------------------------------------------------------
+  // A lane in which something waits and not too many work; the caller works there. All others get
+  // workers of their own.
   std::optional<Lane> LaneToWorkOn();
   std::optional<Task> LoneTask();
   void Rouse();
@@ -139,11 +135,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void PerformRead(const RequestHeader& request, Answered answered);
   void PerformBlockStatus(const RequestHeader& request, Answered answered);
   absl::Status PerformOther(const RequestHeader& request);
+  bool ClientGone() const;
   absl::Status Cache(ByteRange range);
   void Answer(const RequestHeader& request, const Answered& answered, const absl::Status& status);
 
-  // ---- bounds
-  // -----------------------------------------------------------------------------------------
+  // ---- bounds --------------------------------------------------------------------------------
   bool FitsLocked(uint32_t requests, uint64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool TakeRoom(uint32_t requests, uint64_t bytes);  // waits; false: ended
   void OnSent(const Answered& answered);

@@ -35,8 +35,7 @@ class Device {
   virtual const std::string& name() const = 0;  // what it is called, whatever name found it
   virtual std::string description() const = 0;  // for people
   virtual uint64_t size_bytes() const = 0;
-  virtual bool has_map() const = 0;        // Map() says something
-  virtual bool has_fast_zero() const = 0;  // WriteZeroes() never writes zeroes as data
+  virtual bool has_map() const = 0;  // Map() says something
 
   // A client begins to use it. Once, before the first request; not for one that only looks.
   virtual void Connect() {}
@@ -52,9 +51,10 @@ class Device {
   virtual void WriteAll(std::span<const Write> writes, std::span<absl::Status> results) = 0;
   virtual absl::Status WriteZeroes(ByteRange range, ZeroedSpace space, bool fua) = 0;
   virtual absl::Status Trim(ByteRange range, bool fua) = 0;
-  // All that was answered before, on any connection, is durable when it returns.
+  // All that was answered before, on any connection, is as safe as the export promises.
   virtual absl::Status Flush() = 0;
-  // The first `runs_max` runs of `range`, without gaps, at least one. Costs what it returns.
+  // The first `runs_max` runs of `range`, without gaps, at least one. Its cost is bounded,
+  // too: a run may end before it has to.
   // REQUIRES: has_map().
   virtual absl::StatusOr<std::vector<BlockRun>> Map(ByteRange range, size_t runs_max) = 0;
 };

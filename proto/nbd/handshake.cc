@@ -138,11 +138,10 @@ absl::Status Handshake::Answer(Option option, absl::string_view data) {
   }
 }
 
-uint16_t Handshake::TransmissionFlags(const Device& device) const {
+uint16_t Handshake::TransmissionFlags() const {
   uint16_t flags =
       kHasFlags | kSendFlush | kSendFua | kSendTrim | kSendWriteZeroes | kCanMultiConn | kSendCache;
   if (outcome_.style != ReplyStyle::kSimple) flags |= kSendDf;
-  if (device.has_fast_zero()) flags |= kSendFastZero;
   return flags;
 }
 
@@ -163,7 +162,7 @@ absl::Status Handshake::ExportName(absl::string_view name) {
   device->Connect();
   std::string reply;
   Append(reply, device->size_bytes());
-  Append(reply, TransmissionFlags(*device));
+  Append(reply, TransmissionFlags());
   if (!no_zeroes_) reply.append(124, '\0');
   RETURN_IF_ERROR(Send(reply));
   Take(std::move(device), name);
@@ -198,7 +197,7 @@ std::string Handshake::InfoReplies(Option option, const Device& device,
   std::string replies;
   std::string info = begin(Info::kExport);
   Append(info, device.size_bytes());
-  Append(info, TransmissionFlags(device));
+  Append(info, TransmissionFlags());
   append(replies, info);
   // The name it has asked for: a list of exports by each name stays one.
   append(replies,

@@ -48,7 +48,7 @@ class Handshake {
   absl::Status MetaContext(Option option, absl::string_view data);
 
   std::string InfoReplies(Option option, const Device& device, absl::string_view asked_name) const;
-  uint16_t TransmissionFlags(const Device& device) const;
+  uint16_t TransmissionFlags() const;
   void Take(std::unique_ptr<Device> device, absl::string_view asked_name);
 
   absl::Status Reply(Option option, OptionReply reply, absl::string_view data = "");

@@ -68,7 +68,9 @@ void Outbox::Send(bool once) {
   }
 }
 
+// After a part of a reply nothing else would be understood, so a failure is the end.
 void Outbox::SendBatch() {
+  if (failed()) return;
   pieces_.clear();
   size_t at = 0;
   const auto head = [&](size_t until) {
@@ -88,7 +90,11 @@ void Outbox::SendBatch() {
     message.msg_iov = &pieces_[first];
     message.msg_iovlen = std::min(pieces_.size() - first, kPiecesMax);
     const ssize_t sent = sendmsg(fd_, &message, MSG_NOSIGNAL);
-    if (sent < 0 && errno != EINTR) return failed_.store(true, std::memory_order_relaxed);
+    if (sent < 0 && errno != EINTR) {
+      failed_.store(true, std::memory_order_relaxed);
+      shutdown(fd_, SHUT_RDWR);
+      return;
+    }
     more = sent < 0 || Advance(pieces_, first, static_cast<size_t>(sent));
   }
 }

@@ -61,7 +61,7 @@ class Relief {
       wake_.WaitFor(mutex_, kLook);
       mutex_.Unlock();
       // Asleep first, then a last look: who works since then has seen it asleep.
-      if (in_vain == kLooksInVain) awake_ = false;
+      if (in_vain >= kLooksInVain) awake_ = false;
       in_vain = relieve_() ? 0 : in_vain + 1;
       mutex_.Lock();
       if (in_vain == 0) awake_ = true;

@@ -52,6 +52,7 @@ class ServerImpl : public Server {
                 .figures = &figures_,
                 .log = &log_},
         accepter_([this] { AcceptAll(); }) {
+    UNDERSTUDY_CHECK(stop_ >= 0, absl::ErrnoToStatus(errno, "eventfd").message());
     pthread_setname_np(accepter_.native_handle(), "nbd-accept");
   }
   ~ServerImpl() override;

@@ -49,7 +49,6 @@ enum class Option : uint32_t {
   kExportName = 1,
   kAbort = 2,
   kList = 3,
-  kStartTls = 5,
   kInfo = 6,
   kGo = 7,
   kStructuredReply = 8,
@@ -66,7 +65,6 @@ enum class OptionReply : uint32_t {
   kUnsupported = (1u << 31) + 1,
   kInvalid = (1u << 31) + 3,
   kUnknown = (1u << 31) + 6,
-  kTooBig = (1u << 31) + 9,
   kExtendedHeadersRequired = (1u << 31) + 10,
 };
 
@@ -87,7 +85,6 @@ inline constexpr uint16_t kSendWriteZeroes = 1 << 6;
 inline constexpr uint16_t kSendDf = 1 << 7;
 inline constexpr uint16_t kCanMultiConn = 1 << 8;
 inline constexpr uint16_t kSendCache = 1 << 10;
-inline constexpr uint16_t kSendFastZero = 1 << 11;
 
 // ---- transmission -----------------------------------------------------------------------------
 
@@ -118,7 +115,6 @@ inline constexpr uint16_t kFua = 1 << 0;  // of a request
 inline constexpr uint16_t kNoHole = 1 << 1;
 inline constexpr uint16_t kDf = 1 << 2;
 inline constexpr uint16_t kReqOne = 1 << 3;
-inline constexpr uint16_t kFastZero = 1 << 4;
 inline constexpr uint16_t kPayloadLength = 1 << 5;
 
 inline constexpr uint16_t kDone = 1 << 0;  // of a chunk: the last one of its reply

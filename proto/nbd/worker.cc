@@ -1,5 +1,6 @@
 // The workers of a connection, and its bounds.
 #include <algorithm>
+#include <poll.h>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,7 +14,7 @@ namespace {
 
 // Of one answer without REQ_ONE.
 constexpr size_t kRunsMax = 512;
-constexpr uint64_t kCacheBytes = 1 << 20;  // that are read at once
+constexpr uint64_t kCacheBytes = 64 << 10;  // that are read at once
 
 }  // namespace
 
@@ -187,12 +188,20 @@ absl::Status Connection::PerformOther(const RequestHeader& request) {
   }
 }
 
+// One that only sends no more is still there.
+bool Connection::ClientGone() const {
+  pollfd entry = {.fd = fd_, .events = 0, .revents = 0};
+  return poll(&entry, 1, 0) == 1 && (entry.revents & POLLHUP) != 0;
+}
+
 // What was read lately is read fast: by the page cache, as everything here.
 absl::Status Connection::Cache(ByteRange range) {
   const Buffer buffer(std::min(range.size(), kCacheBytes));
   for (uint64_t at = range.start; at < range.end; at += buffer.size()) {
     const uint64_t bytes = std::min<uint64_t>(buffer.size(), range.end - at);
-    if (ended_.load(std::memory_order_relaxed)) return absl::CancelledError("nobody waits");
+    if (ended_.load(std::memory_order_relaxed) || ClientGone()) {
+      return absl::CancelledError("nobody waits");
+    }
     if (absl::Status status = device_->Read(at, buffer.span().first(bytes)); !status.ok()) {
       return status;
     }
@@ -225,13 +234,12 @@ void Connection::Answer(const RequestHeader& request, const Answered& answered,
 // ---- bounds -----------------------------------------------------------------------------------
 
 bool Connection::FitsLocked(uint32_t requests, uint64_t bytes) const {
-  return (requests == 0 || in_flight_ < kRequestsMax) &&
-         (bytes == 0 || held_bytes_ == 0 || held_bytes_ + bytes <= kRequestBytesMax);
+  return in_flight_ + requests <= kRequestsMax && held_bytes_ + bytes <= kRequestBytesMax;
 }
 
 bool Connection::TakeRoom(uint32_t requests, uint64_t bytes) {
-  uint64_t shared = 0;
   bool waited = false;
+  uint64_t before = 0;
   mutex_.Lock();
   while (!ended_.load(std::memory_order_relaxed) && !FitsLocked(requests, bytes)) {
     if (!waited) {
@@ -244,21 +252,26 @@ bool Connection::TakeRoom(uint32_t requests, uint64_t bytes) {
     room_.Wait(mutex_);
   }
   const bool going_on = !ended_.load(std::memory_order_relaxed);
-  if (going_on) {
-    shared = BeyondOwn(held_bytes_ + bytes) - BeyondOwn(held_bytes_);
-    in_flight_ += requests;
-    held_bytes_ += bytes;
-  }
+  if (going_on) in_flight_ += requests;
+  before = held_bytes_;
   mutex_.Unlock();
   if (!going_on) return false;
+  if (bytes == 0) return true;
+  // Nobody else adds to them. Meanwhile they may become fewer: then it was too much.
+  const uint64_t shared = BeyondOwn(before + bytes) - BeyondOwn(before);
+  if (shared > 0) {
+    Rouse();
+    if (!shared_.budget->Take(shared, [this] { return ended_.load(); })) return false;
+  }
+  uint64_t needed = 0;
+  {
+    base::MutexLock lock(mutex_);
+    needed = BeyondOwn(held_bytes_ + bytes) - BeyondOwn(held_bytes_);
+    held_bytes_ += bytes;
+  }
+  shared_.budget->Give(shared - needed);
   shared_.figures->bytes_held.fetch_add(bytes, std::memory_order_relaxed);
-  if (shared == 0) return true;
-  Rouse();
-  if (shared_.budget->Take(shared, [this] { return ended_.load(); })) return true;
-  shared_.figures->bytes_held.fetch_sub(bytes, std::memory_order_relaxed);
-  base::MutexLock lock(mutex_);
-  held_bytes_ -= bytes;
-  return false;
+  return true;
 }
 
 void Connection::CountSent(const Answered& answered, absl::Duration now) {

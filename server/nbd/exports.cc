@@ -22,7 +22,6 @@ class ExportDevice : public nbd::Device {
   }
   uint64_t size_bytes() const override { return volume_->size_bytes(); }
   bool has_map() const override { return true; }
-  bool has_fast_zero() const override { return true; }
 
   void Connect() override {
     volume_->Connect();

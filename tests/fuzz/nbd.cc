@@ -12,7 +12,7 @@ using namespace nbd::script;  // NOLINT: the bytes of the protocol
 
 // Some requests fail, and none is taken at once.
 nbd::MemoryDisk::Options Failing() {
-  return {.name = "failing", .has_fast_zero = false, .before = [](nbd::Kind, ByteRange range) {
+  return {.name = "failing", .before = [](nbd::Kind, ByteRange range) {
             return range.start % 1024 == 0 ? absl::OkStatus() : absl::DataLossError("odd");
           }};
 }

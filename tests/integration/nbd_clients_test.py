@@ -90,11 +90,11 @@ class NbdClientsTest(lib.Case):
         service.start_group(f"vda,disk={self.disk('s', DISK)},top-id=top-a")
         return service, self.agent(service, *agent_volumes).wait_connected()
 
-    def assert_libnbd(self, endpoint, export, name, description, fast_zero, hole_bits):
+    def assert_libnbd(self, endpoint, export, name, description, hole_bits):
         found = self.libnbd(endpoint, export)
         expected = {
             "info_size": DISK, "size": DISK, "name": name, "contexts": ["base:allocation"], "blocks": [512, 4096, 32 * MIB],
-            "structured": True, "read_only": False, "rotational": False, "can_fast_zero": fast_zero, "can_map": True,
+            "structured": True, "read_only": False, "rotational": False, "can_fast_zero": False, "can_map": True,
             **{f"can_{what}": True for what in ("cache", "df", "flush", "fua", "multi_conn", "trim", "zero")},
             "write": ["ok", "ok"], "read": [True, True], "read_df": True, "flush": "ok", "cache": "ok", "zero": ["ok", "ok"],
             "trim": "ok", "zeroed": [True] * 3, "kept": True,
@@ -110,7 +110,7 @@ class NbdClientsTest(lib.Case):
     def test_libnbd_at_the_service(self):
         service, _ = self.pair(f"vda,size={DISK}")
         for export in ("vm1/vda", "top-a"):
-            found = self.assert_libnbd(service, export, export, "standby", True, 3)
+            found = self.assert_libnbd(service, export, export, "standby", 3)
             self.assertEqual(sorted(found["listed"]), ["top-a", "vm1/vda"])
             if export == "vm1/vda":
                 service.call("stop", "vm1", "--failover")
@@ -120,7 +120,7 @@ class NbdClientsTest(lib.Case):
 
     def test_libnbd_at_the_agent(self):
         _, agent = self.pair(f"vda,disk={self.disk('p', DISK)}")
-        found = self.assert_libnbd(agent, "vm1/vda", "vm1/vda", "primary", False, 3)
+        found = self.assert_libnbd(agent, "vm1/vda", "vm1/vda", "primary", 3)
         self.assertEqual(found["listed"], ["vm1/vda"])
         self.assert_libnbd_default(agent)
 

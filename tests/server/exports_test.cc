@@ -33,7 +33,6 @@ TEST(ExportsTest, EachNameOfAVolumeOpensItAndTheOnlyOneNeedsNone) {
     EXPECT_EQ(device->name(), "vm1/disk0");
     EXPECT_EQ(device->size_bytes(), 1u << 20);
     EXPECT_TRUE(device->has_map());
-    EXPECT_TRUE(device->has_fast_zero());
   }
   EXPECT_EQ(exports.Open("")->get()->description(), "the standby's disk, as its VM sees it");
   EXPECT_THAT(WhyNot(exports, "vm1/none"), HasSubstr("use GROUP/VOLUME"));

@@ -59,7 +59,6 @@ TEST_F(ExportsTest, EachNameOpensItsVolumeAndOfTwoNoneIsTheDefault) {
   EXPECT_EQ(device->size_bytes(), kDiskBytes);
   EXPECT_EQ(device->description(), "takes the primary VM's writes only");
   EXPECT_FALSE(device->has_map()) << "without a disk nothing is known of it";
-  EXPECT_FALSE(device->has_fast_zero());
   for (const char* const unknown : {"", "vdb", "vm2/vdb"}) {
     const auto opened = exports.Open(unknown);
     EXPECT_TRUE(absl::IsNotFound(opened.status())) << unknown;

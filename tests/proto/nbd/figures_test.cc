@@ -32,7 +32,6 @@ class NarrowDevice : public Device {
   std::string description() const override { return ""; }
   uint64_t size_bytes() const override { return 1 << 20; }
   bool has_map() const override { return false; }
-  bool has_fast_zero() const override { return false; }
   size_t TryWrite(std::span<const Write> writes) override {
     if (room_) return writes.size();
     const base::WindowTime::Scope in_window;

@@ -13,7 +13,6 @@ constexpr uint64_t kDiskBytes = 1 << 20;
 constexpr uint64_t kBareBytes = 1536;
 // HAS_FLAGS, FLUSH, FUA, TRIM, WRITE_ZEROES, CAN_MULTI_CONN, CACHE
 constexpr uint16_t kFlags = 1 | 4 | 8 | 32 | 64 | 256 | 1024;
-constexpr uint16_t kFastZeroFlag = 2048;
 constexpr uint16_t kDfFlag = 128;
 constexpr uint32_t kContext = 1;
 
@@ -47,7 +46,7 @@ std::string Info(uint32_t option, uint16_t info, const std::string& data) {
 
 // What INFO and GO say of an export.
 std::string ExportInfo(uint32_t option, uint16_t more_flags = 0) {
-  return Info(option, kInfoExport, U64(kDiskBytes) + U16(kFlags | kFastZeroFlag | more_flags));
+  return Info(option, kInfoExport, U64(kDiskBytes) + U16(kFlags | more_flags));
 }
 std::string BlockSizeInfo(uint32_t option) {
   return Info(option, kInfoBlockSize, U32(512) + U32(4096) + U32(32 << 20));
@@ -88,7 +87,7 @@ Step AsksStatus(const std::string& expected) {
 }
 
 std::vector<Row> FlagRows() {
-  const std::string told = U64(kDiskBytes) + U16(kFlags | kFastZeroFlag);
+  const std::string told = U64(kDiskBytes) + U16(kFlags);
   return {
       {"flags: none", {{Start(0), ""}, {Option(kAbort), ""}}, Then::kEnded},
       {"flags: none, EXPORT_NAME",
@@ -107,7 +106,7 @@ std::vector<Row> FlagRows() {
       {"EXPORT_NAME with structured replies",
        {Begins(),
         Structured(),
-        {Option(kExportName, "disk"), U64(kDiskBytes) + U16(kFlags | kFastZeroFlag | kDfFlag)}},
+        {Option(kExportName, "disk"), U64(kDiskBytes) + U16(kFlags | kDfFlag)}},
        Then::kDisc},
       {"EXPORT_NAME with extended headers",
        {Begins(), Extended(), {Option(kExportName, "disk"), ""}},
@@ -157,7 +156,7 @@ std::vector<Row> InfoRows() {
        Then::kDisc},
       {"INFO of no export", {Begins(), Fails(kInfo, Asked("nobody"), kErrUnknown)}},
       {"INFO, then GO", {Begins(), Does(kInfo, Asked("disk"), Told(kInfo)), Goes()}, Then::kDisc},
-      {"INFO of an export without a map and fast zeroes",
+      {"INFO of an export without a map",
        {Begins(), Does(kInfo, Asked("bare"), ToldOfBare(kInfo))}},
       {"all in one segment",
        {{Start() + Option(kList, "x") + Option(99) + Option(kGo, Asked("nobody")) +
@@ -327,8 +326,7 @@ class HandshakeTest : public ::testing::Test {
   }
 
   MemoryDisk disk_{{.name = "disk", .size_bytes = kDiskBytes}};
-  MemoryDisk bare_{
-      {.name = "bare", .size_bytes = kBareBytes, .has_map = false, .has_fast_zero = false}};
+  MemoryDisk bare_{{.name = "bare", .size_bytes = kBareBytes, .has_map = false}};
   Rig rig_{{&disk_, &bare_}};
 };
 

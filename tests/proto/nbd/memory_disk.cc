@@ -35,7 +35,6 @@ class MemoryDisk::OpenDevice : public Device {
   std::string description() const override { return "a disk in memory"; }
   uint64_t size_bytes() const override { return disk_.options_.size_bytes; }
   bool has_map() const override { return disk_.options_.has_map; }
-  bool has_fast_zero() const override { return disk_.options_.has_fast_zero; }
   void Connect() override { ++disk_.connects_; }
 
   size_t TryWrite(std::span<const Write> writes) override {

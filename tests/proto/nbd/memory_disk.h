@@ -33,7 +33,6 @@ class MemoryDisk {
     std::string name = "disk";
     uint64_t size_bytes = 1 << 20;
     bool has_map = true;
-    bool has_fast_zero = true;
     // Writes go nowhere and reads are zeroes, as with nbdkit's null plugin: what is left is the
     // server's own work.
     bool drop_writes = false;

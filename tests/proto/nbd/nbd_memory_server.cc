@@ -1,4 +1,4 @@
-// nbd_memory_server SOCKET BYTES [no-map] [no-fast-zero] [drop-writes] [name=NAME]: an export in
+// nbd_memory_server SOCKET BYTES [no-map] [drop-writes] [name=NAME]: an export in
 // memory behind our NBD server, until SIGTERM or SIGINT. For tests of clients, and for benchmarks
 // of the server alone.
 #include <csignal>
@@ -19,8 +19,6 @@ bool ParseOption(absl::string_view word, understudy::nbd::MemoryDisk::Options& o
     options.name = std::string(word);
   } else if (word == "no-map") {
     options.has_map = false;
-  } else if (word == "no-fast-zero") {
-    options.has_fast_zero = false;
   } else if (word == "drop-writes") {
     options.drop_writes = true;
   } else {
@@ -36,7 +34,7 @@ int main(int argc, char** argv) {
   bool good = argc >= 3 && absl::SimpleAtoi(argv[2], &options.size_bytes);
   for (int i = 3; i < argc; ++i) good = good && ParseOption(argv[i], options);
   if (!good) {
-    std::cerr << "usage: nbd_memory_server SOCKET BYTES [no-map] [no-fast-zero] [drop-writes] "
+    std::cerr << "usage: nbd_memory_server SOCKET BYTES [no-map] [drop-writes] "
                  "[name=NAME]\n";
     return 2;
   }

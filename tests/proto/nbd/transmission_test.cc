@@ -127,8 +127,7 @@ std::vector<Row> ZeroRows() {
        {"write_zeroes 1048576+512 kept fua"}},
       {"zero with FAST_ZERO",
        {.flags = kFastZero, .command = kWriteZeroes, .offset = kMiB, .length = 512},
-       0,
-       {"write_zeroes 1048576+512"}},
+       kEinval},
       {"zero nothing", {.command = kWriteZeroes, .offset = kMiB}, kEinval},
       {"zero half a sector", {.command = kWriteZeroes, .offset = kMiB, .length = 513}, kEinval},
       {"zero over the end",
@@ -143,10 +142,10 @@ std::vector<Row> ZeroRows() {
 std::vector<Row> OtherRows() {
   return {
       {"cache", {.command = kCache, .length = 4096}, 0, {"read 0+4096"}},
-      {"cache 3 MiB",
-       {.command = kCache, .length = 3 * kMiB},
+      {"cache 160 KiB",
+       {.command = kCache, .length = 160 << 10},
        0,
-       {"read 0+1048576", "read 1048576+1048576", "read 2097152+1048576"}},
+       {"read 0+65536", "read 65536+65536", "read 131072+32768"}},
       {"cache nothing", {.command = kCache}, kEinval},
       {"cache half a sector", {.command = kCache, .length = 1}, kEinval},
       {"cache over the end", {.command = kCache, .length = kDiskBytes + 512}, kEinval},
