@@ -64,20 +64,24 @@ absl::Status Chain::Read(VolumeId volume, const Piece& piece, std::span<char> ou
 
 // In steps: up to what the overlays hold next it is the disk's, then pieces of a region.
 absl::StatusOr<std::vector<BlockRun>> Chain::Map(VolumeId volume, ByteRange range, size_t runs_max,
+                                                 absl::FunctionRef<bool()> same,
                                                  ViewCache* cache) const {
   const SecondaryDisk& disk = *disks[volume.value()];
   BlockRuns runs(runs_max);
   bool more = true;
   while (more && !range.empty()) {
-    ASSIGN_OR_RETURN(const std::optional<uint64_t> next, NextUnmerged(volume, range.start));
-    const uint64_t held = std::min(next.value_or(range.end), range.end);
+    const auto next = NextUnmerged(volume, range.start);
+    if (!same()) break;
+    RETURN_IF_ERROR(next.status());
+    const uint64_t held = std::min(next->value_or(range.end), range.end);
     ASSIGN_OR_RETURN(more, disk.AddRuns({range.start, held}, runs));
     range.start = held;
     if (!more || range.empty()) break;
     const uint64_t step = RoundDown(range.start, kRegionBytes) + kRegionBytes;
-    ASSIGN_OR_RETURN(const std::vector<Piece> pieces,
-                     Resolve(volume, range.Intersect({range.start, step}), cache));
-    for (const Piece& piece : pieces) {
+    const auto pieces = Resolve(volume, range.Intersect({range.start, step}), cache);
+    if (!same()) break;
+    RETURN_IF_ERROR(pieces.status());
+    for (const Piece& piece : *pieces) {
       if (!more) break;
       const bool zero = piece.overlay != nullptr && piece.extent.zero();
       if (piece.overlay != nullptr) {

@@ -16,6 +16,7 @@
 #include <span>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 
 #include "storage/piece.h"
@@ -44,8 +45,11 @@ struct Chain {
   // The first byte at or after `offset` that the disk does not have yet.
   absl::StatusOr<std::optional<uint64_t>> NextUnmerged(VolumeId volume, uint64_t offset) const;
   absl::Status Read(VolumeId volume, const Piece& piece, std::span<char> out) const;
-  // The first `runs_max` runs of `range`. Looks at no more than it returns.
+  // The first `runs_max` runs of `range`, of BlockRuns::kPiecesMax pieces at most. `same`, asked
+  // after each look at the overlays: the look was not overtaken. If one was, the runs end before
+  // it, and there may be none.
   absl::StatusOr<std::vector<BlockRun>> Map(VolumeId volume, ByteRange range, size_t runs_max,
+                                            absl::FunctionRef<bool()> same,
                                             ViewCache* cache = nullptr) const;
 };
 

@@ -112,7 +112,7 @@ absl::StatusOr<std::vector<BlockRun>> Clone::Map(VolumeId volume, ByteRange rang
                                                  size_t runs_max) {
   RETURN_IF_ERROR(Check(volume, range));
   ASSIGN_OR_RETURN(const std::shared_ptr<State> state, this->state());
-  return state->chain.Map(volume, range, runs_max);
+  return state->chain.Map(volume, range, runs_max, [] { return true; });
 }
 
 }  // namespace understudy::storage

@@ -227,14 +227,14 @@ absl::StatusOr<std::vector<BlockRun>> ReplicaImpl::Map(VolumeId volume, ByteRang
   RETURN_IF_ERROR(CheckVolume(volume));
   const VolumeInfo& info = volumes_[volume.value()];
   range = range.Intersect({0, info.size_bytes});
-  ReadGate::Visit visit(read_gate_);
   while (true) {
+    const ReadGate::Visit visit(read_gate_);
     const std::shared_ptr<const Chain> chain = this->chain();
     if (!Serves(*chain)) return NotServing(name_, info, chain->stage);
-    auto runs = chain->Map(volume, range, runs_max, &view_cache_);
-    if (chain != this->chain()) continue;  // as Look()
-    if (runs.ok()) return runs;
-    return ReadError(volume, range, runs.status());
+    const auto same = [&] { return chain == this->chain(); };  // as Look()
+    auto runs = chain->Map(volume, range, runs_max, same, &view_cache_);
+    if (!runs.ok()) return ReadError(volume, range, runs.status());
+    if (!runs->empty() || same()) return runs;
   }
 }
 

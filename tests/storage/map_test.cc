@@ -1,4 +1,5 @@
 // Block status: what Map() says of the secondary VM's view, against what was written.
+#include <algorithm>
 #include <random>
 #include <string>
 #include <vector>
@@ -101,6 +102,55 @@ TEST_F(MapTest, ARunThatManyExtentsMakeIsOneRun) {
   const auto runs = f_.replica().Map(VolumeId(0), {0, kVolumeBytes}, 512);
   ASSERT_TRUE(runs.ok());
   EXPECT_EQ(*runs, (std::vector<BlockRun>{{.range = {0, kVolumeBytes}}}));
+}
+
+// Each look at the disk is followed by a checkpoint that makes other units read as zeroes.
+TEST_F(MapTest, AnAnswerEndsWhereACheckpointOvertakesIt) {
+  constexpr uint64_t kRegion = 1 << 20;
+  const std::string block = f_.Bytes(kUnit);
+  int checkpoints = 0;
+  const auto checkpoint = [&] {
+    for (uint64_t region = 0; region < kVolumeBytes; region += kRegion) {
+      for (const uint64_t unit : {0, 10}) {
+        const ByteRange range = ByteRange::OfLength(region + unit * kUnit, kUnit);
+        const bool zero = checkpoints % 2 == 0;
+        ASSERT_TRUE(
+            (zero ? f_.PrimaryZero(0, range.start, kUnit) : f_.PrimaryWrite(0, range.start, block))
+                .ok());
+        Set(primary_, range, zero);
+      }
+    }
+    ASSERT_TRUE(f_.Checkpoint().ok());
+    ++checkpoints;
+  };
+  checkpoint();
+  std::vector<Zeroes> states = {primary_};
+  f_.files().SetHook([&](testing::FileOperation operation, const std::string&) {
+    if (operation == testing::FileOperation::kNextData && states.size() < 40) {
+      checkpoint();
+      states.push_back(primary_);
+    }
+    return absl::OkStatus();
+  });
+  for (uint64_t start = 0; start < kVolumeBytes;) {
+    const size_t before = states.size();
+    const auto runs = f_.replica().Map(VolumeId(0), {start, kVolumeBytes}, 512);
+    ASSERT_TRUE(runs.ok() && !runs->empty()) << runs.status();
+    EXPECT_LE(states.size(), before + 2) << "it went on, or began anew";
+    Zeroes found;
+    for (const BlockRun& run : *runs) {
+      found.insert(found.end(), run.range.size() / kUnit, run.zero);
+    }
+    bool true_once = false;
+    for (size_t i = before - 1; i < states.size(); ++i) {
+      const auto then = states[i].begin() + static_cast<ptrdiff_t>(start / kUnit);
+      true_once = true_once || std::equal(found.begin(), found.end(), then);
+    }
+    EXPECT_TRUE(true_once) << "from " << start;
+    start = runs->back().range.end;
+  }
+  EXPECT_GT(states.size(), 4u);
+  f_.files().SetHook(nullptr);
 }
 
 }  // namespace

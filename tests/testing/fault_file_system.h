@@ -1,8 +1,8 @@
 // tests/testing/fault_file_system.h
 //
 // The real file system, except that a test may see, hold up or fail any write, hole, clone, sync,
-// read, truncation or removal, that blocks can seem to be shared where the real one cannot do it,
-// and files to be devices or on another file system.
+// read, search for data, truncation or removal, that blocks can seem to be shared where the real
+// one cannot do it, and files to be devices or on another file system.
 #ifndef UNDERSTUDY_TESTS_TESTING_FAULT_FILE_SYSTEM_H_
 #define UNDERSTUDY_TESTS_TESTING_FAULT_FILE_SYSTEM_H_
 
@@ -22,6 +22,7 @@ namespace understudy::testing {
 
 enum class FileOperation {
   kRead,
+  kNextData,
   kWrite,
   kPunchHole,
   kZeroRange,
@@ -170,7 +171,8 @@ class FaultFileSystem : public base::FileSystem {
       return file_->NextDataStart(offset);
     }
     absl::StatusOr<ByteRange> NextData(uint64_t offset) const override {
-      return file_->NextData(offset);
+      const absl::Status fault = owner_.Ask(FileOperation::kNextData, path_, {offset, offset});
+      return fault.ok() ? file_->NextData(offset) : fault;
     }
 
    private:
