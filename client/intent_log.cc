@@ -4,6 +4,7 @@
 #include <random>
 #include <utility>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
 
 #include "client/intent_file.h"
@@ -226,20 +227,36 @@ void IntentLog::LeaveLocked(Volume& volume, ByteRange range, uint64_t sequence) 
 }
 
 absl::Status IntentLog::Begin(uint32_t volume, ByteRange range) {
+  absl::Status result;
+  BeginAll(volume, {&range, 1}, {&result, 1});
+  return result;
+}
+
+void IntentLog::BeginAll(uint32_t volume, std::span<const ByteRange> ranges,
+                         std::span<absl::Status> results) {
   base::MutexLock lock(mutex_);
   Volume& of = volumes_[volume];
-  UNDERSTUDY_CHECK(!range.empty() && range.end <= of.spec.size_bytes, range.ToString());
-  const uint64_t round = EnterLocked(of, range);
-  while (durable_round_ < round && failure_.ok()) {
+  absl::InlinedVector<uint64_t, 1> rounds(ranges.size());
+  uint64_t last = 0;
+  for (size_t i = 0; i < ranges.size(); ++i) {
+    if (!results[i].ok()) continue;
+    UNDERSTUDY_CHECK(!ranges[i].empty() && ranges[i].end <= of.spec.size_bytes,
+                     ranges[i].ToString());
+    rounds[i] = EnterLocked(of, ranges[i]);
+    last = std::max(last, rounds[i]);
+  }
+  while (durable_round_ < last && failure_.ok()) {
     if (busy_) {
       turn_over_.Wait(mutex_);
     } else {
       CommitLocked();
     }
   }
-  if (durable_round_ >= round) return absl::OkStatus();
-  LeaveLocked(of, range, 0);
-  return RefusalLocked();
+  for (size_t i = 0; i < ranges.size(); ++i) {
+    if (!results[i].ok() || durable_round_ >= rounds[i]) continue;
+    LeaveLocked(of, ranges[i], 0);
+    results[i] = RefusalLocked();
+  }
 }
 
 void IntentLog::End(uint32_t volume, ByteRange range, uint64_t stream_sequence) {

@@ -122,6 +122,10 @@ class IntentLog {
   // write has reached the end of the region before, the regions that follow are marked as well. Counts a writer in each region
   // until End(). On error the caller must not write, nor call End().
   absl::Status Begin(uint32_t volume, ByteRange range);
+  // As so many Begin(), with one wait for all. `results`, as many as `ranges`: those that are not
+  // OK before are passed over.
+  void BeginAll(uint32_t volume, std::span<const ByteRange> ranges,
+                std::span<absl::Status> results);
   // The same range as in Begin(); the local write is done, well or badly, and has its place in the stream at `stream_sequence`; 0: it
   // has none, the owner remembers it (see above). Sequences here grow over all streams: they are the
   // forwarder's tickets.

@@ -30,11 +30,13 @@ class Intents {
   Intents(const Intents&) = delete;
   Intents& operator=(const Intents&) = delete;
 
-  absl::Status Begin(ByteRange range) {
-    if (log_ == nullptr) return absl::OkStatus();
-    RETURN_IF_ERROR(log_->Begin(volume_, range));
-    begun_.push_back(range);
-    return absl::OkStatus();
+  // As IntentLog::BeginAll().
+  void Begin(std::span<const ByteRange> ranges, std::span<absl::Status> results) {
+    if (log_ == nullptr) return;
+    log_->BeginAll(volume_, ranges, results);
+    for (size_t i = 0; i < ranges.size(); ++i) {
+      if (results[i].ok()) begun_.push_back(ranges[i]);
+    }
   }
   // Of the last operation that was queued. For those before it, it only says more than is needed.
   uint64_t ticket = 0;
@@ -179,10 +181,11 @@ void Volume::ChangeAll(
   absl::InlinedVector<absl::Status, 1> forwarded;
   {
     Intents intents(intents_, options_.index);
+    intents.Begin(ranges, results);
     for (size_t i = 0; i < ranges.size(); ++i) {
-      if (!results[i].ok()) continue;
-      results[i] = LocalResult(kind, ranges[i], intents.Begin(ranges[i]));
-      if (!results[i].ok()) ranges[i] = {};
+      if (results[i].ok() || ranges[i].empty()) continue;
+      LocalResult(kind, ranges[i], results[i]).IgnoreError();
+      ranges[i] = {};
     }
     const base::RangeLock::Hold hold(ranges_, ranges);
     // Again: whoever waits for those that hold a range relies on it.
@@ -290,7 +293,9 @@ absl::Status Volume::Resend(ByteRange range, Differences& differences) {
   // What is in the window and in no file is known from the write-intent log alone, which counts after an unclean end only.
   if (before_change_.store) RETURN_IF_ERROR(before_change_.store());
   Intents intents(intents_, options_.index);
-  RETURN_IF_ERROR(intents.Begin(range));
+  absl::Status begun;
+  intents.Begin({&range, 1}, {&begun, 1});
+  RETURN_IF_ERROR(begun);
   std::vector<char> data(range.size());
   const base::RangeLock::Hold hold(ranges_, range);
   RETURN_IF_ERROR(LocalResult(IoKind::kRead, range, ReadDisk(range.start, data)));

@@ -228,6 +228,46 @@ TEST_F(IntentLogTest, ThoseWhoWaitShareOneSyncAndNobodyReturnsBeforeItsEnd) {
   EXPECT_EQ(log->syncs(), 2U);
 }
 
+TEST_F(IntentLogTest, ManyRangesShareOneSync) {
+  const auto log = Open();
+  std::vector<ByteRange> ranges;
+  for (uint64_t region = 0; region < 64; region += 4) ranges.push_back(In(region));
+  std::vector<absl::Status> results(ranges.size());
+  log->BeginAll(0, ranges, results);
+  EXPECT_THAT(results, ::testing::Each(absl::OkStatus()));
+  EXPECT_EQ(log->syncs(), 1U);
+  for (const ByteRange& range : ranges) log->End(0, range, 1);
+  EXPECT_EQ(Open()->Loaded(0).size(), ranges.size());
+}
+
+TEST_F(IntentLogTest, OfManyRangesThoseThatAreMarkedGoOnWhenTheFileFails) {
+  base::SetLogSinkForTest([](base::LogLevel, absl::string_view) {});
+  const auto log = Open();
+  Write(*log, In(1), 1);
+  files_.SetHook([this](FileOperation operation, const std::string& path) {
+    const bool fails = operation == FileOperation::kSync || operation == FileOperation::kRemove;
+    return fails && path == path_ ? absl::InternalError("disk on fire") : absl::OkStatus();
+  });
+  const absl::Status before = absl::OutOfRangeError("before");
+  const std::vector<ByteRange> ranges = {
+      In(5), In(1), {}, {2 * kRegion - 512, 2 * kRegion + 512}, {5 * kRegion, 7 * kRegion}};
+  std::vector<absl::Status> results(ranges.size());
+  results[2] = before;
+  log->BeginAll(0, ranges, results);
+  EXPECT_THAT(results[0].message(), HasSubstr("disk on fire"));
+  EXPECT_EQ(results[1], absl::OkStatus());
+  EXPECT_EQ(results[2], before);
+  EXPECT_THAT(results[3].message(), HasSubstr("disk on fire"));
+  EXPECT_THAT(results[4].message(), HasSubstr("disk on fire"));
+  EXPECT_THAT(log->SetRanges(0), ElementsAre(Whole(1)));
+  log->Cleanable(1, Nothing);
+  EXPECT_THAT(log->Cleanable(1, Nothing), IsEmpty()) << "it has a writer";
+  log->End(0, In(1), 1);
+  log->Cleanable(1, Nothing);
+  EXPECT_THAT(Indexes(log->Cleanable(1, Nothing)), ElementsAre(1U));
+  base::SetLogSinkForTest(nullptr);
+}
+
 // Goal: no write is refused, and none is unknown after a crash. Method: the file that cannot be synced is gone, until a new one has all
 // that is set.
 TEST_F(IntentLogTest, AFileThatCannotBeSyncedIsRemovedAndMadeAnew) {

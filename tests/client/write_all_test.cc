@@ -12,6 +12,7 @@
 
 #include "client/agent_state.h"
 #include "client/forwarder.h"
+#include "client/intent_log.h"
 #include "client/primary.h"
 #include "tests/client/fake_transport.h"
 #include "tests/testing/fault_file_system.h"
@@ -351,10 +352,11 @@ TEST_F(ForwarderWriteAllTest, AVolumeTakesNothingAtOnceBeforeWhatMustBeStoredIsS
 
 class VolumeWriteAllTest : public ::testing::Test {
  protected:
-  VolumeWriteAllTest() : transport_({kDiskBytes}) {
+  explicit VolumeWriteAllTest(uint64_t disk_bytes = kDiskBytes)
+      : disk_bytes_(disk_bytes), transport_({disk_bytes}) {
     disk_ = directory_.path() + "/disk.raw";
     EXPECT_TRUE(
-        base::FileSystem::Posix().WriteFileAtomically(disk_, std::string(kDiskBytes, '\0')).ok());
+        base::FileSystem::Posix().WriteFileAtomically(disk_, std::string(disk_bytes, '\0')).ok());
   }
 
   Volume& Started(bool tee) {
@@ -364,7 +366,7 @@ class VolumeWriteAllTest : public ::testing::Test {
                       .lost_peer = absl::Seconds(20),
                       .backoff_min = absl::Milliseconds(5),
                       .backoff_max = absl::Milliseconds(20)},
-        .volumes = {{.name = "disk0", .disk_path = tee ? disk_ : "", .size_bytes = kDiskBytes}}};
+        .volumes = {{.name = "disk0", .disk_path = tee ? disk_ : "", .size_bytes = disk_bytes_}}};
     primary_ = nullptr;
     auto state = AgentState::Open(base::FileSystem::Posix(), directory_.path() + "/state");
     EXPECT_TRUE(state.ok()) << state.status();
@@ -382,11 +384,12 @@ class VolumeWriteAllTest : public ::testing::Test {
     return batch.WriteAll([&](auto writes, auto results) { volume.WriteAll(writes, results); });
   }
   std::string Local() { return *base::FileSystem::Posix().ReadWholeFile(disk_); }
-  // From now on; each ends with `answer`.
-  void CountSyncs(const absl::Status& answer = absl::OkStatus()) {
+  // Of the disk, from now on; each ends with `answer`.
+  void CountSyncs(const absl::Status& answer = absl::OkStatus()) { CountSyncs(disk_, answer); }
+  void CountSyncs(const std::string& of, const absl::Status& answer) {
     syncs_ = 0;
-    file_system_.SetHook([this, answer](testing::FileOperation operation, const std::string& path) {
-      if (operation != testing::FileOperation::kSync || path != disk_) return absl::OkStatus();
+    file_system_.SetHook([=, this](testing::FileOperation operation, const std::string& path) {
+      if (operation != testing::FileOperation::kSync || path != of) return absl::OkStatus();
       ++syncs_;
       return answer;
     });
@@ -395,6 +398,7 @@ class VolumeWriteAllTest : public ::testing::Test {
     return primary_->volumes()[0]->figures().requests[static_cast<size_t>(kind)].load();
   }
 
+  const uint64_t disk_bytes_;
   testing::TempDir directory_;
   testing::FaultFileSystem file_system_;
   FakeTransport transport_;
@@ -436,6 +440,20 @@ TEST_F(VolumeWriteAllTest, TeeWritesThemToBothDisksWithOneSync) {
   batch.ApplyTo(expected, batch.writes().size() - 1);
   EXPECT_TRUE(Local() == expected);
   EXPECT_TRUE(Eventually([&] { return transport_.disk(0) == expected; }));
+}
+
+class ManyRegionsWriteAllTest : public VolumeWriteAllTest {
+ protected:
+  ManyRegionsWriteAllTest() : VolumeWriteAllTest(16 * IntentLog::kRegionBytes) {}
+};
+
+TEST_F(ManyRegionsWriteAllTest, WritesToNewRegionsShareASyncOfTheWriteIntentLog) {
+  Volume& volume = Started(/*tee=*/true);
+  Batch batch;
+  for (uint64_t i = 0; i < 16; ++i) batch.Add(i * IntentLog::kRegionBytes, 4096, 'a');
+  CountSyncs(directory_.path() + "/state/intent", absl::OkStatus());
+  EXPECT_THAT(WriteAll(volume, batch), Each(absl::OkStatus()));
+  EXPECT_EQ(syncs_, 1);
 }
 
 TEST_F(VolumeWriteAllTest, ALocalErrorIsThatWritesAloneAndNotForwarded) {
