@@ -221,10 +221,15 @@ void Forwarder::NoteMissed(uint32_t volume, ByteRange range, const absl::Status&
   Pump();
 }
 
+uint64_t Forwarder::AcknowledgedLocked() const {
+  const bool durable = options_.ack == AckMode::kDurable;
+  if (!running_) return durable ? durable_at_stop_ : received_at_stop_;
+  return durable ? window_.durable_sequence() : window_.received_sequence();
+}
+
 absl::Status Forwarder::WaitForAck(Place place) {
   if (options_.ack == AckMode::kForwarded) return absl::OkStatus();
-  const bool durable = options_.ack == AckMode::kDurable;
-  if (durable) {
+  if (options_.ack == AckMode::kDurable) {
     {
       base::MutexLock lock(mutex_);
       if (place.stream == stream_id_) {
@@ -238,8 +243,7 @@ absl::Status Forwarder::WaitForAck(Place place) {
   absl::Duration progress = clock_.Monotonic();
   uint64_t before = 0;
   while (true) {
-    uint64_t acknowledged = durable ? window_.durable_sequence() : window_.received_sequence();
-    if (!running_) acknowledged = durable ? durable_at_stop_ : received_at_stop_;
+    const uint64_t acknowledged = AcknowledgedLocked();
     if (acknowledged > before) progress = clock_.Monotonic();
     before = acknowledged;
     const bool useless = clock_.Monotonic() - progress >= options_.lost_peer;

@@ -252,6 +252,7 @@ class Forwarder : private TransportEvents {
                           uint64_t* ticket);
   uint64_t TicketLocked(uint64_t sequence) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status WaitForAck(Place place);
+  uint64_t AcknowledgedLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);  // as --ack asks for
   absl::Status MissLocked(uint32_t volume, ByteRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // `volume` and `range`: the first write that is missing, when it is known; the INCOMPLETE carries it to the secondary.
   void DegradeLocked(const absl::Status& cause, uint32_t volume, ByteRange range)

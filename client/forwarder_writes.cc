@@ -172,7 +172,8 @@ void Forwarder::RunSender() {
 void Forwarder::WriteAll(uint32_t volume, std::span<const BlockWrite> writes,
                          std::span<absl::Status> results, uint64_t* ticket) {
   struct Turn {
-    size_t end;  // of the writes that it has queued
+    size_t begin;  // of the writes that it has queued
+    size_t end;
     Place last;
   };
   std::vector<Turn> turns;
@@ -184,7 +185,7 @@ void Forwarder::WriteAll(uint32_t volume, std::span<const BlockWrite> writes,
       ++at;
       continue;
     }
-    Turn turn;
+    Turn turn{.begin = at};
     const size_t taken = QueueFitting(volume, writes.subspan(at, ready), ticket, &turn.last);
     if (taken > 0) {
       Pump();
@@ -195,11 +196,22 @@ void Forwarder::WriteAll(uint32_t volume, std::span<const BlockWrite> writes,
     turn.end = at;
     if (options_.ack != AckMode::kForwarded) turns.push_back(turn);
   }
-  size_t at = 0;
-  for (const Turn& turn : turns) {
-    const absl::Status acknowledged =
-        turn.last.stream == 0 ? absl::OkStatus() : WaitForAck(turn.last);
-    for (; at < turn.end; ++at) {
+  // From the last one on: whoever waits for it has waited for those before it in its stream, and
+  // a stream that has ended is not waited for.
+  absl::Status acknowledged;
+  uint64_t stream = 0;
+  for (auto turn = turns.rbegin(); turn != turns.rend(); ++turn) {
+    const Place& last = turn->last;
+    if (last.stream == 0) continue;
+    if (stream != last.stream) {
+      acknowledged = WaitForAck(last);
+    } else if (!acknowledged.ok()) {
+      base::MutexLock lock(mutex_);
+      const bool is = stream_id_ == stream && AcknowledgedLocked() >= last.sequence;
+      if (is) acknowledged = absl::OkStatus();
+    }
+    stream = last.stream;
+    for (size_t at = turn->begin; at < turn->end; ++at) {
       if (results[at].ok()) results[at] = acknowledged;
     }
   }

@@ -260,6 +260,36 @@ TEST_F(ForwarderWriteAllTest, DurableIsAskedForOnceForAll) {
   EXPECT_EQ(transport_.seen().durable_requests, 1u);
 }
 
+// 1 MiB takes four turns at the window.
+TEST_F(ForwarderWriteAllTest, OneWaitForAnAcknowledgementIsForAll) {
+  options_.ack = AckMode::kDurable;
+  options_.window_bytes = 16 << 20;
+  options_.lost_peer = absl::Seconds(1);
+  transport_.Set([](auto& b) { b.hung_sync = true; });
+  Started();
+  const absl::Time begun = absl::Now();
+  for (const absl::Status& result : WriteAll(Batch::Blocks(256))) {
+    EXPECT_TRUE(absl::IsUnavailable(result)) << result;
+  }
+  const absl::Duration took = absl::Now() - begun;
+  EXPECT_GE(took, options_.lost_peer);
+  EXPECT_LT(took, 2 * options_.lost_peer);
+}
+
+TEST_F(ForwarderWriteAllTest, WhatWasAcknowledgedOfThemIsOk) {
+  options_.ack = AckMode::kReceived;
+  options_.window_bytes = 16 << 20;
+  options_.lost_peer = absl::Seconds(1);
+  transport_.Set([](auto& b) { b.hold_sent = true; });  // one frame, that is the first turn
+  Started();
+  const absl::Time begun = absl::Now();
+  const auto results = WriteAll(Batch::Blocks(256));
+  EXPECT_LT(absl::Now() - begun, 2 * options_.lost_peer);
+  for (size_t i = 0; i < results.size(); ++i) EXPECT_EQ(results[i].ok(), i < 64) << i;
+  transport_.Set([](auto& b) { b.hold_sent = false; });
+  EXPECT_TRUE(AllReceived());
+}
+
 TEST_F(ForwarderWriteAllTest, ManyThreadsLeaveTheBytesThatTheyWrote) {
   options_.stall_timeout = options_.lost_peer = absl::Seconds(20);
   Forwarder& forwarder = Started();
