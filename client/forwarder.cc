@@ -148,6 +148,7 @@ absl::Status Forwarder::WaitForRoom(uint32_t volume, ByteRange range, uint64_t b
     if (!draining_ && (fits || window_.empty())) return absl::OkStatus();
     const bool degrade = options_.on_full == OnFull::kDegrade;
     if (!draining_ && degrade && window_.ForgetReceived(options_.remembered_ranges_max)) continue;
+    ++room_waiters_;
     if (draining_ || !degrade) {
       changed_.Wait(mutex_);
     } else if (StalledLocked(began)) {
@@ -161,6 +162,7 @@ absl::Status Forwarder::WaitForRoom(uint32_t volume, ByteRange range, uint64_t b
       changed_.WaitFor(mutex_,
                        std::max(began, last_progress_) + StallLimitLocked() - clock_.Monotonic());
     }
+    --room_waiters_;
   }
 }
 

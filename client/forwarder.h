@@ -166,7 +166,8 @@ class Forwarder : private TransportEvents {
   void WriteAll(uint32_t volume, std::span<const BlockWrite> writes,
                 std::span<absl::Status> results, uint64_t* ticket = nullptr);
   // Takes as many of the first writes as can be taken at once, and returns how many; these are
-  // done. It waits neither for room nor for anything else, so it takes none that Write() would
+  // done. It overtakes nobody who waits for room, and waits itself neither for that nor for
+  // anything else, so it takes none that Write() would
   // refuse, skip or wait for, none of more than 256 KiB, and none at all unless AckMode is
   // kForwarded. A few that came together may leave 0.2 ms later, so that several share a frame.
   size_t TryWrite(uint32_t volume, std::span<const BlockWrite> writes);
@@ -287,8 +288,9 @@ class Forwarder : private TransportEvents {
 
   // Writes with data: forwarder_writes.cc.
   // One turn at the window for as many of the first writes as it has room for, 256 KiB at most.
-  size_t QueueFitting(uint32_t volume, std::span<const BlockWrite> writes, uint64_t* ticket,
-                      Place* last);
+  // `overtakes`: also while somebody waits for room.
+  size_t QueueFitting(uint32_t volume, std::span<const BlockWrite> writes, bool overtakes,
+                      uint64_t* ticket, Place* last);
   bool TakesAtOnceLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status QueueWrite(uint32_t volume, uint64_t offset, std::span<const char> data,
                           uint64_t* ticket, Place* last);
@@ -361,6 +363,7 @@ class Forwarder : private TransportEvents {
   base::CondVar wake_;             // for the thread
   base::CondVar sender_wake_;
   Window window_ ABSL_GUARDED_BY(mutex_);
+  int room_waiters_ ABSL_GUARDED_BY(mutex_) = 0;
   Markers markers_ ABSL_GUARDED_BY(mutex_);   // CHECKPOINT
   Markers prepares_ ABSL_GUARDED_BY(mutex_);  // PREPARE
   // How far we are: running is what Write() asks; changing excludes Start() and Stop(); draining holds

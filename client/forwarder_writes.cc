@@ -62,7 +62,7 @@ bool Forwarder::TakesAtOnceLocked() const {
   return running_ && !fenced_ && !HandedOverLocked() && !skipping_ && !draining_;
 }
 
-size_t Forwarder::QueueFitting(uint32_t volume, std::span<const BlockWrite> writes,
+size_t Forwarder::QueueFitting(uint32_t volume, std::span<const BlockWrite> writes, bool overtakes,
                                uint64_t* ticket, Place* last) {
   uint64_t bytes = 0;
   size_t count = 0;
@@ -84,7 +84,7 @@ size_t Forwarder::QueueFitting(uint32_t volume, std::span<const BlockWrite> writ
   size_t taken = 0;
   {
     base::MutexLock lock(mutex_);
-    if (!TakesAtOnceLocked()) return 0;
+    if (!TakesAtOnceLocked() || (room_waiters_ > 0 && !overtakes)) return 0;
     const absl::Duration now = clock_.Monotonic();
     for (bytes = 0; taken < count; ++taken) {
       std::span<const char> data = writes[taken].data;
@@ -121,7 +121,7 @@ size_t Forwarder::TryWrite(uint32_t volume, std::span<const BlockWrite> writes) 
   Place last;
   size_t taken = 0;
   while (taken < writes.size()) {
-    const size_t more = QueueFitting(volume, writes.subspan(taken), nullptr, &last);
+    const size_t more = QueueFitting(volume, writes.subspan(taken), false, nullptr, &last);
     if (more == 0) break;
     taken += more;
     if (writes.size() == 1) {
@@ -186,7 +186,7 @@ void Forwarder::WriteAll(uint32_t volume, std::span<const BlockWrite> writes,
       continue;
     }
     Turn turn{.begin = at};
-    const size_t taken = QueueFitting(volume, writes.subspan(at, ready), ticket, &turn.last);
+    const size_t taken = QueueFitting(volume, writes.subspan(at, ready), true, ticket, &turn.last);
     if (taken > 0) {
       Pump();
     } else {

@@ -196,6 +196,23 @@ TEST_F(ForwarderWriteAllTest, TryWriteTakesWhatFitsAndNeverWaits) {
   EXPECT_FALSE(forwarder.state().incomplete);
 }
 
+// Else a connection that writes small blocks all the time would keep out whoever needs more room.
+TEST_F(ForwarderWriteAllTest, TryWriteTakesNothingWhileAnotherWriteWaitsForRoom) {
+  options_.stall_timeout = options_.lost_peer = absl::Seconds(20);
+  transport_.Set([](auto& b) { b.acknowledge = false; });
+  Forwarder& forwarder = Started();
+  const Batch blocks = Batch::Blocks((kWindowBytesMin - (200 << 10)) / 4096);
+  ASSERT_EQ(forwarder.TryWrite(0, blocks.writes()), blocks.writes().size());
+  std::thread large([&] { EXPECT_TRUE(forwarder.Write(0, 0, std::string(256 << 10, 'x')).ok()); });
+  const Batch one = Batch::Blocks(1);
+  EXPECT_TRUE(Eventually([&] { return forwarder.TryWrite(0, one.writes()) == 0; }));
+  EXPECT_LT(forwarder.state().window_bytes, kWindowBytesMin - (8 << 10)) << "there is room";
+  transport_.Set([](auto& b) { b.acknowledge = true; });
+  large.join();
+  EXPECT_TRUE(Eventually([&] { return forwarder.TryWrite(0, one.writes()) == 1; }));
+  EXPECT_TRUE(AllReceived());
+}
+
 TEST_F(ForwarderWriteAllTest, TryWriteLeavesWhatCannotBeDoneAtOnce) {
   Batch batch;
   batch.Add(0, 4096, 'a');
