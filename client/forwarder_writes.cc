@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "absl/container/inlined_vector.h"
+
 #include "client/forwarder.h"
 #include "storage/base/status_macros.h"
 
@@ -76,7 +78,7 @@ size_t Forwarder::QueueFitting(uint32_t volume, std::span<const BlockWrite> writ
     Window::Slot slot;
     const char* data;
   };
-  std::vector<Copy> copies;
+  absl::InlinedVector<Copy, 16> copies;
   copies.reserve(count + 1);
   const auto run_copies = [&copies] {
     for (const Copy& copy : copies) std::memcpy(copy.slot.data, copy.data, copy.slot.length);
