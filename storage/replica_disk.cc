@@ -197,12 +197,14 @@ absl::StatusOr<std::shared_ptr<const Chain>> ReplicaImpl::ServingChain(VolumeId 
 // moves it from there to here syncs the disk first.
 absl::Status ReplicaImpl::Flush(VolumeId volume) {
   RETURN_IF_ERROR(CheckVolume(volume));
-  RETURN_IF_ERROR(ServingChain(volume).status());
+  ASSIGN_OR_RETURN(const std::shared_ptr<const Chain> chain, ServingChain(volume));
   base::Unflushed& unflushed = *unflushed_[volume.value()];
+  // A sync that was not this volume's may have lost what compaction had moved meanwhile.
+  const bool broken = chain->stage != Stage::kDone && active_log_.broken();
   {
     // A power cut that takes the checkpoint back takes along what lies over it.
     base::MutexLock lock(mutex_);
-    if (!CommittedDurable()) unflushed.NoteChange();
+    if (broken || !CommittedDurable()) unflushed.NoteChange();
   }
   return unflushed.Flush([&] { return FlushChanges(volume); });
 }

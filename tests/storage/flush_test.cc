@@ -219,6 +219,26 @@ TEST_F(FlushTest, AFlushOfTheVmWaitsForACheckpointThatIsNotDurableYet) {
   EXPECT_EQ(vm.get(), absl::OkStatus());
 }
 
+// What the VM has flushed may have been moved by compaction since, into what could not be synced.
+TEST_F(FlushTest, AFlushWithNothingNewFailsTooOnceTheLogIsBroken) {
+  StoreFixture f(1, /*volume_count=*/2);
+  f.options().index_batch_delay = absl::Hours(1);  // nothing is synced but by the VM
+  ASSERT_EQ(f.OpenStore(), absl::OkStatus());
+  ASSERT_EQ(f.StartAndAttach(), absl::OkStatus());
+  for (const VolumeId volume : {VolumeId(0), VolumeId(1)}) {
+    ASSERT_EQ(f.replica().Write(volume, 0, f.Bytes(512), /*fua=*/true), absl::OkStatus());
+  }
+  ASSERT_EQ(f.replica().Write(VolumeId(1), 0, f.Bytes(512), false), absl::OkStatus());
+  ASSERT_EQ(f.replica().Flush(VolumeId(0)), absl::OkStatus());
+  f.files().SetHook([](FileOperation operation, const std::string& path) {
+    const bool log = operation == FileOperation::kSync && absl::EndsWith(path, ".seg");
+    return log ? absl::InternalError("injected") : absl::OkStatus();
+  });
+  EXPECT_FALSE(f.replica().Flush(VolumeId(1)).ok());
+  f.files().SetHook(nullptr);
+  for (int i = 0; i < 2; ++i) EXPECT_FALSE(f.replica().Flush(VolumeId(0)).ok());
+}
+
 // The end of the log that it counts on is lost with the power: it is of an older epoch then, once and for all. The segments that held
 // more are used again, and a later restart must not take what it finds in them for damage.
 TEST_F(FlushTest, AFailoverThatAPowerCutTookBackIsWholeAfterLaterRestarts) {
