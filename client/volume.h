@@ -89,7 +89,8 @@ class Volume {
   absl::Status WriteZeroes(uint64_t offset, uint64_t length, ZeroedSpace space, bool fua);
   absl::Status Discard(uint64_t offset, uint64_t length, bool fua);
   absl::Status Flush();
-  // Tee mode only. The first `runs_max` runs of `range`; costs what it returns.
+  // Tee mode only. The first `runs_max` runs of `range`, or fewer: it looks at
+  // BlockRuns::kPiecesMax pieces at most.
   absl::StatusOr<std::vector<BlockRun>> Map(ByteRange range, size_t runs_max);
 
   // ---- for the resync; tee mode only; not the VM's requests: neither gated nor counted --------------------------------

@@ -82,16 +82,15 @@ absl::Status FailbackMap::Mark(VolumeId volume, std::span<const ByteRange> range
   for (const ByteRange& range : ranges) {
     const uint64_t first = FailbackRegionOf(range.start);
     const uint64_t last = FailbackRegionOf(range.end - 1);
-    if (Marked(volume, first, last)) continue;
-    unmarked.emplace_back(first, last);
+    if (!Marked(volume, first, last)) unmarked.emplace_back(first, last);
+  }
+  if (unmarked.empty()) return absl::OkStatus();
+  base::MutexLock lock(store_mutex_);
+  for (const auto& [first, last] : unmarked) {
     const bool sequential = first > 0 && Marked(volume, first - 1, first - 1);
-    base::MutexLock lock(store_mutex_);
     Want(volume, first, sequential ? std::min(last + kRegionsAhead, RegionsIn(volume) - 1) : last);
   }
-  for (const auto& [first, last] : unmarked) {
-    base::MutexLock lock(store_mutex_);
-    RETURN_IF_ERROR(AwaitStored(volume, first, last));
-  }
+  for (const auto& [first, last] : unmarked) RETURN_IF_ERROR(AwaitStored(volume, first, last));
   return absl::OkStatus();
 }
 

@@ -42,7 +42,7 @@ class FailbackMap {
   // Durable when it returns OK, in one batch. REQUIRES: the ranges are not empty, and end within
   // the volume.
   absl::Status Mark(VolumeId volume, std::span<const ByteRange> ranges);
-  // Every region that one of the overlays touches, in one batch.
+  // Likewise every region that one of the overlays touches, in few batches.
   absl::Status MarkOverlays(const OverlayList& overlays);
 
   // Whole regions in order, but for the volume's end.

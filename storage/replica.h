@@ -240,7 +240,7 @@ class BlockView {
   // `fua`: durable when it answers.
   virtual absl::Status Write(VolumeId volume, uint64_t offset, std::span<const char> data,
                              bool fua) = 0;
-  // As so many Write(), at once. `results`, as many as `writes`, are OK before.
+  // As so many Write(), in any order. `results`, as many as `writes`, are OK before.
   virtual void WriteAll(VolumeId volume, std::span<const BlockWrite> writes,
                         std::span<absl::Status> results) = 0;
   // `space` counts where the disk is written itself; what goes through an overlay is a hole once a
@@ -249,8 +249,8 @@ class BlockView {
                                    bool fua) = 0;
   // With nothing changed since the last one that succeeded it is answered from memory.
   virtual absl::Status Flush(VolumeId volume) = 0;
-  // The first `runs_max` runs of `range`, or fewer: neighbours differ but for the bound of
-  // BlockRuns. Costs what it returns.
+  // The first `runs_max` runs of `range`, or fewer: it looks at BlockRuns::kPiecesMax pieces at
+  // most, and ends where a change of the view overtakes it. Neighbours in it differ.
   virtual absl::StatusOr<std::vector<BlockRun>> Map(VolumeId volume, ByteRange range,
                                                     size_t runs_max) = 0;
 };

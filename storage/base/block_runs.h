@@ -1,8 +1,8 @@
 // storage/base/block_runs.h
 //
 // What NBD's block status says of a volume: runs of bytes that are alike. BlockRuns collects the
-// first ones of a range, and says when it has enough: so an answer costs what it says, however long
-// the range is.
+// first ones of a range, and says when it has enough: so kPiecesMax bounds what an answer costs,
+// however long the range is.
 #ifndef UNDERSTUDY_STORAGE_BASE_BLOCK_RUNS_H_
 #define UNDERSTUDY_STORAGE_BASE_BLOCK_RUNS_H_
 

@@ -1,7 +1,8 @@
 // storage/base/range_lock.h
 //
-// Exclusive locks on byte ranges of one volume. Two requests that overlap run one after the other, in the order they
-// asked; requests that do not overlap never wait for each other.
+// Exclusive locks on byte ranges of one volume. Two requests that overlap run one after the other,
+// in the order they asked. A request waits for those before it that it overlaps, and so for those
+// that these wait for; one that overlaps none before it does not wait.
 //
 // Several  a request may ask for several ranges. It stands in the queue once, with all of them, and
 //          waits for nobody but those that asked before it: so there is no deadlock, in whatever
