@@ -75,11 +75,6 @@ absl::Status Export::Read(uint64_t offset, std::span<char> out) {
                [&](storage::BlockView& view) { return view.Read(volume_.id, offset, out); });
 }
 
-absl::Status Export::Write(uint64_t offset, std::span<const char> data, bool fua) {
-  return Count(IoKind::kWrite, ByteRange::OfLength(offset, data.size()),
-               [&](storage::BlockView& view) { return view.Write(volume_.id, offset, data, fua); });
-}
-
 void Export::WriteAll(std::span<const BlockWrite> writes, std::span<absl::Status> results) {
   stats_.kinds[static_cast<size_t>(IoKind::kWrite)].requests.Add(writes.size());
   const absl::Status served = InView([&](storage::BlockView& view) {

@@ -45,8 +45,7 @@ class Export {
   void Disconnect();
 
   absl::Status Read(uint64_t offset, std::span<char> out);
-  absl::Status Write(uint64_t offset, std::span<const char> data, bool fua);
-  // As so many Write(), in any order. `results`, as many as `writes`, are OK before.
+  // In any order. `results`, as many as `writes`, are OK before.
   void WriteAll(std::span<const BlockWrite> writes, std::span<absl::Status> results);
   absl::Status WriteZeroes(ByteRange range, ZeroedSpace space, bool fua);
   // Zeroes, too, so that both sides read the same after it.

@@ -16,6 +16,7 @@ using ::testing::Each;
 using ::testing::ElementsAre;
 using testing::Harness;
 using testing::Soon;
+using testing::WriteStartOf;
 
 class GroupHistoryTest : public ::testing::Test {
  protected:
@@ -31,7 +32,7 @@ class GroupHistoryTest : public ::testing::Test {
         testing::TestFrame().Data(0, std::string(4096, fill)).Add(OperationKind::kCheckpoint));
     const auto ack = agent.sink.AckThat(
         [&](const Ack& a) { return a.committed_sequence + 1 == agent.next_sequence; });
-    EXPECT_TRUE(Volume()->Write(0, std::string(512, 'V'), false).ok());
+    EXPECT_TRUE(WriteStartOf(*Volume(), std::string(512, 'V')).ok());
     return Epoch(ack->committed_epoch);
   }
   char ByteAt(Export& from, uint64_t offset) {
@@ -172,7 +173,7 @@ TEST_F(GroupHistoryTest, AClonesExportComesAndGoesWithIt) {
   const std::shared_ptr<Export> clone = service.FindExport("vm1@drill/disk0").value();
   EXPECT_EQ(clone->name(), "vm1@drill/disk0");
   EXPECT_EQ(ByteAt(*clone, 0), 'a');
-  ASSERT_TRUE(clone->Write(0, std::string(512, 'C'), false).ok());
+  ASSERT_TRUE(WriteStartOf(*clone, std::string(512, 'C')).ok());
   EXPECT_EQ(ByteAt(*clone, 0), 'C');
   EXPECT_EQ(ByteAt(*Volume(), 0), 'V');
   for (const char* const wrong :
@@ -194,8 +195,8 @@ TEST_F(GroupHistoryTest, AFullCloneIsItsOwnAffair) {
   Commit('a');
   ASSERT_TRUE(group().CreateClone({.name = "drill", .bytes_max = 1024}, {}).ok());
   const std::shared_ptr<Export> clone = harness_.service.FindExport("vm1@drill/disk0").value();
-  ASSERT_TRUE(clone->Write(0, std::string(1024, 'C'), false).ok());
-  EXPECT_TRUE(absl::IsResourceExhausted(clone->Write(0, std::string(512, 'D'), false)));
+  ASSERT_TRUE(WriteStartOf(*clone, std::string(1024, 'C')).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(WriteStartOf(*clone, std::string(512, 'D'))));
   EXPECT_TRUE(group().GetError()->errors.empty());
   const IoStats::PerKind& writes =
       group().stats().clone_io.kinds[static_cast<size_t>(IoKind::kWrite)];
@@ -249,7 +250,7 @@ TEST_F(GroupHistoryTest, AfterShutdownAClonesExportTouchesNothing) {
   ASSERT_TRUE(group().CreateClone({.name = "drill"}, {}).ok());
   const std::shared_ptr<Export> clone = harness_.service.FindExport("vm1@drill/disk0").value();
   harness_.service.Shutdown();
-  EXPECT_TRUE(absl::IsCancelled(clone->Write(0, std::string(512, 'x'), false)));
+  EXPECT_TRUE(absl::IsCancelled(WriteStartOf(*clone, std::string(512, 'x'))));
 }
 
 }  // namespace

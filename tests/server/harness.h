@@ -13,6 +13,7 @@
 
 #include "absl/time/clock.h"
 
+#include "server/export.h"
 #include "server/service.h"
 #include "server/stream_session.h"
 #include "storage/base/clock.h"
@@ -24,6 +25,13 @@ namespace understudy::testing {
 
 // Far enough for a slow machine under a sanitizer; a test that reaches it has failed.
 inline base::Deadline Soon() { return base::Deadline::After(absl::Seconds(20)); }
+
+inline absl::Status WriteStartOf(server::Export& to, const std::string& data) {
+  const BlockWrite write{.offset = 0, .data = data};
+  absl::Status result;
+  to.WriteAll({&write, 1}, {&result, 1});
+  return result;
+}
 
 // The transport's side of a stream: remembers every answer, reads when it is asked to.
 class TestSink : public server::AckSink {

@@ -14,6 +14,7 @@ namespace {
 using testing::Harness;
 using testing::TestAgent;
 using testing::TestFrame;
+using testing::WriteStartOf;
 
 std::string Scrape(const Service& service) {
   return prometheus::TextSerializer().Serialize(Metrics(service).Collect());
@@ -91,7 +92,7 @@ TEST(MetricsTest, TheSeriesSayWhatHappened) {
   ASSERT_TRUE(agent.sink.AckThat([](const Ack& ack) { return ack.echo_micros == 7; }));
   ASSERT_TRUE(harness.group->CreateClone({.name = "drill"}, {}).ok());
   const auto clone = harness.service.FindExport("vm1@drill/disk0").value();
-  ASSERT_TRUE(clone->Write(0, std::string(2048, 'c'), false).ok());
+  ASSERT_TRUE(WriteStartOf(*clone, std::string(2048, 'c')).ok());
   harness.replica().Mutate([](storage::ReplicaState& state) {
     state.usage[0].hidden_bytes = 12;
     state.usage[0].history_bytes = 34;

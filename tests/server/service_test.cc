@@ -22,6 +22,7 @@ using testing::Harness;
 using testing::OneVolume;
 using testing::Soon;
 using testing::TestAgent;
+using testing::WriteStartOf;
 
 std::string Refusal(const absl::Status& status) {
   return absl::StrCat(absl::StatusCodeToString(status.code()), ": ", status.message());
@@ -297,7 +298,7 @@ TEST(ServiceTest, IoErrorsOfTheVmAreCountedAndLatched) {
   harness.Start();
   const auto volume = harness.service.FindExport("vm1/disk0").value();
   std::string data(512, 'x');
-  ASSERT_TRUE(volume->Write(0, data, false).ok());
+  ASSERT_TRUE(WriteStartOf(*volume, data).ok());
   EXPECT_EQ(harness.replica().disk(0).substr(0, 512), data);
   // As storage does: the request fails, and the background is told.
   harness.replica().FailIo(absl::DataLossError("bad block"));
@@ -320,7 +321,7 @@ TEST(ServiceTest, AfterShutdownExportsTouchNothing) {
   harness.Start();
   const auto volume = harness.service.FindExport("vm1/disk0").value();
   harness.service.Shutdown();
-  EXPECT_TRUE(absl::IsCancelled(volume->Write(0, std::string(512, 'x'), false)));
+  EXPECT_TRUE(absl::IsCancelled(WriteStartOf(*volume, std::string(512, 'x'))));
   EXPECT_EQ(harness.replica().disk(0)[0], '\0');
 }
 
