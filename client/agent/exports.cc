@@ -19,6 +19,7 @@ class VolumeDevice : public nbd::Device {
   }
   uint64_t size_bytes() const override { return volume_->options().size_bytes; }
   bool has_map() const override { return volume_->tee(); }
+  bool has_short_writes() const override { return false; }  // the local disk's, and a frame to send
 
   absl::Status Read(uint64_t offset, std::span<char> out) override {
     return volume_->Read(offset, out);

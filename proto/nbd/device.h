@@ -36,6 +36,8 @@ class Device {
   virtual std::string description() const = 0;  // for people
   virtual uint64_t size_bytes() const = 0;
   virtual bool has_map() const = 0;  // Map() says something
+  // A small write alone takes no longer than to wake a thread for it.
+  virtual bool has_short_writes() const { return true; }
 
   // A client begins to use it. Once, before the first request; not for one that only looks.
   virtual void Connect() {}

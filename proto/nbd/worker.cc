@@ -26,8 +26,9 @@ std::optional<Connection::Task> Connection::LoneTask() {
   LaneState& state = lanes_[lanes_[kReads].waiting.empty() ? kChanges : kReads];
   const RequestHeader& request = state.waiting.front().requests.front();
   const auto command = static_cast<Command>(request.command);
-  const bool short_work = command == Command::kRead || command == Command::kBlockStatus ||
-                          (command == Command::kWrite && (request.flags & kFua) == 0);
+  const bool short_work =
+      command == Command::kRead || command == Command::kBlockStatus ||
+      (command == Command::kWrite && (request.flags & kFua) == 0 && device_->has_short_writes());
   if (!short_work || state.workers > 0) return std::nullopt;
   Task task = std::move(state.waiting.front());
   state.waiting.pop_front();
