@@ -1,14 +1,37 @@
 #include "proto/nbd/crew.h"
 
 #include <algorithm>
+#include <fstream>
 #include <pthread.h>
+#include <string>
+#include <sys/resource.h>
 #include <system_error>
 #include <thread>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+
 #include "storage/base/deadline.h"
 
 namespace understudy::nbd {
+
+size_t Crew::ThreadsMax() {
+  uint64_t most = 2 * 12'000;
+  rlimit limit = {};
+  if (getrlimit(RLIMIT_NPROC, &limit) == 0) most = std::min<uint64_t>(most, limit.rlim_cur);
+  // Of the control group, version 2: "0::/its/path"; "max" is no number.
+  std::ifstream groups("/proc/self/cgroup");
+  for (std::string line; std::getline(groups, line);) {
+    absl::string_view path = line;
+    uint64_t tasks = 0;
+    if (absl::ConsumePrefix(&path, "0::") &&
+        std::ifstream(absl::StrCat("/sys/fs/cgroup", path, "/pids.max")) >> tasks) {
+      most = std::min(most, tasks);
+    }
+  }
+  return most / 2;
+}
 
 Crew::~Crew() {
   base::MutexLock lock(mutex_);
@@ -25,6 +48,8 @@ bool Crew::Run(Task task) {
       member = std::move(idle_.back());
       idle_.pop_back();
       member->task = std::move(task);
+    } else if (threads_ >= threads_max_) {
+      return false;
     } else {
       ++threads_;
     }

@@ -81,7 +81,7 @@ class ServerImpl : public Server {
   Figures figures_;
   EndLog log_;
   Budget budget_;
-  Crew crew_;
+  Crew crew_{Crew::ThreadsMax()};
   Relief relief_;
   const Shared shared_;
   std::thread accepter_;  // last: it uses the rest
@@ -179,7 +179,7 @@ void ServerImpl::Serve(int fd, const Peer& peer) {
   }
   if (!crew_.Run([connection] { connection->Serve(); })) {
     connection->End(End::kRefused, "");
-    log_.Ended(peer, "", End::kRefused, "the system gives no more threads");
+    log_.Ended(peer, "", End::kRefused, "there are no more threads; end some connections");
   }
 }
 

@@ -2,9 +2,11 @@
 
 import json
 import os
+import struct
 import subprocess
 
 import lib
+import nbd
 from lib import MIB
 
 DISK = 8 * MIB
@@ -169,6 +171,54 @@ class NbdClientsTest(lib.Case):
 
     def assert_export(self, endpoint, expected, what):
         self.assert_bytes(self.read_disk(endpoint.uri()), expected, what)
+
+    def assert_counted(self, endpoint, before, requests, size, window):
+        """What the metrics say of `requests` (op: how many), each of `size` bytes, since `before`; `window`: the ops that enter it."""
+        found = {op: self.figures(endpoint, op) for op in requests}
+        for op, count in requests.items():
+            more = {name: found[op][name] - before[op][name] for name in found[op]}
+            expected = {"requests": count, "errors": 0, "bytes": 0 if op == "flush" else count * size}
+            expected |= {stage: count for stage in ("queued", "local", "replied")} | {"window": count if op in window else 0}
+            self.assertEqual(more, expected, f"{endpoint.name}: {op}")
+
+    def figures(self, endpoint, op):
+        latency = {stage: endpoint.metric("understudy_nbd_latency_seconds_count", op=op, stage=stage)
+                   for stage in ("queued", "local", "window", "replied")}  # fmt: skip
+        return {name: endpoint.metric(f"understudy_nbd_{name}_total", op=op) for name in ("requests", "errors", "bytes")} | latency
+
+    def test_metrics_count_what_was_done(self):
+        service = self.service()
+        service.start_group(f"vda,disk={self.disk('s', DISK)}", f"vdb,disk={self.disk('t', DISK)}")
+        agent = self.agent(service, f"vda,disk={self.disk('p', DISK)}", f"vdb,size={DISK}").wait_connected()
+        done = {"write": 5, "read": 3, "flush": 2, "discard": 1, "write_zeroes": 4}
+        for endpoint, window in ((service, ()), (agent, ("write", "discard", "write_zeroes", "flush"))):
+            before = {op: self.figures(endpoint, op) for op in done}
+            with endpoint.connect() as disk:
+                for op, command in (("write", nbd.WRITE), ("flush", nbd.FLUSH), ("discard", nbd.TRIM), ("write_zeroes", nbd.WRITE_ZEROES)):
+                    for i in range(done[op]):
+                        data = b"x" * 4096 if op == "write" else b""
+                        # A flush with nothing new never enters the window: there is something new.
+                        if op == "flush":
+                            disk.request(nbd.WRITE_ZEROES, i * 4096, 4096)
+                        disk.request(command, 0 if op == "flush" else i * 4096, 0 if op == "flush" else 4096, data)
+                for i in range(done["read"]):
+                    disk.read(i * 4096, 4096)
+            counted = done | {"write_zeroes": done["write_zeroes"] + done["flush"]}
+            lib.wait_for(lambda: endpoint.metric("understudy_nbd_connections") == 0, "the connection to end")
+            self.assert_counted(endpoint, before, counted, 4096, window)
+        # What came together in forward mode, too; and an error counts as one, and no bytes.
+        before = {op: self.figures(agent, op) for op in ("write", "read")}
+        with agent.connect("vdb") as disk:
+            lib.wait_for(lambda: agent.metric("understudy_nbd_connections") == 1, "the connection")
+            header = lambda cookie: struct.pack(">IHHQQI", nbd.REQUEST_MAGIC, 0, nbd.WRITE, cookie, cookie * 4096, 4096)  # noqa: E731
+            disk.socket.sendall(b"".join(header(i) + b"y" * 4096 for i in range(8)))
+            disk._receive(8 * 16)
+            with self.assertRaises(OSError):
+                disk.read(0, 4096)
+        lib.wait_for(lambda: agent.metric("understudy_nbd_connections") == 0, "the connection to end")
+        self.assert_counted(agent, before, {"write": 8}, 4096, ("write",))
+        self.assertEqual(self.figures(agent, "read")["errors"] - before["read"]["errors"], 1)
+        self.assertEqual(self.figures(agent, "read")["bytes"], before["read"]["bytes"])
 
     def test_nbdinfo(self):
         service, agent = self.pair(f"vda,disk={self.disk('p', DISK)}")
