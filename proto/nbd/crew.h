@@ -3,8 +3,8 @@
 // Threads for tasks that may block for as long as they like. A task never waits for another one: it
 // gets the thread that was idle last, or a new one. An idle thread ends after kIdleMax.
 //
-// Bound    whoever gives tasks bounds how many there are at a time; and ThreadsMax(), so that others
-//          in the process get threads, too.
+// Bound    whoever gives tasks bounds how many there are at a time, and `threads_max` bounds the
+//          threads, so that others in the process get some, too.
 // Threads  all methods from any thread. The destructor waits for the tasks that run.
 #ifndef UNDERSTUDY_PROTO_NBD_CREW_H_
 #define UNDERSTUDY_PROTO_NBD_CREW_H_
