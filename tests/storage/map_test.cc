@@ -63,7 +63,9 @@ class MapTest : public ::testing::Test {
         EXPECT_EQ(run.range.start, start);
         EXPECT_GT(run.range.end, start);
         EXPECT_EQ(run.zero, run.hole);
-        if (i > 0) EXPECT_NE((*runs)[i - 1].zero, run.zero) << "neighbours are joined";
+        if (i > 0) {
+          EXPECT_NE((*runs)[i - 1].zero, run.zero) << "neighbours are joined";
+        }
         found.insert(found.end(), run.range.size() / kUnit, run.zero);
         start = run.range.end;
       }
